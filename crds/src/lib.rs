@@ -1,3 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-//! (written next)
+//! The API types that Berth owns, group `berth.dev`.
+//!
+//! In: what a user wrote in YAML. Out: typed specs, all their faults at once, and CRD manifests.
+//! Touches: nothing. `kube-core` and `kube-derive` give the traits and the schema, never a client.
 #![forbid(unsafe_code)]
+
+mod address_pool;
+mod conditions;
+mod node_announcement;
+
+pub use address_pool::{AddressPool, AddressPoolSpec, AddressPoolStatus, FamilyUse, Fault, PoolUse};
+pub use conditions::{ConditionStatus, set_condition};
+pub use node_announcement::{
+    AnnouncedAddress, NodeAnnouncement, NodeAnnouncementSpec, NodeAnnouncementStatus,
+};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube_core::CustomResourceExt;
+
+/// The API group of every type here.
+pub const GROUP: &str = "berth.dev";
+
+/// The load balancer class that Berth's bare-metal provider answers to (`spec.loadBalancerClass`).
+pub const BARE_METAL_CLASS: &str = "berth.dev/bare-metal";
+
+/// Every CustomResourceDefinition that Berth owns, in the order in which they are installed.
+pub fn all() -> Vec<CustomResourceDefinition> {
+    vec![AddressPool::crd(), NodeAnnouncement::crd()]
+}
