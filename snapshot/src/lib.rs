@@ -1,3 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! (written next)
+//! The doorway: where the optionals of the Kubernetes API end.
+//!
+//! In: Services, EndpointSlices and Pods as the API server sends them. Out: `berth_model::View`, the
+//! keys that changed, and a typed reason for everything that was left out. Touches: nothing.
+//!
+//! ```text
+//!  Service       --convert-->  model::Service  --+
+//!                                                +--> Index --> View, dirty keys
+//!  EndpointSlice --convert-->  slice's endpoints +
+//! ```
 #![forbid(unsafe_code)]
+
+mod convert;
+mod index;
+pub mod pod;
+mod slice;
+
+pub use convert::{Converted, Skip, convert_service, parse_ip};
+pub use index::Index;
+pub use slice::{SERVICE_NAME_LABEL, SliceEndpoints, SliceSkip, convert_slice};
