@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `AddressPool`: a supply of addresses that the cluster's administrator gives to Berth.
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema expands to a private copy of each struct, `pub` included"
+)]
+#![expect(clippy::duplicated_attributes, reason = "printcolumn is meant to be repeated")]
 
 use std::fmt;
 

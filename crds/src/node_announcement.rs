@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `NodeAnnouncement`: what one node's announcer says that it announces. Written by that announcer only.
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema expands to a private copy of each struct, `pub` included"
+)]
+#![expect(clippy::duplicated_attributes, reason = "printcolumn is meant to be repeated")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube_derive::{CustomResource, KubeSchema};
