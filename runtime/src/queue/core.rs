@@ -121,6 +121,12 @@ impl<T: Ord + Clone> Core<T> {
         self.failures.get(key).copied().unwrap_or(0)
     }
 
+    /// When a delayed key is due, if it is delayed.
+    #[cfg(test)]
+    pub(super) fn delayed_until(&self, key: &T) -> Option<Instant> {
+        self.delayed.get(key).copied()
+    }
+
     pub(super) fn close(&mut self) {
         self.closed = true;
         self.ready.clear();
