@@ -5,11 +5,12 @@
 // that picks the program by the name it is called by (a symlink beside it).
 //
 // Nothing here imitates anything: each name runs the upstream command as its
-// own module ships it. e2e/controlplane/src builds and caches the binary.
+// own module ships it. e2e/src/controlplane/build.rs builds and caches the binary.
 package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -23,6 +24,7 @@ import (
 )
 
 func main() {
+	followLifeline()
 	switch name := filepath.Base(os.Args[0]); name {
 	case "etcd":
 		etcdmain.Main(os.Args)
@@ -36,4 +38,19 @@ func main() {
 		fmt.Fprintf(os.Stderr, "controlplane: called as %q; call it by a link named etcd, kube-apiserver or kubectl\n", name)
 		os.Exit(2)
 	}
+}
+
+// followLifeline ends this process when whoever started it is gone, even by
+// SIGKILL: the starter keeps the other end of stdin open for as long as it
+// lives. PR_SET_PDEATHSIG would not do: it fires when the starting thread
+// ends, and the threads of an async runtime come and go.
+func followLifeline() {
+	if os.Getenv("CONTROLPLANE_LIFELINE") != "stdin" {
+		return
+	}
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		fmt.Fprintln(os.Stderr, "controlplane: the process that started this one is gone; exiting")
+		os.Exit(1)
+	}()
 }
