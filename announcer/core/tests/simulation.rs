@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Announcers on a simulated network with loss, delay, partitions and deaths: who answers for what.
+//!
+//! Nothing here is random beyond the seed: a failing run can be repeated.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test's own tools may fail the test"
+)]
+
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use berth_announcer_core::engine::WithdrawReason;
+use berth_announcer_core::link::{Flags, Link, Selection};
+use berth_announcer_core::membership::{Identity, Timing};
+use berth_announcer_core::wire::arp::Arp;
+use berth_announcer_core::wire::ethernet::MacAddr;
+use berth_announcer_core::wire::heartbeat::Phase;
+use berth_announcer_core::{Engine, Moment, Options, Output};
+use berth_model::NodeName;
+
+const PORT: u16 = 7947;
+const LAN: u32 = 2;
+/// Silence, the largest delay, a stall's grace and the first burst: far above, to be judged by the clock.
+const DETECTION: Duration = Duration::from_millis(1_100);
+
+fn at(millis: u64) -> Moment {
+    Moment::after_origin(Duration::from_millis(millis))
+}
+
+/// A generator with a fixed seed (xorshift64*).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
+    }
+}
+
+/// A datagram under way; the heap gives the earliest first.
+#[derive(PartialEq, Eq)]
+struct Mail {
+    arrives: Moment,
+    order: u64,
+    to: IpAddr,
+    from: SocketAddr,
+    datagram: Vec<u8>,
+}
+
+impl Ord for Mail {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (other.arrives, other.order).cmp(&(self.arrives, self.order))
+    }
+}
+
+impl PartialOrd for Mail {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+struct Node {
+    address: IpAddr,
+    side: u8,
+    engine: Option<Engine>,
+}
+
+/// A hub with announcers around it.
+struct Net {
+    now: Moment,
+    nodes: BTreeMap<NodeName, Node>,
+    mail: BinaryHeap<Mail>,
+    sent: u64,
+    loss_percent: u64,
+    dice: Dice,
+    wanted: BTreeSet<IpAddr>,
+    /// Take-overs and withdrawals in favour of another node since the last look.
+    moves: Vec<(Moment, NodeName, IpAddr, bool)>,
+}
+
+fn lan_link(n: u8, carrier: bool) -> Link {
+    Link {
+        index: LAN,
+        name: "eth0".to_owned(),
+        mac: Some(MacAddr([2, 0, 0, 0, 0, n])),
+        flags: Flags {
+            up: true,
+            carrier,
+            broadcast: true,
+            multicast: true,
+            no_arp: false,
+            loopback: false,
+        },
+        controller: None,
+        addresses: [format!("10.77.0.{}/24", 10 + n).parse().unwrap()].into(),
+    }
+}
+
+fn name(n: u8) -> NodeName {
+    NodeName::new(format!("node-{n}"))
+}
+
+impl Net {
+    fn new(count: u8, seed: u64) -> Self {
+        let addresses = (200..240).map(|n| IpAddr::from([10, 77, 0, n])).collect();
+        let mut net = Self {
+            now: Moment::ZERO,
+            nodes: BTreeMap::new(),
+            mail: BinaryHeap::new(),
+            sent: 0,
+            loss_percent: 0,
+            dice: Dice(seed),
+            wanted: addresses,
+            moves: Vec::new(),
+        };
+        for n in 1..=count {
+            let address = IpAddr::from([10, 77, 0, 10 + n]);
+            net.nodes.insert(
+                name(n),
+                Node {
+                    address,
+                    side: 0,
+                    engine: None,
+                },
+            );
+        }
+        for n in 1..=count {
+            net.start(n);
+        }
+        net
+    }
+
+    fn start(&mut self, n: u8) {
+        let micros = u64::try_from(self.now.since_origin().as_micros()).unwrap();
+        let options = Options {
+            identity: Identity {
+                node: name(n),
+                instance: self.dice.roll(u64::MAX) << 8 | u64::from(n),
+                incarnation: micros,
+            },
+            timing: Timing::default(),
+            selection: Selection::default(),
+            key: None,
+            port: PORT,
+        };
+        let mut engine = Engine::new(options, self.now);
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|(name, node)| (name.clone(), vec![node.address]));
+        engine.set_nodes(nodes.collect());
+        engine.set_links([lan_link(n, true)], self.now);
+        engine.set_addresses(self.wanted.clone());
+        self.node(n).engine = Some(engine);
+    }
+
+    fn node(&mut self, n: u8) -> &mut Node {
+        self.nodes.get_mut(&name(n)).unwrap()
+    }
+
+    fn engine(&mut self, n: u8) -> &mut Engine {
+        self.node(n).engine.as_mut().unwrap()
+    }
+
+    fn kill(&mut self, n: u8) {
+        self.node(n).engine = None;
+    }
+
+    fn run(&mut self, length: Duration) {
+        let end = self.now + length;
+        loop {
+            let deadlines = self
+                .nodes
+                .values()
+                .filter_map(|node| node.engine.as_ref()?.next_deadline());
+            let mail = self.mail.peek().map(|mail| mail.arrives);
+            let Some(next) = deadlines.chain(mail).min().filter(|next| *next <= end) else {
+                break;
+            };
+            self.now = self.now.max(next);
+            self.deliver();
+            let names: Vec<NodeName> = self.nodes.keys().cloned().collect();
+            for name in names {
+                self.turn(&name);
+            }
+        }
+        self.now = end;
+    }
+
+    fn deliver(&mut self) {
+        while self.mail.peek().is_some_and(|mail| mail.arrives <= self.now) {
+            let mail = self.mail.pop().unwrap();
+            let receiver = self.nodes.values_mut().find(|node| node.address == mail.to);
+            if let Some(engine) = receiver.and_then(|node| node.engine.as_mut()) {
+                let _ = engine.receive_datagram(self.now, mail.from, &mail.datagram);
+            }
+        }
+    }
+
+    fn turn(&mut self, name: &NodeName) {
+        let node = self.nodes.get_mut(name).unwrap();
+        let Some(engine) = &mut node.engine else { return };
+        engine.poll(self.now);
+        let (side, address) = (node.side, node.address);
+        let mut gone = false;
+        for output in engine.take_outputs() {
+            match output {
+                Output::SendHeartbeat { to, datagram } => {
+                    let reachable = self
+                        .nodes
+                        .values()
+                        .any(|node| node.address == to.ip() && node.side == side);
+                    if reachable && self.dice.roll(100) >= self.loss_percent {
+                        self.sent += 1;
+                        let delay = Duration::from_micros(100 + self.dice.roll(5_000));
+                        self.mail.push(Mail {
+                            arrives: self.now + delay,
+                            order: self.sent,
+                            to: to.ip(),
+                            from: SocketAddr::new(address, PORT),
+                            datagram,
+                        });
+                    }
+                }
+                Output::Announce { address, .. } => self.moves.push((self.now, name.clone(), address, true)),
+                Output::Withdraw { address, reason, .. } => {
+                    if reason == WithdrawReason::OwnedElsewhere {
+                        self.moves.push((self.now, name.clone(), address, false));
+                    }
+                }
+                Output::SendFrame { .. } | Output::Membership(_) => {}
+                Output::NameTaken(_) | Output::Gone => gone = true,
+            }
+        }
+        if gone {
+            self.nodes.get_mut(name).unwrap().engine = None;
+        }
+    }
+
+    /// Who answers an ARP request for an address on a side of the network.
+    fn answering(&mut self, address: IpAddr, side: u8) -> Vec<NodeName> {
+        let IpAddr::V4(target) = address else {
+            panic!("the simulation asks for IPv4")
+        };
+        let asker = MacAddr([2, 0, 0, 0, 1, 0]);
+        let question =
+            Arp::request(asker, Ipv4Addr::new(10, 77, 0, 100), target).to_frame(MacAddr::BROADCAST);
+        let mut answering = Vec::new();
+        for (name, node) in &mut self.nodes {
+            let Some(engine) = node.engine.as_mut().filter(|_| node.side == side) else {
+                continue;
+            };
+            if engine.receive_frame(LAN, &question).is_ok() {
+                assert_eq!(engine.take_outputs().len(), 1);
+                answering.push(name.clone());
+            }
+        }
+        answering
+    }
+
+    /// The one owner of each address, or a failure that names the first with none or several.
+    fn owners(&mut self, side: u8) -> BTreeMap<IpAddr, NodeName> {
+        let mut owners = BTreeMap::new();
+        for address in self.wanted.clone() {
+            let answering = self.answering(address, side);
+            assert_eq!(
+                answering.len(),
+                1,
+                "{address} at {} on side {side}: {answering:?}",
+                self.now
+            );
+            owners.insert(address, answering[0].clone());
+        }
+        owners
+    }
+}
+
+const SIZES: [u8; 2] = [3, 7];
+const SETTLE: Duration = Duration::from_secs(2);
+
+#[test]
+fn every_address_has_exactly_one_owner_and_every_node_some() {
+    for count in SIZES {
+        let mut net = Net::new(count, 1);
+        net.run(SETTLE);
+        let owners = net.owners(0);
+        let busy: BTreeSet<&NodeName> = owners.values().collect();
+        assert_eq!(busy.len(), usize::from(count));
+    }
+}
+
+#[test]
+fn nobody_answers_before_it_has_listened() {
+    let mut net = Net::new(3, 2);
+    net.run(Duration::from_millis(450));
+    for address in net.wanted.clone() {
+        assert_eq!(net.answering(address, 0), []);
+    }
+}
+
+#[test]
+fn the_addresses_of_a_dead_node_move_within_the_detection_time_and_no_others() {
+    for count in SIZES {
+        for seed in 1..=20 {
+            let mut net = Net::new(count, seed);
+            net.run(SETTLE);
+            let before = net.owners(0);
+            net.moves.clear();
+            net.kill(1);
+            net.run(DETECTION);
+            let after = net.owners(0);
+            for (address, owner) in &before {
+                assert!(
+                    *owner == name(1) || owner == &after[address],
+                    "{address} moved needlessly"
+                );
+            }
+            let moved = before.values().filter(|owner| **owner == name(1)).count();
+            assert_eq!(net.moves.len(), moved);
+        }
+    }
+}
+
+#[test]
+fn a_node_that_comes_back_takes_its_own_addresses_and_no_others() {
+    let mut net = Net::new(3, 3);
+    net.run(SETTLE);
+    let before = net.owners(0);
+    net.kill(2);
+    net.run(SETTLE);
+    net.start(2);
+    net.run(SETTLE);
+    assert_eq!(net.owners(0), before);
+}
+
+#[test]
+fn a_quick_restart_moves_nothing_to_other_nodes() {
+    let mut net = Net::new(3, 4);
+    net.run(SETTLE);
+    let before = net.owners(0);
+    net.moves.clear();
+    net.kill(2);
+    net.run(Duration::from_millis(200));
+    net.start(2);
+    net.run(SETTLE);
+    assert_eq!(net.owners(0), before);
+    assert!(
+        net.moves.iter().all(|(_, node, _, _)| *node == name(2)),
+        "{:?}",
+        net.moves
+    );
+}
+
+#[test]
+fn a_farewell_moves_addresses_at_once_and_without_a_gap() {
+    let mut net = Net::new(3, 5);
+    net.run(SETTLE);
+    let now = net.now;
+    net.engine(3).leave(now);
+    net.run(Duration::from_millis(20));
+    for address in net.wanted.clone() {
+        assert!(!net.answering(address, 0).is_empty(), "{address} has a gap");
+    }
+    let heirs: BTreeSet<NodeName> = net
+        .moves
+        .iter()
+        .filter(|(when, ..)| *when >= now)
+        .map(|(_, node, ..)| node.clone())
+        .collect();
+    assert_eq!(heirs, [name(1), name(2)].into());
+    net.run(Duration::from_millis(400));
+    assert!(net.node(3).engine.is_none(), "it has stopped");
+    net.owners(0);
+}
+
+#[test]
+fn a_fifth_of_the_heartbeats_lost_makes_no_flap_in_ten_minutes() {
+    for count in SIZES {
+        let mut net = Net::new(count, 6);
+        net.run(SETTLE);
+        let before = net.owners(0);
+        net.moves.clear();
+        net.loss_percent = 20;
+        net.run(Duration::from_secs(600));
+        assert_eq!(net.moves, [], "{count} nodes");
+        assert_eq!(net.owners(0), before);
+    }
+}
+
+#[test]
+fn a_partition_has_one_owner_on_each_side_and_one_in_all_after_healing() {
+    for count in SIZES {
+        for seed in 1..=10 {
+            let mut net = Net::new(count, 100 + seed);
+            net.run(SETTLE);
+            let before = net.owners(0);
+            for n in 1..=count / 2 {
+                net.node(n).side = 1;
+            }
+            net.run(DETECTION);
+            net.owners(0);
+            net.owners(1);
+            for n in 1..=count / 2 {
+                net.node(n).side = 0;
+            }
+            net.run(Duration::from_millis(250));
+            assert_eq!(net.owners(0), before);
+            net.moves.clear();
+            net.run(Duration::from_secs(30));
+            assert_eq!(net.moves, [], "no oscillation");
+        }
+    }
+}
+
+#[test]
+fn a_node_without_carrier_hands_over_without_waiting_for_a_timeout() {
+    // Heartbeats still flow: the node has another link.
+    let mut net = Net::new(3, 8);
+    net.run(SETTLE);
+    let now = net.now;
+    net.engine(1).set_links([lan_link(1, false)], now);
+    net.run(Duration::from_millis(20));
+    let owners = net.owners(0);
+    assert!(owners.values().all(|owner| *owner != name(1)));
+    let now = net.now;
+    net.engine(1).set_links([lan_link(1, true)], now);
+    net.run(Duration::from_millis(20));
+    assert!(net.owners(0).values().any(|owner| *owner == name(1)));
+}
+
+#[test]
+fn random_deaths_restarts_and_loss_end_with_one_owner() {
+    for seed in 1..=60 {
+        let count = if seed % 2 == 0 { 3 } else { 7 };
+        let mut net = Net::new(count, 1_000 + seed);
+        for _ in 0..12 {
+            let n = u8::try_from(1 + net.dice.roll(u64::from(count))).unwrap();
+            match net.dice.roll(5) {
+                0 => net.kill(n),
+                1 => net.start(n),
+                2 => net.loss_percent = net.dice.roll(50),
+                3 => net.node(n).side ^= 1,
+                _ => {
+                    let now = net.now;
+                    if let Some(engine) = net.node(n).engine.as_mut() {
+                        engine.leave(now);
+                    }
+                }
+            }
+            let pause = net.dice.roll(1_500);
+            net.run(Duration::from_millis(pause));
+        }
+        net.loss_percent = 0;
+        for n in 1..=count {
+            net.node(n).side = 0;
+            let running = net
+                .node(n)
+                .engine
+                .as_ref()
+                .is_some_and(|engine| engine.phase() != Phase::Leaving);
+            if n == 1 && !running {
+                net.start(1);
+            }
+        }
+        net.run(SETTLE);
+        let living = net.nodes.values().filter(|node| node.engine.is_some()).count();
+        assert!(living > 0);
+        net.owners(0);
+    }
+}
+
+#[test]
+fn an_owner_speaks_up_on_the_burst_schedule_and_then_slowly() {
+    let mut net = Net::new(1, 9);
+    net.wanted = [IpAddr::from([10, 77, 0, 200])].into();
+    net.start(1);
+    let mut rounds = Vec::new();
+    let mut engine = net.node(1).engine.take().unwrap();
+    let mut taken_over = None;
+    while let Some(now) = engine.next_deadline().filter(|now| *now < at(70_000)) {
+        engine.poll(now);
+        let outputs = engine.take_outputs();
+        let announces = outputs
+            .iter()
+            .any(|output| matches!(output, Output::Announce { .. }));
+        taken_over = taken_over.or(announces.then_some(now));
+        let frames = outputs
+            .iter()
+            .filter(|output| matches!(output, Output::SendFrame { .. }))
+            .count();
+        if frames > 0 {
+            assert_eq!(frames, 2, "a request and a reply");
+            rounds.push(now.since(taken_over.unwrap()).as_millis());
+        }
+    }
+    assert_eq!(rounds, [0, 50, 200, 1_100, 2_200, 4_400, 64_400]);
+}
