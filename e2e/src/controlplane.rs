@@ -22,6 +22,7 @@ mod kubectl;
 mod listen;
 mod process;
 mod progress;
+mod rbac;
 mod server;
 mod toolchain;
 

@@ -93,6 +93,7 @@ async fn service_accounts_may_do_what_their_roles_say_and_no_more() {
         "--serviceaccount=kube-system:reader",
     ];
     control_plane.kubectl(&binding).await.unwrap();
+    control_plane.settle_rbac().await.unwrap();
     let kubeconfig = control_plane
         .service_account_kubeconfig("kube-system", "reader")
         .await

@@ -19,6 +19,7 @@ use super::kubeconfig;
 use super::kubectl::Kubectl;
 use super::listen::HeldPort;
 use super::process::{Process, log_tail};
+use super::rbac;
 
 /// A busy two-core machine needs about 10 s; this is for the one that is swamped.
 const READY_DEADLINE: Duration = Duration::from_secs(180);
@@ -28,6 +29,8 @@ const READY_POLL: Duration = Duration::from_millis(100);
 const READY_REQUEST: Duration = Duration::from_secs(5);
 /// An idle kube-apiserver ends about a second after SIGTERM; open watches take longer.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// For watches that lag by milliseconds on a machine with nothing else to do.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(60);
 /// Seconds that a service-account token lives.
 const TOKEN_SECONDS: i64 = 24 * 60 * 60;
 /// What every cluster has, made by kube-apiserver shortly after it calls itself ready.
@@ -293,6 +296,20 @@ impl ControlPlane {
             .await
     }
 
+    /// Waits until the authorizer has seen every Role, RoleBinding, ClusterRole and ClusterRoleBinding written so
+    /// far. Call it after applying RBAC rules, where a Forbidden right afterwards would count as a failure.
+    pub async fn settle_rbac(&self) -> Result<(), ControlPlaneError> {
+        let token = kubeconfig::random_token()?;
+        let settled = rbac::settle(&self.client, &token, SETTLE_DEADLINE).await;
+        if settled.map_err(api_error("wait for the authorizer"))? {
+            return Ok(());
+        }
+        Err(self.not_ready(
+            SETTLE_DEADLINE,
+            "its authorizer does not see new RBAC objects".to_owned(),
+        ))
+    }
+
     async fn wait_ready(&mut self) -> Result<(), ControlPlaneError> {
         let started = Instant::now();
         loop {
@@ -313,6 +330,17 @@ impl ControlPlane {
                 });
             }
             tokio::time::sleep(READY_POLL).await;
+        }
+    }
+
+    fn not_ready(&self, waited: Duration, last: String) -> ControlPlaneError {
+        let log = self.logs.join("kube-apiserver.log");
+        let tail = log_tail(&log);
+        ControlPlaneError::NotReady {
+            waited,
+            last,
+            log,
+            tail,
         }
     }
 
