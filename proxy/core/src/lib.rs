@@ -1,3 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! (written next)
+//! From the model to kernel rules.
+//!
+//! In: a [`View`](berth_model::View), settings, what the kernel holds, the time. Out: intent, typed
+//! nftables objects, their text, staged plans, conntrack clean-ups. Touches: nothing.
+//!
+//! ```text
+//!  View --intent--> Frontend -> Outcome --state--> Desired --diff--> Plan (Fill, Switch, Retire)
+//!                        |                            ^                     |
+//!                        |                      Installed <----- applied ---+
+//!                        +--conntrack--> StaleFlows        layout --render--> nft text
+//!                                                             \--walk-------> verdicts of a packet
+//! ```
 #![forbid(unsafe_code)]
+
+mod categorize;
+pub mod conntrack;
+mod frontend;
+mod intent;
+pub mod names;
+pub mod nft;
+pub mod walk;
+
+pub use categorize::{Usable, categorize};
+pub use frontend::{Frontend, Target};
+pub use intent::{
+    Conflict, FrontendIntent, Intent, Outcome, RejectReason, Role, Settings, SettingsError, Shortfall,
+    ShortfallKind, Touched,
+};

@@ -1,0 +1,598 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What should happen to packets, independent of the firewall backend.
+
+use std::cmp::Ordering;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use berth_model::{
+    EndpointPort, IpFamily, IpMode, NodeName, Protocol, Service, ServiceKey, ServicePort, ServicePortName,
+    SessionAffinity, TrafficPolicy, View,
+};
+use ipnet::IpNet;
+
+use crate::{Frontend, Target, Usable, categorize};
+
+#[cfg(test)]
+mod tests;
+
+/// What the operator chose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// This node: tells local endpoints. `None` outside a node (`berth plan`).
+    pub node: Option<NodeName>,
+    /// Where Pods live, both families. With none of a family, nothing is masqueraded for coming from elsewhere.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Masquerade every connection to a Service.
+    pub masquerade_all: bool,
+    /// The bit of the packet mark that carries the decision to masquerade, as a mark value.
+    pub mark: u32,
+}
+
+/// A setting that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// A packet mark has 32 bits.
+    #[error("--masquerade-bit is {0}; a packet mark has bits 0 to 31")]
+    MasqueradeBit(u8),
+}
+
+impl Settings {
+    /// Settings with the given bit (0 to 31) of the packet mark for masquerade decisions.
+    ///
+    /// # Errors
+    /// The bit is above 31.
+    pub fn new(masquerade_bit: u8) -> Result<Self, SettingsError> {
+        let mark = 1u32
+            .checked_shl(masquerade_bit.into())
+            .ok_or(SettingsError::MasqueradeBit(masquerade_bit))?;
+        Ok(Self {
+            node: None,
+            cluster_cidrs: Vec::new(),
+            masquerade_all: false,
+            mark,
+        })
+    }
+}
+
+impl Default for Settings {
+    /// Mark 0x4000, kube-proxy's `--iptables-masquerade-bit=14`.
+    fn default() -> Self {
+        Self {
+            node: None,
+            cluster_cidrs: Vec::new(),
+            masquerade_all: false,
+            mark: 1 << 14,
+        }
+    }
+}
+
+/// Why a Service answers on a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// `spec.clusterIPs`.
+    ClusterIp,
+    /// `spec.externalIPs`.
+    ExternalIp,
+    /// `status.loadBalancer.ingress[].ip`.
+    LoadBalancer,
+    /// `spec.ports[].nodePort`.
+    NodePort,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::ExternalIp => "external IP",
+            Self::LoadBalancer => "LoadBalancer address",
+            Self::NodePort => "node port",
+        })
+    }
+}
+
+/// Why a frontend rejects (ICMP port unreachable).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RejectReason {
+    /// No endpoint of the Service port can take a connection.
+    NoEndpoints,
+}
+
+impl fmt::Display for RejectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoEndpoints => f.write_str("NoEndpoints"),
+        }
+    }
+}
+
+/// What happens to a new connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// One of these, each with the same probability. Never empty.
+    Endpoints(Arc<[Target]>),
+    /// Refused at once.
+    Reject(RejectReason),
+}
+
+/// Everything decided about one frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontendIntent {
+    /// The Service port that answers.
+    pub owner: ServicePortName,
+    /// Why it answers here.
+    pub role: Role,
+    /// Where new connections go.
+    pub outcome: Outcome,
+    /// Whether every connection is masqueraded. A ClusterIP's connections from outside
+    /// [`Settings::cluster_cidrs`] are masqueraded besides.
+    pub masquerade: bool,
+    /// Endpoints to which existing flows stay, UDP only (see [`crate::conntrack`]).
+    pub serving: Arc<[Target]>,
+}
+
+/// Two Services claim one frontend; the oldest wins, then the smaller uid, then the name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conflict {
+    /// What both claim.
+    pub frontend: Frontend,
+    /// Who answers.
+    pub winner: ServicePortName,
+    /// Who does not.
+    pub loser: ServicePortName,
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} is claimed by {} and by {}: the older, {}, answers",
+            self.frontend, self.winner, self.loser, self.winner
+        )
+    }
+}
+
+/// A wish of a Service that this version does not fulfil.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ShortfallKind {
+    /// `internalTrafficPolicy: Local` is treated as Cluster.
+    InternalPolicyLocal,
+    /// `externalTrafficPolicy: Local` is treated as Cluster: the client's address is not kept.
+    ExternalPolicyLocal,
+    /// `sessionAffinity: ClientIP` is treated as None.
+    SessionAffinity,
+    /// `loadBalancerSourceRanges` cannot be enforced, so the LoadBalancer address is not served at all.
+    SourceRanges,
+}
+
+impl ShortfallKind {
+    /// Stable name for logs and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InternalPolicyLocal => "InternalPolicyLocal",
+            Self::ExternalPolicyLocal => "ExternalPolicyLocal",
+            Self::SessionAffinity => "SessionAffinity",
+            Self::SourceRanges => "SourceRanges",
+        }
+    }
+}
+
+/// One unfulfilled wish.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Shortfall {
+    /// Whose wish.
+    pub service: ServiceKey,
+    /// Which wish.
+    pub kind: ShortfallKind,
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            ShortfallKind::InternalPolicyLocal => {
+                "spec.internalTrafficPolicy: Local is not supported yet and is treated as Cluster"
+            }
+            ShortfallKind::ExternalPolicyLocal => {
+                "spec.externalTrafficPolicy: Local is not supported yet and is treated as Cluster; \
+                 endpoints see the node's address"
+            }
+            ShortfallKind::SessionAffinity => {
+                "spec.sessionAffinity: ClientIP is not supported yet; each connection is spread anew"
+            }
+            ShortfallKind::SourceRanges => {
+                "spec.loadBalancerSourceRanges is not supported yet; the LoadBalancer address is not \
+                 served, so that nobody is let in who should not be"
+            }
+        };
+        write!(f, "Service {}: {what}", self.service)
+    }
+}
+
+/// Rank of a claim: oldest creation, then uid, then name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Claim {
+    created: i64,
+    uid: Arc<str>,
+    port: ServicePortName,
+}
+
+impl Claim {
+    fn of(service: &Service, port: &ServicePort) -> Self {
+        Self {
+            created: service.created,
+            uid: service.uid.as_str().into(),
+            port: ServicePortName {
+                service: service.key.clone(),
+                port: port.name.clone(),
+                protocol: port.protocol,
+            },
+        }
+    }
+}
+
+impl Ord for Claim {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.created, &self.uid, &self.port).cmp(&(other.created, &other.uid, &other.port))
+    }
+}
+
+impl PartialOrd for Claim {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// What one Service contributes, kept to take it back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Contribution {
+    claims: Vec<(Frontend, Claim)>,
+    cluster_ips: Vec<IpAddr>,
+    local_endpoints: BTreeSet<IpAddr>,
+    shortfalls: BTreeSet<ShortfallKind>,
+}
+
+/// What an update looked at: all that may differ from before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Frontends.
+    pub frontends: BTreeSet<Frontend>,
+    /// ClusterIPs.
+    pub cluster_ips: BTreeSet<IpAddr>,
+    /// Addresses of endpoints on this node.
+    pub local_endpoints: BTreeSet<IpAddr>,
+}
+
+impl Touched {
+    /// Adds what another update looked at.
+    pub fn merge(&mut self, other: Touched) {
+        self.frontends.extend(other.frontends);
+        self.cluster_ips.extend(other.cluster_ips);
+        self.local_endpoints.extend(other.local_endpoints);
+    }
+
+    /// Whether nothing was looked at.
+    pub fn is_empty(&self) -> bool {
+        self.frontends.is_empty() && self.cluster_ips.is_empty() && self.local_endpoints.is_empty()
+    }
+}
+
+/// The intent for one node: every frontend with its outcome. Kept up to date Service by Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    settings: Settings,
+    claims: BTreeMap<Frontend, BTreeMap<Claim, FrontendIntent>>,
+    services: BTreeMap<ServiceKey, Contribution>,
+    cluster_ips: BTreeMap<IpAddr, usize>,
+    local_endpoints: BTreeMap<IpAddr, usize>,
+}
+
+impl Intent {
+    /// The intent of a cluster without Services.
+    pub fn empty(settings: Settings) -> Self {
+        Self {
+            settings,
+            claims: BTreeMap::new(),
+            services: BTreeMap::new(),
+            cluster_ips: BTreeMap::new(),
+            local_endpoints: BTreeMap::new(),
+        }
+    }
+
+    /// The intent for everything in the view.
+    pub fn of(view: &View, settings: Settings) -> Self {
+        let mut intent = Self::empty(settings);
+        let keys: BTreeSet<ServiceKey> = view.services.keys().cloned().collect();
+        intent.update(view, &keys);
+        intent
+    }
+
+    /// The settings it was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Looks at the given Services anew. Returns all whose intent may have changed.
+    pub fn update<'a>(&mut self, view: &View, keys: impl IntoIterator<Item = &'a ServiceKey>) -> Touched {
+        let mut touched = Touched::default();
+        for key in keys {
+            self.withdraw(key, &mut touched);
+            if let Some(service) = view.services.get(key) {
+                self.contribute(service, view, &mut touched);
+            }
+        }
+        touched
+    }
+
+    fn withdraw(&mut self, key: &ServiceKey, touched: &mut Touched) {
+        let Some(old) = self.services.remove(key) else {
+            return;
+        };
+        for (frontend, claim) in old.claims {
+            touched.frontends.insert(frontend);
+            if let Entry::Occupied(mut claims) = self.claims.entry(frontend) {
+                claims.get_mut().remove(&claim);
+                if claims.get().is_empty() {
+                    claims.remove();
+                }
+            }
+        }
+        old.cluster_ips
+            .iter()
+            .for_each(|ip| release(&mut self.cluster_ips, *ip));
+        old.local_endpoints
+            .iter()
+            .for_each(|ip| release(&mut self.local_endpoints, *ip));
+        touched.cluster_ips.extend(old.cluster_ips);
+        touched.local_endpoints.extend(old.local_endpoints);
+    }
+
+    fn contribute(&mut self, service: &Service, view: &View, touched: &mut Touched) {
+        let mut contribution = Contribution {
+            shortfalls: shortfalls(service),
+            ..Contribution::default()
+        };
+        for family in IpFamily::ALL {
+            let Some(cluster_ip) = service.cluster_ip(family) else {
+                continue;
+            };
+            contribution.cluster_ips.push(cluster_ip);
+            for port in &service.ports {
+                let usable = self.usable(service, port, family, view);
+                contribution
+                    .local_endpoints
+                    .extend(usable.local.iter().map(|target| target.ip));
+                let claim = Claim::of(service, port);
+                let shared = FrontendIntent {
+                    owner: claim.port.clone(),
+                    role: Role::ClusterIp,
+                    outcome: outcome(&usable),
+                    masquerade: false,
+                    serving: serving(port.protocol, usable),
+                };
+                for (frontend, role) in frontends(service, port, family, cluster_ip) {
+                    let claims = self.claims.entry(frontend).or_default();
+                    claims.entry(claim.clone()).or_insert_with(|| FrontendIntent {
+                        role,
+                        masquerade: self.settings.masquerade_all || role != Role::ClusterIp,
+                        ..shared.clone()
+                    });
+                    contribution.claims.push((frontend, claim.clone()));
+                    touched.frontends.insert(frontend);
+                }
+            }
+        }
+        touched
+            .cluster_ips
+            .extend(contribution.cluster_ips.iter().copied());
+        touched
+            .local_endpoints
+            .extend(contribution.local_endpoints.iter().copied());
+        contribution
+            .cluster_ips
+            .iter()
+            .for_each(|ip| *self.cluster_ips.entry(*ip).or_default() += 1);
+        contribution
+            .local_endpoints
+            .iter()
+            .for_each(|ip| *self.local_endpoints.entry(*ip).or_default() += 1);
+        self.services.insert(service.key.clone(), contribution);
+    }
+
+    fn usable(&self, service: &Service, port: &ServicePort, family: IpFamily, view: &View) -> Usable {
+        let join = EndpointPort {
+            name: port.name.clone(),
+            protocol: port.protocol,
+        };
+        categorize(
+            view.endpoints_of(&service.key, &join),
+            family,
+            self.settings.node.as_ref(),
+        )
+    }
+
+    /// The intent of one frontend; `None` if no Service claims it.
+    pub fn get(&self, frontend: &Frontend) -> Option<&FrontendIntent> {
+        self.claims
+            .get(frontend)?
+            .first_key_value()
+            .map(|(_, intent)| intent)
+    }
+
+    /// Every frontend, ordered.
+    pub fn frontends(&self) -> impl Iterator<Item = (&Frontend, &FrontendIntent)> {
+        self.claims
+            .iter()
+            .filter_map(|(frontend, claims)| Some((frontend, claims.first_key_value()?.1)))
+    }
+
+    /// The ClusterIPs of one family.
+    pub fn cluster_ips(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> {
+        of_family(&self.cluster_ips, family)
+    }
+
+    /// The addresses of usable endpoints on this node, one family.
+    pub fn local_endpoints(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> {
+        of_family(&self.local_endpoints, family)
+    }
+
+    /// Whether the address is some Service's ClusterIP.
+    pub fn is_cluster_ip(&self, ip: IpAddr) -> bool {
+        self.cluster_ips.contains_key(&ip)
+    }
+
+    /// Whether the address is that of a usable endpoint on this node.
+    pub fn is_local_endpoint(&self, ip: IpAddr) -> bool {
+        self.local_endpoints.contains_key(&ip)
+    }
+
+    /// Frontends that several Services claim.
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        let mut conflicts = Vec::new();
+        for (frontend, claims) in &self.claims {
+            let mut ranked = claims.keys();
+            let Some(winner) = ranked.next() else {
+                continue;
+            };
+            conflicts.extend(ranked.map(|loser| Conflict {
+                frontend: *frontend,
+                winner: winner.port.clone(),
+                loser: loser.port.clone(),
+            }));
+        }
+        conflicts
+    }
+
+    /// Wishes that are not fulfilled.
+    pub fn shortfalls(&self) -> Vec<Shortfall> {
+        self.services
+            .iter()
+            .flat_map(|(service, contribution)| {
+                contribution.shortfalls.iter().map(|kind| Shortfall {
+                    service: service.clone(),
+                    kind: *kind,
+                })
+            })
+            .collect()
+    }
+}
+
+fn release(counted: &mut BTreeMap<IpAddr, usize>, ip: IpAddr) {
+    if let Entry::Occupied(mut uses) = counted.entry(ip) {
+        *uses.get_mut() -= 1;
+        if *uses.get() == 0 {
+            uses.remove();
+        }
+    }
+}
+
+fn of_family(counted: &BTreeMap<IpAddr, usize>, family: IpFamily) -> impl Iterator<Item = IpAddr> {
+    counted
+        .keys()
+        .copied()
+        .filter(move |ip| IpFamily::of(*ip) == family)
+}
+
+fn outcome(usable: &Usable) -> Outcome {
+    if usable.cluster.is_empty() {
+        Outcome::Reject(RejectReason::NoEndpoints)
+    } else {
+        Outcome::Endpoints(usable.cluster.as_slice().into())
+    }
+}
+
+fn serving(protocol: Protocol, usable: Usable) -> Arc<[Target]> {
+    match protocol {
+        Protocol::Udp => usable.serving.into(),
+        Protocol::Tcp | Protocol::Sctp => Arc::new([]),
+    }
+}
+
+/// Every frontend of one port of a Service in one family.
+fn frontends(
+    service: &Service,
+    port: &ServicePort,
+    family: IpFamily,
+    cluster_ip: IpAddr,
+) -> Vec<(Frontend, Role)> {
+    let vip = |ip| Frontend::Vip {
+        ip,
+        protocol: port.protocol,
+        port: port.port,
+    };
+    let mut found = vec![(vip(cluster_ip), Role::ClusterIp)];
+    let external = service
+        .external_ips
+        .iter()
+        .filter(|ip| IpFamily::of(**ip) == family);
+    found.extend(external.map(|ip| (vip(*ip), Role::ExternalIp)));
+    if service.source_ranges.is_empty() {
+        let served = service
+            .load_balancer
+            .iter()
+            .filter(|ingress| ingress.mode == IpMode::Vip && IpFamily::of(ingress.ip) == family);
+        found.extend(served.map(|ingress| (vip(ingress.ip), Role::LoadBalancer)));
+    }
+    if let Some(node_port) = port.node_port {
+        let frontend = Frontend::NodePort {
+            family,
+            protocol: port.protocol,
+            port: node_port,
+        };
+        found.push((frontend, Role::NodePort));
+    }
+    found
+}
+
+fn shortfalls(service: &Service) -> BTreeSet<ShortfallKind> {
+    let external = !service.external_ips.is_empty()
+        || !service.load_balancer.is_empty()
+        || service.ports.iter().any(|port| port.node_port.is_some());
+    let wishes = [
+        (
+            service.internal_policy == TrafficPolicy::Local,
+            ShortfallKind::InternalPolicyLocal,
+        ),
+        (
+            external && service.external_policy == TrafficPolicy::Local,
+            ShortfallKind::ExternalPolicyLocal,
+        ),
+        (
+            service.affinity != SessionAffinity::None,
+            ShortfallKind::SessionAffinity,
+        ),
+        (
+            !service.source_ranges.is_empty() && !service.load_balancer.is_empty(),
+            ShortfallKind::SourceRanges,
+        ),
+    ];
+    wishes
+        .into_iter()
+        .filter_map(|(wished, kind)| wished.then_some(kind))
+        .collect()
+}
+
+impl fmt::Display for Intent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (frontend, intent) in self.frontends() {
+            write!(f, "{frontend} [{} of {}]: ", intent.role, intent.owner)?;
+            match &intent.outcome {
+                Outcome::Endpoints(targets) => {
+                    let targets: Vec<String> = targets.iter().map(Target::to_string).collect();
+                    f.write_str(&targets.join(", "))?;
+                }
+                Outcome::Reject(reason) => write!(f, "reject ({reason})")?,
+            }
+            writeln!(f, "{}", if intent.masquerade { "; masquerade" } else { "" })?;
+        }
+        for conflict in self.conflicts() {
+            writeln!(f, "{conflict}")?;
+        }
+        for shortfall in self.shortfalls() {
+            writeln!(f, "{shortfall}")?;
+        }
+        Ok(())
+    }
+}

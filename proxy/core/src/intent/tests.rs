@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::net::Ipv4Addr;
+
+use berth_model::{Conditions, Endpoint, EndpointHints, LoadBalancerIngress, PortName, ServiceKind};
+use proptest::prelude::*;
+
+use super::*;
+
+fn mk_service(name: &str, created: i64, cluster_ip: u8) -> Service {
+    Service {
+        key: ServiceKey::new("shop", name),
+        uid: format!("uid-{name}"),
+        created,
+        kind: ServiceKind::ClusterIp,
+        cluster_ips: vec![[10, 96, 0, cluster_ip].into()],
+        external_ips: vec![],
+        load_balancer: vec![],
+        load_balancer_class: None,
+        ports: vec![ServicePort {
+            name: PortName::default(),
+            protocol: Protocol::Tcp,
+            port: 80.try_into().unwrap(),
+            node_port: None,
+        }],
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        affinity: SessionAffinity::None,
+        source_ranges: vec![],
+        health_check_node_port: None,
+    }
+}
+
+fn mk_view(services: impl IntoIterator<Item = (Service, Vec<u8>)>) -> View {
+    let mut view = View::default();
+    for (service, endpoints) in services {
+        let endpoints: Vec<Endpoint> = endpoints.into_iter().map(mk_endpoint).collect();
+        let port = EndpointPort {
+            name: PortName::default(),
+            protocol: Protocol::Tcp,
+        };
+        view.endpoints
+            .insert(service.key.clone(), Arc::new(BTreeMap::from([(port, endpoints)])));
+        view.services.insert(service.key.clone(), Arc::new(service));
+    }
+    view
+}
+
+fn mk_endpoint(last: u8) -> Endpoint {
+    Endpoint {
+        ip: Ipv4Addr::new(10, 244, 0, last).into(),
+        port: 8080.try_into().unwrap(),
+        conditions: Conditions::READY,
+        node: Some(NodeName::new("node-1")),
+        zone: None,
+        hints: EndpointHints::default(),
+    }
+}
+
+fn lines(view: &View) -> String {
+    Intent::of(view, Settings::default()).to_string()
+}
+
+#[test]
+fn each_kind_of_frontend_gets_the_endpoints_and_masquerades_unless_it_is_a_cluster_ip() {
+    let mut service = mk_service("web", 1, 10);
+    service.kind = ServiceKind::LoadBalancer;
+    service.external_ips = vec![[192, 0, 2, 7].into()];
+    service.load_balancer = vec![
+        LoadBalancerIngress {
+            ip: [10, 77, 0, 200].into(),
+            mode: IpMode::Vip,
+        },
+        LoadBalancerIngress {
+            ip: [10, 77, 0, 201].into(),
+            mode: IpMode::Proxy,
+        },
+    ];
+    service.ports[0].node_port = Some(30007.try_into().unwrap());
+    insta::assert_snapshot!(lines(&mk_view([(service, vec![1, 2])])), @r"
+    10.77.0.200:80/TCP [LoadBalancer address of shop/web/TCP]: 10.244.0.1:8080, 10.244.0.2:8080; masquerade
+    10.96.0.10:80/TCP [ClusterIP of shop/web/TCP]: 10.244.0.1:8080, 10.244.0.2:8080
+    192.0.2.7:80/TCP [external IP of shop/web/TCP]: 10.244.0.1:8080, 10.244.0.2:8080; masquerade
+    node port 30007/TCP (IPv4) [node port of shop/web/TCP]: 10.244.0.1:8080, 10.244.0.2:8080; masquerade
+    ");
+}
+
+#[test]
+fn a_service_without_endpoints_rejects() {
+    insta::assert_snapshot!(
+        lines(&mk_view([(mk_service("web", 1, 10), vec![])])),
+        @"10.96.0.10:80/TCP [ClusterIP of shop/web/TCP]: reject (NoEndpoints)"
+    );
+}
+
+#[test]
+fn the_oldest_service_wins_a_contested_frontend_and_the_loser_is_named() {
+    let mut older = mk_service("older", 1, 10);
+    let mut newer = mk_service("newer", 2, 11);
+    older.external_ips = vec![[192, 0, 2, 7].into()];
+    newer.external_ips = older.external_ips.clone();
+    insta::assert_snapshot!(lines(&mk_view([(older, vec![1]), (newer, vec![2])])), @r"
+    10.96.0.10:80/TCP [ClusterIP of shop/older/TCP]: 10.244.0.1:8080
+    10.96.0.11:80/TCP [ClusterIP of shop/newer/TCP]: 10.244.0.2:8080
+    192.0.2.7:80/TCP [external IP of shop/older/TCP]: 10.244.0.1:8080; masquerade
+    192.0.2.7:80/TCP is claimed by shop/older/TCP and by shop/newer/TCP: the older, shop/older/TCP, answers
+    ");
+}
+
+#[test]
+fn what_is_not_supported_is_said_and_source_ranges_fail_closed() {
+    let mut service = mk_service("web", 1, 10);
+    service.affinity = SessionAffinity::ClientIp { timeout_seconds: 10 };
+    service.external_policy = TrafficPolicy::Local;
+    service.load_balancer = vec![LoadBalancerIngress {
+        ip: [10, 77, 0, 200].into(),
+        mode: IpMode::Vip,
+    }];
+    service.source_ranges = vec!["10.0.0.0/8".parse().unwrap()];
+    let intent = Intent::of(&mk_view([(service, vec![1])]), Settings::default());
+    let kinds: Vec<&str> = intent
+        .shortfalls()
+        .iter()
+        .map(|shortfall| shortfall.kind.as_str())
+        .collect();
+    assert_eq!(kinds, ["ExternalPolicyLocal", "SessionAffinity", "SourceRanges"]);
+    assert!(
+        intent
+            .frontends()
+            .all(|(_, frontend)| frontend.role == Role::ClusterIp)
+    );
+}
+
+#[test]
+fn a_mark_has_32_bits() {
+    assert_eq!(Settings::new(31).unwrap().mark, 0x8000_0000);
+    assert_eq!(Settings::new(32), Err(SettingsError::MasqueradeBit(32)));
+}
+
+proptest! {
+    /// Updating Service by Service gives what a fresh look at the whole view gives.
+    #[test]
+    fn updates_add_up_to_a_full_build(
+        history in proptest::collection::vec((0u8..5, 0u8..4, 0i64..3, proptest::option::of(
+            proptest::collection::btree_set(1u8..9, 0..4))), 0..40)
+    ) {
+        let settings = Settings { node: Some(NodeName::new("node-1")), ..Settings::default() };
+        let mut view = View::default();
+        let mut intent = Intent::empty(settings.clone());
+        for (name, external, created, endpoints) in history {
+            let mut service = mk_service(&name.to_string(), created, name);
+            service.external_ips = vec![[192, 0, 2, external].into()];
+            let key = service.key.clone();
+            match endpoints {
+                Some(endpoints) => {
+                    let one = mk_view([(service, endpoints.into_iter().collect())]);
+                    view.services.extend(one.services);
+                    view.endpoints.extend(one.endpoints);
+                }
+                None => {
+                    view.services.remove(&key);
+                    view.endpoints.remove(&key);
+                }
+            }
+            let before = intent.clone();
+            let touched = intent.update(&view, [&key]);
+            prop_assert_eq!(&intent, &Intent::of(&view, settings.clone()));
+            let changed = |frontend: &Frontend| before.get(frontend) != intent.get(frontend);
+            let all: BTreeSet<Frontend> = before.frontends().chain(intent.frontends()).map(|(f, _)| *f).collect();
+            for frontend in all.into_iter().filter(changed) {
+                prop_assert!(touched.frontends.contains(&frontend));
+            }
+        }
+    }
+}

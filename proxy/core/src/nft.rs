@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The nftables backend: typed objects, the static layout, text, and staged plans of elements.
+
+pub mod diff;
+pub mod layout;
+pub mod objects;
+pub mod render;
+pub mod slots;
+pub mod state;
+
+pub use diff::{Change, Plan, Scope, Stage, StageKind, diff};
+pub use layout::Layout;
+pub use objects::{Action, BaseChain, Chain, Element, Field, Hook, Key, Match, Rule};
+pub use render::{delta_text, script, table_text};
+pub use state::{FrontendState, Installed};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+//! nft text, in the spelling of nft 1.0.6 (the oldest supported): for people, `berth plan` and tests.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use berth_model::IpFamily;
+
+use super::diff::{Change, Plan};
+use super::layout::Layout;
+use super::objects::{Action, BaseChain, Chain, Element, Field, Hook, Key, Match, Rule};
+use super::slots::LADDER;
+use crate::Frontend;
+use crate::names::{MapName, SetName, TABLE, UNTRANSLATED};
+
+/// `ip` or `ip6`: the family's name, in tables as in rules.
+pub fn family_word(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "ip",
+        IpFamily::V6 => "ip6",
+    }
+}
+
+/// The name a set or map has in the kernel.
+pub fn set_of(element: &Element) -> String {
+    match element {
+        Element::Member(set, _) => set.to_string(),
+        Element::Slot(frontend, ..) => MapName::of(frontend).to_string(),
+    }
+}
+
+/// The whole table as a block: structure, networks and the given elements, which must all be of its family.
+pub fn table_text(layout: &Layout, elements: &[Element]) -> String {
+    let family = layout.family();
+    let mut by_set: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let nets: Vec<Element> = layout
+        .pod_cidrs()
+        .iter()
+        .map(|net| Element::Member(SetName::PodCidrs, Key::Net(*net)))
+        .collect();
+    for element in nets.iter().chain(elements) {
+        by_set
+            .entry(set_of(element))
+            .or_default()
+            .push(element_text(element));
+    }
+    let mut text = format!(
+        "table {} {TABLE} {{\n\tcounter {UNTRANSLATED} {{\n\t}}\n",
+        family_word(family)
+    );
+    let mut block = |name: String, header: String| {
+        text.push_str(&header);
+        if let Some(elements) = by_set.get(&name) {
+            let _ = writeln!(text, "\t\telements = {{ {} }}", elements.join(",\n\t\t\t     "));
+        }
+        text.push_str("\t}\n");
+    };
+    for set in layout.sets() {
+        block(set.to_string(), set_header(family, set));
+    }
+    for map in MapName::ALL {
+        block(map.to_string(), map_header(family, map));
+    }
+    let _ = write!(text, "\tchain {} {{\n\t}}\n", layout.marker());
+    for chain in layout.chains() {
+        text.push_str(&chain_text(family, &chain));
+    }
+    text.push_str("}\n");
+    text
+}
+
+/// A script for `nft -f` that replaces the family's table by this one in one transaction.
+pub fn script(layout: &Layout, elements: &[Element]) -> String {
+    let family = family_word(layout.family());
+    format!(
+        "add table {family} {TABLE}\ndelete table {family} {TABLE}\n{}",
+        table_text(layout, elements)
+    )
+}
+
+/// One script for `nft -f` per stage of a plan: each is one transaction.
+pub fn delta_text(plan: &Plan) -> Vec<String> {
+    plan.stages
+        .iter()
+        .map(|stage| {
+            stage
+                .changes
+                .iter()
+                .map(|change| change_text(plan.family, change))
+                .collect()
+        })
+        .collect()
+}
+
+/// The command for one change, with its line end.
+pub fn change_text(family: IpFamily, change: &Change) -> String {
+    let command = |verb: &str, element: &Element| {
+        let shown = if verb == "add" {
+            element_text(element)
+        } else {
+            element_key(element)
+        };
+        let (family, set) = (family_word(family), set_of(element));
+        format!("{verb} element {family} {TABLE} {set} {{ {shown} }}\n")
+    };
+    match change {
+        Change::Add(element) => command("add", element),
+        Change::Remove(element) => command("delete", element),
+        Change::Replace {
+            frontend,
+            slot,
+            old,
+            new,
+        } => {
+            let (old, new) = (
+                Element::Slot(*frontend, *slot, *old),
+                Element::Slot(*frontend, *slot, *new),
+            );
+            command("delete", &old) + &command("add", &new)
+        }
+    }
+}
+
+fn element_text(element: &Element) -> String {
+    match element {
+        Element::Member(..) => element_key(element),
+        Element::Slot(_, _, target) => {
+            format!("{} : {} . {}", element_key(element), target.ip, target.port)
+        }
+    }
+}
+
+fn element_key(element: &Element) -> String {
+    match element {
+        Element::Member(set, Key::Address(ip)) if *set == SetName::Hairpin => format!("{ip} . {ip}"),
+        Element::Member(_, Key::Address(ip)) => ip.to_string(),
+        Element::Member(_, Key::Net(net)) => net.to_string(),
+        Element::Member(_, Key::Frontend(frontend)) => frontend_key(frontend),
+        Element::Slot(frontend, slot, _) => format!("{} . {slot}", frontend_key(frontend)),
+    }
+}
+
+fn frontend_key(frontend: &Frontend) -> String {
+    let protocol = frontend.protocol().as_str().to_ascii_lowercase();
+    match frontend {
+        Frontend::Vip { ip, port, .. } => format!("{ip} . {protocol} . {port}"),
+        Frontend::NodePort { port, .. } => format!("{protocol} . {port}"),
+    }
+}
+
+fn set_header(family: IpFamily, set: SetName) -> String {
+    let fields: Vec<&str> = set
+        .fields()
+        .iter()
+        .map(|field| type_name(family, *field))
+        .collect();
+    let interval = if set.is_interval() {
+        "\t\tflags interval\n"
+    } else {
+        ""
+    };
+    format!("\tset {set} {{\n\t\ttype {}\n{interval}", fields.join(" . "))
+}
+
+fn map_header(family: IpFamily, map: MapName) -> String {
+    let [.., modulus] = LADDER;
+    let (key, ip) = (key_text(family, map.fields()), family_word(family));
+    format!("\tmap {map} {{\n\t\ttypeof {key} . numgen random mod {modulus} : {ip} daddr . th dport\n")
+}
+
+fn type_name(family: IpFamily, field: Field) -> &'static str {
+    match (field, family) {
+        (Field::SourceIp | Field::DestinationIp, IpFamily::V4) => "ipv4_addr",
+        (Field::SourceIp | Field::DestinationIp, IpFamily::V6) => "ipv6_addr",
+        (Field::Protocol, _) => "inet_proto",
+        (Field::DestinationPort, _) => "inet_service",
+    }
+}
+
+fn key_text(family: IpFamily, fields: &[Field]) -> String {
+    let ip = family_word(family);
+    let fields: Vec<String> = fields
+        .iter()
+        .map(|field| match field {
+            Field::SourceIp => format!("{ip} saddr"),
+            Field::DestinationIp => format!("{ip} daddr"),
+            Field::Protocol => "meta l4proto".to_owned(),
+            Field::DestinationPort => "th dport".to_owned(),
+        })
+        .collect();
+    fields.join(" . ")
+}
+
+fn chain_text(family: IpFamily, chain: &Chain) -> String {
+    let mut text = format!("\tchain {} {{\n", chain.name);
+    if let Some(BaseChain { nat, hook, priority }) = chain.base {
+        let kind = if nat { "nat" } else { "filter" };
+        let hook = match hook {
+            Hook::Prerouting => "prerouting",
+            Hook::Output => "output",
+            Hook::Postrouting => "postrouting",
+        };
+        let _ = writeln!(
+            text,
+            "\t\ttype {kind} hook {hook} priority {priority}; policy accept;"
+        );
+    }
+    for rule in &chain.rules {
+        let _ = writeln!(text, "\t\t{}", rule_text(family, rule));
+    }
+    text.push_str("\t}\n");
+    text
+}
+
+/// One rule.
+pub fn rule_text(family: IpFamily, rule: &Rule) -> String {
+    let mut words: Vec<String> = rule
+        .matches
+        .iter()
+        .map(|condition| match_text(family, condition))
+        .collect();
+    words.push(match rule.action {
+        Action::Jump(chain) => format!("jump {chain}"),
+        Action::Goto(chain) => format!("goto {chain}"),
+        Action::Reject => "reject".to_owned(),
+        Action::Mark(bit) => format!("meta mark set meta mark | {bit:#010x}"),
+        Action::Unmark(bit) => format!("meta mark set meta mark ^ {bit:#010x}"),
+        Action::Masquerade => "masquerade fully-random".to_owned(),
+        Action::Translate(map, count) => format!(
+            "dnat {} to {} . numgen random mod {count} map @{map}",
+            family_word(family),
+            key_text(family, map.fields())
+        ),
+        Action::CountAndDrop => format!("counter name \"{UNTRANSLATED}\" drop"),
+    });
+    words.join(" ")
+}
+
+fn match_text(family: IpFamily, condition: &Match) -> String {
+    match condition {
+        Match::NewConnection => "ct state new".to_owned(),
+        Match::Translated => "ct status dnat".to_owned(),
+        Match::Marked(bit) => format!("meta mark & {bit:#010x} == {bit:#010x}"),
+        Match::LocalDestination => "fib daddr type local".to_owned(),
+        Match::NotLoopback => match family {
+            IpFamily::V4 => "ip daddr != 127.0.0.0/8".to_owned(),
+            IpFamily::V6 => "ip6 daddr != ::1".to_owned(),
+        },
+        Match::In(set) => format!("{} @{set}", key_text(family, set.fields())),
+        Match::NotIn(set) => format!("{} != @{set}", key_text(family, set.fields())),
+    }
+}

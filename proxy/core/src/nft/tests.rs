@@ -1,0 +1,576 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_model::{
+    Conditions, Endpoint, EndpointHints, EndpointPort, IpFamily, NodeName, PortName, Protocol, Service,
+    ServiceKey, ServiceKind, ServicePort, SessionAffinity, TrafficPolicy, View,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::names::{MapName, SetName};
+use crate::walk::{Lookups, Packet, Ruleset, Verdict, verdicts, walk};
+use crate::{Frontend, FrontendIntent, Intent, Outcome, Settings, Target};
+
+const DELAY: Duration = Duration::from_millis(1_000);
+
+/// A Service with a ClusterIP, an external IP that it may share with another, and a node port.
+fn mk_service(n: u8) -> Service {
+    Service {
+        key: ServiceKey::new("shop", format!("s{n}")),
+        uid: format!("uid-{n}"),
+        created: i64::from(n),
+        kind: ServiceKind::NodePort,
+        cluster_ips: vec![[10, 96, 0, n].into()],
+        external_ips: vec![[192, 0, 2, n % 2].into()],
+        load_balancer: vec![],
+        load_balancer_class: None,
+        ports: vec![ServicePort {
+            name: PortName::default(),
+            protocol: Protocol::Tcp,
+            port: 80.try_into().unwrap(),
+            node_port: Some((30_000 + u16::from(n)).try_into().unwrap()),
+        }],
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        affinity: SessionAffinity::None,
+        source_ranges: vec![],
+        health_check_node_port: None,
+    }
+}
+
+fn mk_endpoint(last: u8) -> Endpoint {
+    Endpoint {
+        ip: [10, 244, 0, last].into(),
+        port: 8080.try_into().unwrap(),
+        conditions: Conditions::READY,
+        node: Some(NodeName::new(if last.is_multiple_of(2) {
+            "here"
+        } else {
+            "there"
+        })),
+        zone: None,
+        hints: EndpointHints::default(),
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        node: Some(NodeName::new("here")),
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        ..Settings::default()
+    }
+}
+
+fn mk_view(services: &BTreeMap<u8, BTreeSet<u8>>) -> View {
+    let mut view = View::default();
+    for (n, endpoints) in services {
+        set_service(&mut view, *n, Some(endpoints));
+    }
+    view
+}
+
+fn set_service(view: &mut View, n: u8, endpoints: Option<&BTreeSet<u8>>) {
+    let service = mk_service(n);
+    let key = service.key.clone();
+    match endpoints {
+        Some(endpoints) => {
+            let join = EndpointPort {
+                name: PortName::default(),
+                protocol: Protocol::Tcp,
+            };
+            let endpoints = endpoints.iter().map(|last| mk_endpoint(*last)).collect();
+            view.endpoints
+                .insert(key.clone(), Arc::new(BTreeMap::from([(join, endpoints)])));
+            view.services.insert(key, Arc::new(service));
+        }
+        None => {
+            view.endpoints.remove(&key);
+            view.services.remove(&key);
+        }
+    }
+}
+
+fn mk_intent(services: &[(u8, &[u8])]) -> Intent {
+    let services = services
+        .iter()
+        .map(|(n, endpoints)| (*n, endpoints.iter().copied().collect()))
+        .collect();
+    Intent::of(&mk_view(&services), settings())
+}
+
+fn targets(intent: Option<&FrontendIntent>) -> Option<BTreeSet<Target>> {
+    match &intent?.outcome {
+        Outcome::Endpoints(targets) => Some(targets.iter().copied().collect()),
+        Outcome::Reject(_) => None,
+    }
+}
+
+fn packet_to(frontend: &Frontend) -> Packet {
+    let (destination, to_this_node) = match frontend {
+        Frontend::Vip { ip, .. } => (*ip, false),
+        Frontend::NodePort { .. } => ([10, 77, 0, 11].into(), true),
+    };
+    Packet {
+        source: [10, 244, 9, 9].into(),
+        destination,
+        protocol: frontend.protocol(),
+        port: frontend.port(),
+        to_this_node,
+    }
+}
+
+/// Carries out whatever there is to do at `now`; every intermediate state is recorded, a stage split
+/// into two transactions at `split`.
+fn carry_out(installed: &mut Installed, plan: &Plan, now: Duration, split: usize) -> Vec<Installed> {
+    let mut states = Vec::new();
+    for stage in &plan.stages {
+        let (first, second) = stage.changes.split_at(split % (stage.changes.len() + 1));
+        for part in [first, second].into_iter().filter(|part| !part.is_empty()) {
+            let part = Stage {
+                kind: stage.kind,
+                changes: part.to_vec(),
+            };
+            installed.apply(&part, now);
+            states.push(installed.clone());
+        }
+    }
+    states
+}
+
+fn full_sync(intent: &Intent) -> Installed {
+    let mut installed = Installed::default();
+    let plan = diff(
+        IpFamily::V4,
+        &installed,
+        intent,
+        Scope::All,
+        Duration::ZERO,
+        DELAY,
+    );
+    carry_out(&mut installed, &plan, Duration::ZERO, 0);
+    installed
+}
+
+fn plan_at(installed: &Installed, intent: &Intent, now_ms: u64) -> Plan {
+    diff(
+        IpFamily::V4,
+        installed,
+        intent,
+        Scope::All,
+        Duration::from_millis(now_ms),
+        DELAY,
+    )
+}
+
+/// The same but for which endpoint sits in which slot.
+fn shape(installed: &Installed) -> Vec<(Frontend, bool, bool, bool, Vec<u32>, Vec<u32>, Vec<Target>)> {
+    let of_frontend = |(frontend, state): (&Frontend, &FrontendState)| {
+        let mut held: Vec<Target> = state.slots.values().copied().collect();
+        held.sort();
+        (
+            *frontend,
+            state.listed,
+            state.refused,
+            state.masqueraded,
+            state.counts.iter().copied().collect(),
+            state.slots.keys().copied().collect(),
+            held,
+        )
+    };
+    installed.frontends().map(of_frontend).collect()
+}
+
+/// A packet during whose walk the contents change once, after a number of lookups.
+struct Straddle<'a> {
+    layout: &'a Layout,
+    before: &'a Installed,
+    after: &'a Installed,
+    left: usize,
+}
+
+impl Straddle<'_> {
+    fn current(&mut self) -> &Installed {
+        if self.left == 0 {
+            return self.after;
+        }
+        self.left -= 1;
+        self.before
+    }
+}
+
+impl Lookups for Straddle<'_> {
+    fn has_frontend(&mut self, set: SetName, frontend: &Frontend) -> bool {
+        let layout = self.layout;
+        (layout, self.current()).has_frontend(set, frontend)
+    }
+
+    fn has_address(&mut self, set: SetName, ip: IpAddr) -> bool {
+        let layout = self.layout;
+        (layout, self.current()).has_address(set, ip)
+    }
+
+    fn slot(&mut self, map: MapName, frontend: &Frontend, slot: u32) -> Option<Target> {
+        let layout = self.layout;
+        (layout, self.current()).slot(map, frontend, slot)
+    }
+}
+
+struct Moment {
+    at: Duration,
+    state: Installed,
+    /// The intents that were in force shortly before and at this moment: the previous and the current one.
+    step: usize,
+    settled: bool,
+}
+
+fn check_no_packet_is_lost(moments: &[Moment], intents: &[Intent]) -> Result<(), TestCaseError> {
+    let layout = Layout::new(IpFamily::V4, &settings());
+    let rules = Ruleset::of(&layout);
+    for (a, before) in moments.iter().enumerate() {
+        let window = moments[a..]
+            .iter()
+            .take_while(|after| after.at < before.at + DELAY);
+        for after in window {
+            // A moment that is settled shows its own intent only; any other may still show the previous one.
+            let first = if before.settled {
+                before.step
+            } else {
+                before.step.saturating_sub(1)
+            };
+            let in_force = &intents[first..=after.step];
+            for (frontend, _) in intents[first].frontends() {
+                let lists: Option<Vec<_>> = in_force
+                    .iter()
+                    .map(|intent| targets(intent.get(frontend)))
+                    .collect();
+                let Some(lists) = lists else {
+                    continue;
+                };
+                let allowed: BTreeSet<Target> = lists.into_iter().flatten().collect();
+                check_packet(&layout, &rules, frontend, &allowed, &before.state, &after.state)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_packet(
+    layout: &Layout,
+    rules: &Ruleset,
+    frontend: &Frontend,
+    allowed: &BTreeSet<Target>,
+    before: &Installed,
+    after: &Installed,
+) -> Result<(), TestCaseError> {
+    let packet = packet_to(frontend);
+    for left in 0.. {
+        let mut modulus = 1;
+        let mut pick = 0;
+        let mut unused = 0;
+        while pick < modulus {
+            let mut lookups = Straddle {
+                layout,
+                before,
+                after,
+                left,
+            };
+            let verdict = walk(rules, &mut lookups, &packet, |of| {
+                modulus = of;
+                pick
+            });
+            unused = lookups.left;
+            let Verdict::Translated { target, .. } = verdict else {
+                return Err(TestCaseError::fail(format!(
+                    "{frontend}: {verdict:?} after {left} lookups in\n{:?}\nthen\n{:?}",
+                    before.get(frontend),
+                    after.get(frontend)
+                )));
+            };
+            prop_assert!(
+                allowed.contains(&target),
+                "{frontend} reaches {target}, allowed {allowed:?}"
+            );
+            pick += 1;
+        }
+        if unused > 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Debug)]
+struct StepInput {
+    changes: Vec<(u8, Option<BTreeSet<u8>>)>,
+    wait_ms: u64,
+    split: usize,
+}
+
+fn step() -> impl Strategy<Value = StepInput> {
+    let endpoints = proptest::option::weighted(0.9, proptest::collection::btree_set(1u8..9, 0..7));
+    let wait = prop_oneof![Just(0), 1u64..400, 900u64..1_200, Just(3_000)];
+    (
+        proptest::collection::vec((0u8..3, endpoints), 1..3),
+        wait,
+        0usize..40,
+    )
+        .prop_map(|(changes, wait_ms, split)| StepInput {
+            changes,
+            wait_ms,
+            split,
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn no_packet_is_lost_and_the_end_is_that_of_a_full_sync(steps in proptest::collection::vec(step(), 1..14)) {
+        let mut view = mk_view(&BTreeMap::from([(0, [1, 2, 3].into()), (1, [4].into())]));
+        let mut intent = Intent::of(&view, settings());
+        let mut installed = full_sync(&intent);
+        let mut now = Duration::from_secs(60);
+        let mut intents = vec![intent.clone()];
+        let mut moments = vec![Moment { at: now, state: installed.clone(), step: 0, settled: true }];
+        for input in steps {
+            now += Duration::from_millis(input.wait_ms);
+            let mut touched = crate::Touched::default();
+            for (n, endpoints) in input.changes {
+                set_service(&mut view, n, endpoints.as_ref());
+                touched.merge(intent.update(&view, [&mk_service(n).key]));
+            }
+            intents.push(intent.clone());
+            let step = intents.len() - 1;
+            let plan = diff(IpFamily::V4, &installed, &intent, Scope::Touched(&touched), now, DELAY);
+            prop_assert_eq!(&plan, &diff(IpFamily::V4, &installed, &intent, Scope::All, now, DELAY));
+            for state in carry_out(&mut installed, &plan, now, input.split) {
+                moments.push(Moment { at: now, state, step, settled: false });
+            }
+            moments.push(Moment { at: now, state: installed.clone(), step, settled: true });
+            prop_assert!(diff(IpFamily::V4, &installed, &intent, Scope::All, now, DELAY).is_empty());
+        }
+        while let Some(due) = installed.next_retirement(DELAY) {
+            now = now.max(due);
+            let plan = diff(IpFamily::V4, &installed, &intent, Scope::All, now, DELAY);
+            prop_assert!(!plan.is_empty());
+            carry_out(&mut installed, &plan, now, 0);
+        }
+        check_no_packet_is_lost(&moments, &intents)?;
+        prop_assert_eq!(shape(&installed), shape(&full_sync(&intent)));
+        prop_assert_eq!(installed.cluster_ips, full_sync(&intent).cluster_ips);
+        prop_assert_eq!(installed.hairpin, full_sync(&intent).hairpin);
+    }
+
+    /// A process killed after any transaction reads back what is there and ends where it should.
+    #[test]
+    fn a_restart_after_any_transaction_converges(
+        before in proptest::collection::btree_map(0u8..3, proptest::collection::btree_set(1u8..9, 0..7), 0..3),
+        after in proptest::collection::btree_map(0u8..3, proptest::collection::btree_set(1u8..9, 0..7), 0..3),
+        split in 0usize..40,
+        killed in 0usize..8,
+    ) {
+        let (before, after) = (mk_view(&before), mk_view(&after));
+        let mut installed = full_sync(&Intent::of(&before, settings()));
+        let intent = Intent::of(&after, settings());
+        let plan = plan_at(&installed, &intent, 0);
+        let states = carry_out(&mut installed, &plan, Duration::ZERO, split);
+        let left = states.get(killed % states.len().max(1)).unwrap_or(&installed);
+        let start = Duration::from_secs(100);
+        let mut observed = Installed::observed(left.elements(), start);
+        prop_assert_eq!(shape(&observed), shape(left));
+        for now in [start, start + DELAY] {
+            let plan = diff(IpFamily::V4, &observed, &intent, Scope::All, now, DELAY);
+            carry_out(&mut observed, &plan, now, 0);
+        }
+        prop_assert_eq!(shape(&observed), shape(&full_sync(&intent)));
+        prop_assert!(diff(IpFamily::V4, &observed, &intent, Scope::All, start + DELAY, DELAY).is_empty());
+    }
+}
+
+#[test]
+fn growing_fills_slots_before_it_switches_counts() {
+    let mut installed = full_sync(&mk_intent(&[(0, &[1])]));
+    let plan = plan_at(&installed, &mk_intent(&[(0, &[1, 3])]), 0);
+    insta::assert_snapshot!(plan, @r"
+    # fill
+    add element ip berth-proxy vip-slots { 10.96.0.0 . tcp . 80 . 1 : 10.244.0.3 . 8080 }
+    add element ip berth-proxy vip-slots { 192.0.2.0 . tcp . 80 . 1 : 10.244.0.3 . 8080 }
+    add element ip berth-proxy nodeport-slots { tcp . 30000 . 1 : 10.244.0.3 . 8080 }
+    # switch
+    add element ip berth-proxy vip-count-2 { 10.96.0.0 . tcp . 80 }
+    add element ip berth-proxy vip-count-2 { 192.0.2.0 . tcp . 80 }
+    add element ip berth-proxy nodeport-count-2 { tcp . 30000 }
+    delete element ip berth-proxy vip-count-1 { 10.96.0.0 . tcp . 80 }
+    delete element ip berth-proxy vip-count-1 { 192.0.2.0 . tcp . 80 }
+    delete element ip berth-proxy nodeport-count-1 { tcp . 30000 }
+    ");
+    carry_out(&mut installed, &plan, Duration::ZERO, 0);
+    assert_eq!(installed.next_retirement(DELAY), None);
+}
+
+#[test]
+fn shrinking_replaces_in_place_and_retires_after_the_delay() {
+    let mut installed = full_sync(&mk_intent(&[(0, &[1, 3])]));
+    let smaller = mk_intent(&[(0, &[3])]);
+    let plan = plan_at(&installed, &smaller, 0);
+    insta::assert_snapshot!(
+        plan.to_string().lines().filter(|line| !line.contains("192.0.2") && !line.contains("nodeport"))
+            .collect::<Vec<_>>().join("\n"), @r"
+    # fill
+    delete element ip berth-proxy vip-slots { 10.96.0.0 . tcp . 80 . 0 }
+    add element ip berth-proxy vip-slots { 10.96.0.0 . tcp . 80 . 0 : 10.244.0.3 . 8080 }
+    # switch
+    add element ip berth-proxy vip-count-1 { 10.96.0.0 . tcp . 80 }
+    ");
+    carry_out(&mut installed, &plan, Duration::ZERO, 0);
+    assert!(plan_at(&installed, &smaller, 999).is_empty());
+    insta::assert_snapshot!(
+        plan_at(&installed, &smaller, 1_000).to_string().lines()
+            .filter(|line| !line.contains("192.0.2") && !line.contains("nodeport")).collect::<Vec<_>>().join("\n"), @r"
+    # retire
+    delete element ip berth-proxy vip-count-2 { 10.96.0.0 . tcp . 80 }
+    delete element ip berth-proxy vip-slots { 10.96.0.0 . tcp . 80 . 1 }
+    ");
+}
+
+#[test]
+fn verdicts_follow_the_state_of_the_service() {
+    let layout = Layout::new(IpFamily::V4, &settings());
+    let installed = full_sync(&mk_intent(&[(0, &[1, 2]), (1, &[])]));
+    let seen = |source: [u8; 4], destination: [u8; 4], port: u16| {
+        let packet = Packet {
+            source: source.into(),
+            destination: destination.into(),
+            protocol: Protocol::Tcp,
+            port: port.try_into().unwrap(),
+            to_this_node: destination[1] == 77,
+        };
+        let verdicts = verdicts(&layout, &installed, &packet);
+        verdicts
+            .iter()
+            .map(|verdict| format!("{verdict:?}"))
+            .collect::<Vec<_>>()
+            .join(" or ")
+    };
+    let to_both = |masqueraded| {
+        ["10.244.0.1:8080", "10.244.0.2:8080"]
+            .map(|target| format!("Translated {{ target: {target}, masqueraded: {masqueraded} }}"))
+            .join(" or ")
+    };
+    let (pod, outside) = ([10, 244, 3, 3], [203, 0, 113, 5]);
+    assert_eq!(seen(pod, [10, 96, 0, 0], 80), to_both(false), "Pod to ClusterIP");
+    assert_eq!(
+        seen(outside, [10, 96, 0, 0], 80),
+        to_both(true),
+        "outside to ClusterIP"
+    );
+    assert_eq!(seen(pod, [192, 0, 2, 0], 80), to_both(true), "external address");
+    assert_eq!(seen(outside, [10, 77, 0, 11], 30_000), to_both(true), "node port");
+    assert_eq!(
+        seen(outside, [127, 0, 0, 1], 30_000),
+        "Untouched",
+        "node port on loopback"
+    );
+    assert_eq!(seen(pod, [10, 96, 0, 1], 80), "Rejected", "no endpoint");
+    assert_eq!(
+        seen(outside, [10, 77, 0, 11], 30_001),
+        "Rejected",
+        "node port without endpoint"
+    );
+    assert_eq!(
+        seen(pod, [10, 96, 0, 0], 81),
+        "Rejected",
+        "unknown port of a ClusterIP"
+    );
+    assert_eq!(seen(pod, [10, 77, 0, 12], 80), "Untouched", "no Service");
+    // Only endpoint 2 is on this node; its own connection back to itself leaves with the node's address.
+    assert_eq!(
+        seen([10, 244, 0, 2], [10, 96, 0, 0], 80),
+        "Translated { target: 10.244.0.1:8080, masqueraded: false } or \
+         Translated { target: 10.244.0.2:8080, masqueraded: true }",
+        "hairpin"
+    );
+}
+
+#[test]
+fn chains_and_rules_do_not_depend_on_how_many_services_there_are() {
+    let small: Vec<(u8, &[u8])> = vec![(0, &[1, 2, 3])];
+    let many: Vec<(u8, &[u8])> = (0..200).map(|n| (n, [1, 2, 3].as_slice())).collect();
+    for services in [small, many] {
+        let installed = full_sync(&mk_intent(&services));
+        let plan = plan_at(&Installed::default(), &mk_intent(&services), 0);
+        let layout = Layout::new(IpFamily::V4, &settings()).with_limit_for(plan.largest_count());
+        assert_eq!(layout, Layout::new(IpFamily::V4, &settings()));
+        assert!(!installed.is_empty());
+    }
+}
+
+#[test]
+fn the_limit_grows_in_steps_by_appending() {
+    let small = Layout::new(IpFamily::V6, &Settings::default());
+    let large = small.with_limit_for(100);
+    assert_eq!((small.limit(), large.limit()), (64, 128));
+    assert_eq!(large.with_limit_for(3), large);
+    assert_eq!(small.marker(), large.marker());
+    assert_eq!(small.missing_sets(&large).len(), 2 * 64);
+    let mut rules: BTreeMap<_, _> = small
+        .chains()
+        .into_iter()
+        .map(|chain| (chain.name, chain.rules))
+        .collect();
+    for (chain, rule) in small.missing_rules(&large) {
+        rules.get_mut(&chain).unwrap().push(rule);
+    }
+    assert_eq!(
+        rules,
+        large
+            .chains()
+            .into_iter()
+            .map(|chain| (chain.name, chain.rules))
+            .collect()
+    );
+    assert!(small.covers(8_192) && !small.covers(65) && large.covers(65));
+}
+
+#[test]
+fn the_marker_tells_layouts_apart() {
+    let with = |settings: &Settings| Layout::new(IpFamily::V4, settings).marker();
+    assert_ne!(with(&settings()), with(&Settings::default()));
+    assert_ne!(with(&Settings::new(15).unwrap()), with(&Settings::default()));
+    assert_eq!(with(&settings()), with(&settings()));
+}
+
+#[test]
+fn the_table_reads_like_this() {
+    let installed = full_sync(&mk_intent(&[(0, &[1, 2]), (1, &[])]));
+    let text = table_text(&Layout::new(IpFamily::V4, &settings()), &installed.elements());
+    // One set and one rule per count say enough.
+    let shortened: Vec<&str> = text
+        .split("\n\t}\n")
+        .filter(|block| {
+            ![
+                "count-3", "count-4", "count-5", "count-6", "count-7", "count-8", "count-9", "0 {",
+            ]
+            .iter()
+            .any(|skip| block.lines().next().is_some_and(|line| line.contains(skip)))
+                && !block
+                    .lines()
+                    .next()
+                    .is_some_and(|line| line.contains("count-1") && !line.contains("count-1 {"))
+                && !block
+                    .lines()
+                    .next()
+                    .is_some_and(|line| line.contains("count-2") && !line.contains("count-2 {"))
+        })
+        .collect();
+    let lines = shortened.join("\n\t}\n");
+    let shortened: Vec<&str> = lines
+        .lines()
+        .filter(|line| !line.contains("count-") || line.contains("count-1 ") || line.contains("count-65536"))
+        .collect();
+    insta::assert_snapshot!(shortened.join("\n"));
+}

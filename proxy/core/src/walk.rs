@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Walks a packet through the typed rules: what the kernel would do, without a kernel. Tests use it
+//! to judge plans; `explain` uses it to tell people.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use berth_model::{IpFamily, Port, Protocol};
+
+use crate::names::{ChainName, MapName, SetName};
+use crate::nft::objects::{Action, Field, Match, Rule};
+use crate::nft::{Installed, Layout};
+use crate::{Frontend, Target};
+
+/// The first packet of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Where it comes from.
+    pub source: IpAddr,
+    /// What it is addressed to, same family.
+    pub destination: IpAddr,
+    /// Its transport protocol.
+    pub protocol: Protocol,
+    /// The port it is addressed to.
+    pub port: Port,
+    /// Whether the destination is an address of this node.
+    pub to_this_node: bool,
+}
+
+impl Packet {
+    /// The frontend on a Service address that it is addressed to.
+    pub fn vip(&self) -> Frontend {
+        Frontend::Vip {
+            ip: self.destination,
+            protocol: self.protocol,
+            port: self.port,
+        }
+    }
+
+    /// The node port that it is addressed to.
+    pub fn node_port(&self) -> Frontend {
+        Frontend::NodePort {
+            family: IpFamily::of(self.destination),
+            protocol: self.protocol,
+            port: self.port,
+        }
+    }
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Goes on with its own destination.
+    Untouched,
+    /// Goes to an endpoint.
+    Translated {
+        /// The endpoint.
+        target: Target,
+        /// Whether it leaves with the node's address as source.
+        masqueraded: bool,
+    },
+    /// Answered with ICMP port unreachable.
+    Rejected,
+    /// Counted as untranslated and dropped: never, if Berth is right.
+    Dropped,
+}
+
+/// The kernel's sets and maps as a packet sees them. `&mut`, so that a test can change the contents
+/// between two lookups of one packet.
+pub trait Lookups {
+    /// Whether the frontend is in the set.
+    fn has_frontend(&mut self, set: SetName, frontend: &Frontend) -> bool;
+    /// Whether the address is in the set.
+    fn has_address(&mut self, set: SetName, ip: IpAddr) -> bool;
+    /// The endpoint in a slot.
+    fn slot(&mut self, map: MapName, frontend: &Frontend, slot: u32) -> Option<Target>;
+}
+
+/// Elements as installed, networks from the layout.
+impl Lookups for (&Layout, &Installed) {
+    fn has_frontend(&mut self, set: SetName, frontend: &Frontend) -> bool {
+        let Some(state) = self.1.get(frontend) else {
+            return false;
+        };
+        match set {
+            SetName::VipFrontends | SetName::NodePortFrontends => state.listed,
+            SetName::NoEndpointVips | SetName::NoEndpointNodePorts => state.refused,
+            SetName::MasqueradeVips | SetName::MasqueradeNodePorts => state.masqueraded,
+            SetName::VipCount(count) | SetName::NodePortCount(count) => state.counts.contains(&count),
+            SetName::ClusterIps | SetName::PodCidrs | SetName::Hairpin => false,
+        }
+    }
+
+    fn has_address(&mut self, set: SetName, ip: IpAddr) -> bool {
+        match set {
+            SetName::ClusterIps => self.1.has_cluster_ip(ip),
+            SetName::Hairpin => self.1.has_hairpin(ip),
+            SetName::PodCidrs => self.0.pod_cidrs().iter().any(|net| net.contains(&ip)),
+            SetName::VipFrontends
+            | SetName::NodePortFrontends
+            | SetName::NoEndpointVips
+            | SetName::NoEndpointNodePorts
+            | SetName::MasqueradeVips
+            | SetName::MasqueradeNodePorts
+            | SetName::VipCount(_)
+            | SetName::NodePortCount(_) => false,
+        }
+    }
+
+    fn slot(&mut self, _map: MapName, frontend: &Frontend, slot: u32) -> Option<Target> {
+        self.1.get(frontend)?.slots.get(&slot).copied()
+    }
+}
+
+/// The rules of a layout, made once for many walks.
+#[derive(Clone, Debug)]
+pub struct Ruleset(BTreeMap<ChainName, Vec<Rule>>);
+
+impl Ruleset {
+    /// The rules of this layout.
+    pub fn of(layout: &Layout) -> Self {
+        let chains = layout.chains().into_iter();
+        Self(chains.map(|chain| (chain.name, chain.rules)).collect())
+    }
+
+    fn chain(&self, name: ChainName) -> &[Rule] {
+        self.0.get(&name).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Every verdict that the random pick allows.
+pub fn verdicts(layout: &Layout, installed: &Installed, packet: &Packet) -> BTreeSet<Verdict> {
+    let rules = Ruleset::of(layout);
+    let mut found = BTreeSet::new();
+    let mut pick = 0;
+    loop {
+        let mut modulus = 1;
+        let mut lookups = (layout, installed);
+        found.insert(walk(&rules, &mut lookups, packet, |of| {
+            modulus = of;
+            pick
+        }));
+        pick += 1;
+        if pick >= modulus {
+            return found;
+        }
+    }
+}
+
+/// Walks one packet that arrives: prerouting before translation, translation, postrouting. `pick` is
+/// the kernel's random number below its argument.
+pub fn walk(
+    rules: &Ruleset,
+    lookups: &mut impl Lookups,
+    packet: &Packet,
+    pick: impl FnMut(u32) -> u32,
+) -> Verdict {
+    let mut walker = Walker {
+        rules,
+        lookups,
+        packet,
+        pick,
+        destination: packet.destination,
+        translated: None,
+        mark: 0,
+        masqueraded: false,
+    };
+    for chain in [
+        ChainName::FilterPrerouting,
+        ChainName::NatPrerouting,
+        ChainName::NatPostrouting,
+    ] {
+        match walker.run(chain) {
+            Step::Next | Step::Done => {}
+            Step::Stop(verdict) => return verdict,
+        }
+    }
+    match walker.translated {
+        Some(target) => Verdict::Translated {
+            target,
+            masqueraded: walker.masqueraded,
+        },
+        None => Verdict::Untouched,
+    }
+}
+
+struct Walker<'a, L, P> {
+    rules: &'a Ruleset,
+    lookups: &'a mut L,
+    packet: &'a Packet,
+    pick: P,
+    destination: IpAddr,
+    translated: Option<Target>,
+    mark: u32,
+    masqueraded: bool,
+}
+
+enum Step {
+    /// Go on with the next rule.
+    Next,
+    /// This hook is finished with the packet.
+    Done,
+    /// The packet's way ends here.
+    Stop(Verdict),
+}
+
+impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
+    fn run(&mut self, chain: ChainName) -> Step {
+        let rules = self.rules;
+        for rule in rules.chain(chain) {
+            match self.rule(rule) {
+                Step::Next => {}
+                end @ (Step::Done | Step::Stop(_)) => return end,
+            }
+        }
+        Step::Next
+    }
+
+    fn rule(&mut self, rule: &Rule) -> Step {
+        if !rule.matches.iter().all(|condition| self.holds(condition)) {
+            return Step::Next;
+        }
+        match rule.action {
+            Action::Jump(chain) => self.run(chain),
+            Action::Goto(chain) => match self.run(chain) {
+                Step::Next | Step::Done => Step::Done,
+                stop @ Step::Stop(_) => stop,
+            },
+            Action::Reject => Step::Stop(Verdict::Rejected),
+            Action::CountAndDrop => Step::Stop(Verdict::Dropped),
+            Action::Mark(bit) => {
+                self.mark |= bit;
+                Step::Next
+            }
+            Action::Unmark(bit) => {
+                self.mark ^= bit;
+                Step::Next
+            }
+            Action::Masquerade => {
+                self.masqueraded = true;
+                Step::Done
+            }
+            Action::Translate(map, count) => self.translate(map, count),
+        }
+    }
+
+    /// A slot that is not there ends the rule without a verdict, as in the kernel.
+    fn translate(&mut self, map: MapName, count: u32) -> Step {
+        let slot = (self.pick)(count);
+        let frontend = self.frontend(map.fields());
+        let Some(target) = self.lookups.slot(map, &frontend, slot) else {
+            return Step::Next;
+        };
+        self.translated = Some(target);
+        self.destination = target.ip;
+        Step::Done
+    }
+
+    fn frontend(&self, fields: &[Field]) -> Frontend {
+        if fields.contains(&Field::DestinationIp) {
+            self.packet.vip()
+        } else {
+            self.packet.node_port()
+        }
+    }
+
+    fn holds(&mut self, condition: &Match) -> bool {
+        match condition {
+            Match::NewConnection => true,
+            Match::Translated => self.translated.is_some(),
+            Match::Marked(bit) => self.mark & bit == *bit,
+            Match::LocalDestination => self.packet.to_this_node,
+            Match::NotLoopback => !self.destination.is_loopback(),
+            Match::In(set) => self.is_in(*set),
+            Match::NotIn(set) => !self.is_in(*set),
+        }
+    }
+
+    fn is_in(&mut self, set: SetName) -> bool {
+        match set {
+            SetName::ClusterIps => self.lookups.has_address(set, self.destination),
+            SetName::PodCidrs => self.lookups.has_address(set, self.packet.source),
+            SetName::Hairpin => {
+                self.packet.source == self.destination && self.lookups.has_address(set, self.destination)
+            }
+            SetName::VipFrontends
+            | SetName::NodePortFrontends
+            | SetName::NoEndpointVips
+            | SetName::NoEndpointNodePorts
+            | SetName::MasqueradeVips
+            | SetName::MasqueradeNodePorts
+            | SetName::VipCount(_)
+            | SetName::NodePortCount(_) => {
+                let frontend = self.frontend(set.fields());
+                self.lookups.has_frontend(set, &frontend)
+            }
+        }
+    }
+}
