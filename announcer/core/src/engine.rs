@@ -13,7 +13,7 @@ use berth_model::{IpFamily, NodeName};
 use crate::Moment;
 use crate::election;
 use crate::link::{Carriers, Link, Selection};
-use crate::membership::{Destination, Identity, Membership, Timing};
+use crate::membership::{Change, Destination, Identity, Membership, Timing};
 use crate::responder::{self, AnswerKind, DropReason};
 use crate::schedule::Schedule;
 use crate::wire::arp::Arp;
@@ -52,7 +52,10 @@ pub struct Engine {
     wanted: BTreeSet<IpAddr>,
     announced: BTreeMap<Place, Moment>,
     schedule: Schedule<Place>,
+    /// Who owns what may have changed.
     stale: bool,
+    /// Neighbours may have learned our addresses from somebody else.
+    contested: bool,
     finished: bool,
     outputs: Vec<Output>,
 }
@@ -69,6 +72,7 @@ impl Engine {
             announced: BTreeMap::new(),
             schedule: Schedule::default(),
             stale: true,
+            contested: false,
             finished: false,
             outputs: Vec::new(),
         }
@@ -82,7 +86,9 @@ impl Engine {
 
     /// The cluster's nodes and their addresses.
     pub fn set_nodes(&mut self, nodes: BTreeMap<NodeName, Vec<IpAddr>>) {
+        let listed = self.is_listed();
         self.membership.set_nodes(nodes);
+        self.stale |= listed != self.is_listed();
         self.note_changes();
     }
 
@@ -161,6 +167,11 @@ impl Engine {
         if self.stale {
             self.elect(now);
         }
+        if std::mem::take(&mut self.contested) {
+            for place in self.announced.keys() {
+                self.schedule.start(*place, now);
+            }
+        }
         for (address, interface) in self.schedule.due(now) {
             self.speak_up(address, interface);
         }
@@ -201,6 +212,16 @@ impl Engine {
         self.membership.phase()
     }
 
+    /// Whether the cluster has this announcer's node: without it nothing is announced.
+    pub fn is_listed(&self) -> bool {
+        self.membership.is_listed()
+    }
+
+    /// Who this announcer is.
+    pub fn identity(&self) -> &Identity {
+        self.membership.identity()
+    }
+
     /// The peers that can own addresses.
     pub fn peers(&self) -> impl Iterator<Item = &NodeName> {
         self.membership.candidates().map(|(name, _)| name)
@@ -208,8 +229,8 @@ impl Engine {
 
     /// The node that owns an address as this one sees it.
     pub fn owner(&self, address: IpAddr) -> Option<&NodeName> {
-        let own = (self.membership.phase() == Phase::Established)
-            .then(|| (&self.membership.identity().node, self.membership.reach()));
+        let able = self.membership.phase() == Phase::Established && self.membership.is_listed();
+        let own = able.then(|| (&self.membership.identity().node, self.membership.reach()));
         let all: Vec<(&NodeName, &Reach)> = self.membership.candidates().chain(own).collect();
         let family = IpFamily::of(address);
         let able = |(_, reach): &&(&NodeName, &Reach)| reach.families.contains(&family);
@@ -224,6 +245,7 @@ impl Engine {
     fn note_changes(&mut self) {
         let changes = self.membership.take_changes();
         self.stale |= !changes.is_empty();
+        self.contested |= changes.iter().any(|change| matches!(change, Change::Returned(_)));
         self.outputs.extend(changes.into_iter().map(Output::Membership));
     }
 

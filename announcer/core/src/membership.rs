@@ -133,13 +133,15 @@ pub struct Membership {
 pub enum Change {
     /// This announcer can own addresses from now on.
     Established,
-    /// This announcer was stopped or starved for so long that others have taken it for dead: it joins anew.
-    Rejoining {
-        /// For how long it did not run.
-        stalled: Duration,
-    },
+    /// This announcer did not run for so long that others have taken it for dead: it joins anew.
+    Stalled(Duration),
+    /// This announcer can reach the LAN again after it could not: it joins anew.
+    Reconnected,
     /// A peer can own addresses from now on.
     Appeared(NodeName),
+    /// A peer that had fallen silent is heard again, and has run all the while: it may have announced the
+    /// same addresses as we.
+    Returned(NodeName),
     /// A peer has fallen silent.
     Died(NodeName),
     /// A peer has said farewell, starts anew, or is no node any more.
@@ -169,6 +171,11 @@ impl Membership {
         }
     }
 
+    /// Whether the cluster has a node of this announcer's name. Peers do not count on one that is none.
+    pub fn is_listed(&self) -> bool {
+        self.nodes.contains_key(&self.identity.node)
+    }
+
     /// Who this announcer is.
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -196,10 +203,19 @@ impl Membership {
     }
 
     /// What this node can announce; peers hear of a change at once.
+    ///
+    /// A node that gets its first carrying interface back and hears no peer was cut off with its peers alive,
+    /// as likely as not: it listens again before it takes all their addresses.
     pub fn set_reach(&mut self, reach: Reach, now: Moment) {
-        if self.reach != reach {
-            self.reach = reach;
-            self.next_heartbeat = self.next_heartbeat.min(now);
+        if self.reach == reach {
+            return;
+        }
+        let back = self.reach.families.is_empty() && !reach.families.is_empty();
+        let deaf = !self.is_alone() && !self.peers.values().any(|peer| peer.alive);
+        self.reach = reach;
+        self.next_heartbeat = self.next_heartbeat.min(now);
+        if back && deaf && self.phase == Phase::Established {
+            self.rejoin(now, Change::Reconnected);
         }
     }
 
@@ -298,13 +314,21 @@ impl Membership {
         for peer in self.peers.values_mut().filter(|peer| peer.alive) {
             peer.heard = peer.heard.max(floor);
         }
-        let alone = self.nodes.keys().all(|name| *name == self.identity.node);
-        if self.phase == Phase::Established && stalled >= self.timing.dead_after && !alone {
-            self.phase = Phase::Joining;
-            self.phase_since = now;
-            self.next_heartbeat = now;
-            self.changes.push(Change::Rejoining { stalled });
+        if self.phase == Phase::Established && stalled >= self.timing.dead_after && !self.is_alone() {
+            self.rejoin(now, Change::Stalled(stalled));
         }
+    }
+
+    fn rejoin(&mut self, now: Moment, why: Change) {
+        self.phase = Phase::Joining;
+        self.phase_since = now;
+        self.next_heartbeat = now;
+        self.changes.push(why);
+    }
+
+    /// Whether the cluster has no other node.
+    fn is_alone(&self) -> bool {
+        self.nodes.keys().all(|name| *name == self.identity.node)
     }
 
     fn beat(&mut self, now: Moment) {
@@ -355,7 +379,7 @@ impl Membership {
         }
         let before = known.filter(|peer| peer.is_candidate());
         let change = match (before, heartbeat.phase) {
-            (None, Phase::Established) => Some(Change::Appeared(heartbeat.node.clone())),
+            (None, Phase::Established) => Some(appearance(known, &heartbeat)),
             (Some(_), Phase::Joining | Phase::Leaving) => Some(Change::Left(heartbeat.node.clone())),
             (Some(peer), Phase::Established) if peer.reach != heartbeat.reach => {
                 Some(Change::ReachChanged(heartbeat.node.clone()))
@@ -401,6 +425,17 @@ impl Membership {
             from,
         });
         Ok(())
+    }
+}
+
+/// How an established peer that was no candidate comes back into sight.
+fn appearance(known: Option<&Peer>, heartbeat: &Heartbeat) -> Change {
+    let node = heartbeat.node.clone();
+    let silent = |peer: &Peer| !peer.alive && peer.instance == heartbeat.instance;
+    if known.is_some_and(silent) {
+        Change::Returned(node)
+    } else {
+        Change::Appeared(node)
     }
 }
 

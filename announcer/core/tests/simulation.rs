@@ -81,6 +81,8 @@ struct Net {
     wanted: BTreeSet<IpAddr>,
     /// Take-overs and withdrawals in favour of another node since the last look.
     moves: Vec<(Moment, NodeName, IpAddr, bool)>,
+    /// Who has announced what unasked.
+    spoken: Vec<(NodeName, IpAddr)>,
 }
 
 fn lan_link(n: u8, carrier: bool) -> Link {
@@ -117,6 +119,7 @@ impl Net {
             dice: Dice(seed),
             wanted: addresses,
             moves: Vec::new(),
+            spoken: Vec::new(),
         };
         for n in 1..=count {
             let address = IpAddr::from([10, 77, 0, 10 + n]);
@@ -233,7 +236,11 @@ impl Net {
                         self.moves.push((self.now, name.clone(), address, false));
                     }
                 }
-                Output::SendFrame { .. } | Output::Membership(_) => {}
+                Output::SendFrame { frame, .. } => {
+                    let arp = Arp::parse(&frame[14..]).unwrap();
+                    self.spoken.push((name.clone(), arp.sender_ip.into()));
+                }
+                Output::Membership(_) => {}
                 Output::NameTaken(_) | Output::Gone => gone = true,
             }
         }
@@ -431,6 +438,68 @@ fn a_node_without_carrier_hands_over_without_waiting_for_a_timeout() {
     net.engine(1).set_links([lan_link(1, true)], now);
     net.run(Duration::from_millis(20));
     assert!(net.owners(0).values().any(|owner| *owner == name(1)));
+}
+
+#[test]
+fn a_node_that_is_plugged_in_again_does_not_take_what_others_own() {
+    let mut net = Net::new(3, 10);
+    net.run(SETTLE);
+    let before = net.owners(0);
+    net.node(1).side = 1;
+    let now = net.now;
+    net.engine(1).set_links([lan_link(1, false)], now);
+    net.run(SETTLE);
+    net.moves.clear();
+    net.node(1).side = 0;
+    let now = net.now;
+    net.engine(1).set_links([lan_link(1, true)], now);
+    net.run(SETTLE);
+    assert_eq!(net.owners(0), before);
+    let taken: BTreeSet<IpAddr> = net
+        .moves
+        .iter()
+        .filter(|(_, node, _, taken)| *taken && *node == name(1))
+        .map(|(_, _, address, _)| *address)
+        .collect();
+    assert!(
+        taken.iter().all(|address| before[address] == name(1)),
+        "{taken:?}"
+    );
+    assert!(
+        net.moves
+            .iter()
+            .all(|(when, ..)| when.since(now) >= Duration::from_millis(450))
+    );
+}
+
+#[test]
+fn an_announcer_of_a_node_that_the_cluster_does_not_have_owns_nothing() {
+    let mut net = Net::new(1, 11);
+    net.run(SETTLE);
+    net.owners(0);
+    net.engine(1).set_nodes([(name(9), vec![])].into());
+    net.run(Duration::from_millis(200));
+    assert_eq!(net.answering([10, 77, 0, 200].into(), 0), []);
+}
+
+#[test]
+fn after_a_partition_the_owner_says_again_that_it_is_the_owner() {
+    let mut net = Net::new(2, 12);
+    net.run(Duration::from_secs(10));
+    let target = IpAddr::from([10, 77, 0, 200]);
+    let owner = net.owners(0)[&target].clone();
+    net.node(1).side = 1;
+    net.run(Duration::from_secs(10));
+    net.node(1).side = 0;
+    net.spoken.clear();
+    net.run(Duration::from_millis(400));
+    let voices: BTreeSet<&NodeName> = net
+        .spoken
+        .iter()
+        .filter(|(_, address)| *address == target)
+        .map(|(node, _)| node)
+        .collect();
+    assert_eq!(voices, [&owner].into());
 }
 
 #[test]

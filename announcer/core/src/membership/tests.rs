@@ -172,7 +172,7 @@ fn a_process_that_was_stopped_joins_anew_and_does_not_take_its_peers_for_dead() 
     all[0].1.take_changes();
     all[0].1.poll(at(5_000));
     let stalled = Duration::from_secs(4);
-    assert_eq!(all[0].1.take_changes(), [Change::Rejoining { stalled }]);
+    assert_eq!(all[0].1.take_changes(), [Change::Stalled(stalled)]);
     assert_eq!(all[0].1.phase(), Phase::Joining);
     assert_eq!(candidates(&all[0].1), ["node-2"], "it may have spoken unheard");
     all[0].1.poll(at(5_200));
@@ -252,6 +252,45 @@ fn a_change_of_reach_is_told_at_once() {
     assert_eq!(all[0].1.next_deadline(), Some(at(1_001)));
     run(&mut all, at(1_001), at(1_001));
     assert_eq!(all[1].1.take_changes(), [Change::ReachChanged(name(1))]);
+}
+
+#[test]
+fn a_peer_heard_again_has_returned_and_a_new_instance_of_it_has_appeared() {
+    let mut all = [(ip(1), member(1, 1, at(0))), (ip(2), member(2, 2, at(0)))];
+    run(&mut all, at(0), at(1_000));
+    for millis in (1_100..=2_100).step_by(100) {
+        all[0].1.poll(at(millis));
+    }
+    all[0].1.take_changes();
+    run(&mut all[1..], at(1_000), at(2_100));
+    run(&mut all, at(2_100), at(2_300));
+    assert_eq!(all[0].1.take_changes(), [Change::Returned(name(2))]);
+    for millis in (2_400..=3_400).step_by(100) {
+        all[0].1.poll(at(millis));
+    }
+    all[0].1.take_changes();
+    all[1].1 = member(2, 5, at(3_400));
+    run(&mut all, at(3_400), at(4_200));
+    assert_eq!(all[0].1.take_changes(), [Change::Appeared(name(2))]);
+}
+
+#[test]
+fn a_node_that_is_plugged_in_again_listens_before_it_owns() {
+    let reach = Reach {
+        families: [berth_model::IpFamily::V4].into(),
+        ..Reach::default()
+    };
+    let mut cut = member(1, 1, at(0));
+    cut.set_reach(reach.clone(), at(0));
+    for millis in (0..=1_000).step_by(100) {
+        cut.poll(at(millis));
+    }
+    assert_eq!(cut.phase(), Phase::Established);
+    cut.set_reach(Reach::default(), at(1_000));
+    cut.take_changes();
+    cut.set_reach(reach, at(1_100));
+    assert_eq!(cut.take_changes(), [Change::Reconnected]);
+    assert_eq!(cut.phase(), Phase::Joining);
 }
 
 #[test]
