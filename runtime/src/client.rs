@@ -41,6 +41,11 @@ pub struct ApiArgs {
     /// Longest time for one request; watches are exempt
     #[arg(long, env = "BERTH_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "15s", value_parser = crate::duration::parse)]
     pub request_timeout: Duration,
+
+    /// How long to wait at start for an API server that does not answer before giving up with exit
+    /// code 4; each failure is logged. 0 waits for ever
+    #[arg(long, env = "BERTH_API_WAIT", value_name = "DURATION", default_value = "2m", value_parser = crate::duration::parse)]
+    pub api_wait: Duration,
 }
 
 impl Default for ApiArgs {
@@ -50,6 +55,7 @@ impl Default for ApiArgs {
             context: None,
             apiserver: Vec::new(),
             request_timeout: Duration::from_secs(15),
+            api_wait: Duration::from_secs(120),
         }
     }
 }
@@ -189,6 +195,11 @@ impl Connection {
 }
 
 impl ApiArgs {
+    /// The patience for [`Connection::contact`] that the flags ask for.
+    pub fn patience(&self) -> Option<Duration> {
+        (!self.api_wait.is_zero()).then_some(self.api_wait)
+    }
+
     /// A client. Verifies nothing: see [`Connection::check`] and [`Connection::contact`].
     ///
     /// # Errors

@@ -1,2 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! (written next)
+//! `berth controllers`: watches, leader lease, and the writes that `berth-controllers-core` decided on.
+//!
+//! In: flags, the API server's watches. Out: Endpoints, EndpointSlices, Service and AddressPool statuses,
+//! events. Touches: the API server and its own admin port; decides nothing.
+//!
+//! ```text
+//!  watches --> Cache --> dirty keys --> queues --> workers:  snapshot --> plan (core) --> Writer
+//!                ^                                                                          |
+//!                +------------------- trackers of own writes <------------------------------+
+//!
+//!  a controller's workers start once all of its kinds are listed and the Lease is ours
+//! ```
+
+mod args;
+mod cache;
+mod context;
+mod events;
+mod feed;
+mod metrics;
+mod reconcile;
+mod run;
+mod task;
+mod work;
+mod write;
+
+pub use args::{Controller, ControllersArgs};
+pub use run::run;

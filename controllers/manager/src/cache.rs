@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What was last seen of the API, indexed for the planners; says what each change makes due.
+
+mod endpoints;
+mod slices;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use berth_controllers_core::selector::{PodIndex, SelectorIndex};
+use berth_controllers_core::slices::{NodeFacts, Nodes};
+use berth_controllers_core::tracker::{EndpointsTracker, SliceTracker};
+use berth_controllers_core::trigger::TriggerTimes;
+use berth_controllers_core::{key_of, names, selector_of};
+use berth_crds::AddressPool;
+use berth_model::ServiceKey;
+use berth_runtime::watch::ObjectKey;
+use berth_snapshot::pod::Pod;
+use k8s_openapi::api::core::v1::{Endpoints, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use crate::task::{Dirty, Task};
+
+pub(crate) use slices::Writes;
+
+/// All of it. One lock guards it; nothing here waits.
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    pub(crate) services: BTreeMap<ServiceKey, Arc<Service>>,
+    pub(crate) pods: PodIndex,
+    /// Shared with plans under way; copied when a Node changes meanwhile.
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) endpoints: BTreeMap<ServiceKey, Arc<Endpoints>>,
+    pub(crate) pools: BTreeMap<Arc<str>, Arc<AddressPool>>,
+    /// By Service, then by slice name.
+    slices: BTreeMap<ServiceKey, BTreeMap<Arc<str>, Arc<EndpointSlice>>>,
+    slice_owner: BTreeMap<ObjectKey, ServiceKey>,
+    selectors: SelectorIndex,
+    nodes_listed: bool,
+
+    pub(crate) own_slices: SliceTracker,
+    pub(crate) own_mirrors: SliceTracker,
+    pub(crate) own_endpoints: EndpointsTracker,
+    /// The version that our last write of Endpoints was answered with: its echo is no news.
+    endpoints_answered: BTreeMap<ServiceKey, Box<str>>,
+    /// The version of a Service that our last status write replaced.
+    status_replaced: BTreeMap<ServiceKey, Box<str>>,
+    pub(crate) slice_triggers: TriggerTimes,
+    pub(crate) endpoints_triggers: TriggerTimes,
+    /// Tasks put off because the cache was behind our own writes: due at the next news of their object.
+    behind: BTreeSet<Task>,
+}
+
+impl Cache {
+    /// Takes in a Service.
+    pub(crate) fn apply_service(&mut self, mut service: Service) -> Dirty {
+        // Often the larger half of a Service, and nobody reads it: Services are patched, never put.
+        if let Some(annotations) = service.metadata.annotations.as_mut() {
+            annotations.remove(names::LAST_APPLIED);
+        }
+        let key = key_of(&service.metadata);
+        let seen = self.services.get(&key);
+        if seen.is_some_and(|seen| same_version(&seen.metadata, &service.metadata)) {
+            return Dirty::default();
+        }
+        self.selectors.insert(&key, selector_of(&service).ok());
+        self.services.insert(key.clone(), Arc::new(service));
+        self.service_dirty(&key)
+    }
+
+    /// Forgets a Service.
+    pub(crate) fn delete_service(&mut self, key: &ServiceKey) -> Dirty {
+        if self.services.remove(key).is_none() {
+            return Dirty::default();
+        }
+        self.selectors.remove(key);
+        self.status_replaced.remove(key);
+        self.service_dirty(key)
+    }
+
+    /// Forgets every Service that is not in a complete list.
+    pub(crate) fn retain_services(&mut self, listed: &BTreeSet<ObjectKey>) -> Dirty {
+        let gone: Vec<ServiceKey> = self
+            .services
+            .keys()
+            .filter(|key| !listed.contains(&object_key(key)))
+            .cloned()
+            .collect();
+        self.each(gone, |cache, key| cache.delete_service(&key))
+    }
+
+    fn service_dirty(&self, key: &ServiceKey) -> Dirty {
+        let mut dirty = Dirty::default();
+        dirty.now.insert(Task::Endpoints(key.clone()));
+        dirty.now.insert(Task::Slices(key.clone()));
+        dirty.now.insert(Task::LoadBalancer(key.clone()));
+        if self.may_be_mirrored(key) {
+            dirty.now.insert(Task::Mirror(key.clone()));
+        }
+        dirty
+    }
+
+    /// Takes in a Pod.
+    pub(crate) fn apply_pod(&mut self, pod: Pod) -> Dirty {
+        let pod = Arc::new(pod);
+        let old = self.pods.insert(Arc::clone(&pod));
+        self.pod_dirty(old.as_deref(), Some(&pod))
+    }
+
+    /// Forgets a Pod.
+    pub(crate) fn delete_pod(&mut self, key: &ObjectKey) -> Dirty {
+        let old = self
+            .pods
+            .remove(key.namespace.as_deref().unwrap_or_default(), &key.name);
+        match old {
+            Some(old) => self.pod_dirty(Some(&old), None),
+            None => Dirty::default(),
+        }
+    }
+
+    /// Forgets every Pod that is not in a complete list.
+    pub(crate) fn retain_pods(&mut self, listed: &BTreeSet<ObjectKey>) -> Dirty {
+        let gone: Vec<ObjectKey> = self
+            .pods
+            .iter()
+            .map(|pod| ObjectKey::of(&**pod))
+            .filter(|key| !listed.contains(key))
+            .collect();
+        self.each(gone, |cache, key| cache.delete_pod(&key))
+    }
+
+    fn pod_dirty(&self, old: Option<&Pod>, new: Option<&Pod>) -> Dirty {
+        let mut dirty = Dirty::default();
+        for key in self.selectors.affected(old, new) {
+            dirty.batched.insert(Task::Endpoints(key.clone()));
+            dirty.batched.insert(Task::Slices(key));
+        }
+        dirty
+    }
+
+    /// Takes in a Node.
+    pub(crate) fn apply_node(&mut self, name: Arc<str>, facts: NodeFacts) -> Dirty {
+        if self.nodes.get(&name) == Some(&facts) {
+            return Dirty::default();
+        }
+        Arc::make_mut(&mut self.nodes).insert(Arc::clone(&name), facts);
+        self.node_dirty(&name)
+    }
+
+    /// Forgets a Node.
+    pub(crate) fn delete_node(&mut self, name: &str) -> Dirty {
+        if Arc::make_mut(&mut self.nodes).remove(name).is_none() {
+            return Dirty::default();
+        }
+        self.node_dirty(name)
+    }
+
+    /// Forgets every Node that is not in a complete list.
+    pub(crate) fn retain_nodes(&mut self, listed: &BTreeSet<ObjectKey>) -> Dirty {
+        let listed: BTreeSet<&str> = listed.iter().map(|key| &*key.name).collect();
+        let gone: Vec<Arc<str>> = self
+            .nodes
+            .keys()
+            .filter(|name| !listed.contains(&***name))
+            .cloned()
+            .collect();
+        let dirty = self.each(gone, |cache, name| cache.delete_node(&name));
+        self.nodes_listed = true;
+        dirty
+    }
+
+    /// The Services with a Pod on this Node: their slices carry its zone. Upstream leaves stale zones
+    /// until the next change of such a Service (<https://github.com/kubernetes/kubernetes/issues/123401>).
+    fn node_dirty(&self, name: &str) -> Dirty {
+        let mut dirty = Dirty::default();
+        // Before the first list is complete no slice has been planned that could lack the Node.
+        if !self.nodes_listed {
+            return dirty;
+        }
+        for pod in self.pods.iter() {
+            if pod.spec.node_name.as_deref() == Some(name) {
+                let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+                let services = self.selectors.services_of(namespace, pod.labels());
+                dirty.batched.extend(services.into_iter().map(Task::Slices));
+            }
+        }
+        dirty
+    }
+
+    /// Takes in an AddressPool.
+    pub(crate) fn apply_pool(&mut self, pool: AddressPool) -> Dirty {
+        let name: Arc<str> = pool.metadata.name.as_deref().unwrap_or_default().into();
+        self.pools.insert(name, Arc::new(pool));
+        pools_dirty()
+    }
+
+    /// Forgets an AddressPool.
+    pub(crate) fn delete_pool(&mut self, name: &str) -> Dirty {
+        self.pools.remove(name);
+        pools_dirty()
+    }
+
+    /// Forgets every AddressPool that is not in a complete list.
+    pub(crate) fn retain_pools(&mut self, listed: &BTreeSet<ObjectKey>) -> Dirty {
+        let listed: BTreeSet<&str> = listed.iter().map(|key| &*key.name).collect();
+        self.pools.retain(|name, _| listed.contains(&**name));
+        pools_dirty()
+    }
+
+    /// Notes a status write of ours.
+    pub(crate) fn status_written(&mut self, key: &ServiceKey, sent: Option<&str>, answered: Option<&str>) {
+        if let Some(sent) = sent.filter(|sent| Some(*sent) != answered) {
+            self.status_replaced.insert(key.clone(), sent.into());
+        }
+    }
+
+    /// Whether the Service is cached as it was before our last status write. The news will come.
+    pub(crate) fn status_is_behind(&self, key: &ServiceKey) -> bool {
+        let cached = self
+            .services
+            .get(key)
+            .and_then(|service| service.metadata.resource_version.as_deref());
+        let replaced = self.status_replaced.get(key).map(|version| &**version);
+        replaced.is_some() && cached == replaced
+    }
+
+    /// Puts a task off until there is news of its object.
+    pub(crate) fn put_off(&mut self, task: Task) {
+        self.behind.insert(task);
+    }
+
+    /// Brings a task back that was put off.
+    fn bring_back(&mut self, task: Task, dirty: &mut Dirty) {
+        if self.behind.remove(&task) {
+            dirty.now.insert(task);
+        }
+    }
+
+    /// Whether mirroring has something to say about this name: a Service with a selector only while
+    /// mirrored slices are left.
+    fn may_be_mirrored(&self, key: &ServiceKey) -> bool {
+        match self.services.get(key) {
+            Some(service) if selector_of(service).is_ok() => self
+                .slices_of(key)
+                .any(|slice| slices::is_managed_by(slice, names::MIRROR_CONTROLLER)),
+            Some(_) | None => true,
+        }
+    }
+
+    fn each<T>(&mut self, items: Vec<T>, mut each: impl FnMut(&mut Self, T) -> Dirty) -> Dirty {
+        let mut dirty = Dirty::default();
+        for item in items {
+            dirty.merge(each(self, item));
+        }
+        dirty
+    }
+}
+
+fn pools_dirty() -> Dirty {
+    let mut dirty = Dirty::default();
+    dirty.now.insert(Task::Pools);
+    dirty
+}
+
+/// The key of the object that has a Service's namespace and name.
+pub(crate) fn object_key(key: &ServiceKey) -> ObjectKey {
+    ObjectKey {
+        namespace: Some(key.namespace().into()),
+        name: key.name().into(),
+    }
+}
+
+/// The inverse of [`object_key`].
+pub(crate) fn service_key(key: &ObjectKey) -> ServiceKey {
+    ServiceKey::new(
+        key.namespace.clone().unwrap_or_else(|| Arc::from("")),
+        Arc::clone(&key.name),
+    )
+}
+
+/// Whether two sights are of the same write: a relist repeats what is known.
+fn same_version(
+    old: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    new: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+) -> bool {
+    old.resource_version.is_some() && old.resource_version == new.resource_version && old.uid == new.uid
+}
+
+#[cfg(test)]
+mod tests;

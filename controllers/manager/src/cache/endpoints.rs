@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Endpoints in the cache.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use berth_controllers_core::endpoints::is_leader_election;
+use berth_controllers_core::key_of;
+use berth_model::ServiceKey;
+use berth_runtime::watch::ObjectKey;
+use k8s_openapi::api::core::v1::Endpoints;
+
+use super::{Cache, object_key, same_version};
+use crate::task::{Dirty, Task};
+
+impl Cache {
+    /// Takes in Endpoints. Unlike upstream a foreign edit of ours is put right at once.
+    pub(crate) fn apply_endpoints(&mut self, endpoints: Endpoints) -> Dirty {
+        let key = key_of(&endpoints.metadata);
+        let seen = self.endpoints.get(&key);
+        if seen.is_some_and(|seen| same_version(&seen.metadata, &endpoints.metadata)) {
+            return Dirty::default();
+        }
+        let record = is_leader_election(&endpoints);
+        let version = endpoints.metadata.resource_version.as_deref();
+        let echo = version.is_some() && self.endpoints_answered.get(&key).map(|own| &**own) == version;
+        self.endpoints.insert(key.clone(), Arc::new(endpoints));
+        let mut dirty = Dirty::default();
+        // A legacy leader-election record is renewed every two seconds and never ours.
+        if !echo && !record {
+            dirty.now.insert(Task::Endpoints(key.clone()));
+        }
+        self.bring_back(Task::Endpoints(key.clone()), &mut dirty);
+        if !record && self.may_be_mirrored(&key) {
+            dirty.now.insert(Task::Mirror(key));
+        }
+        dirty
+    }
+
+    /// Forgets Endpoints.
+    pub(crate) fn delete_endpoints(&mut self, key: &ServiceKey) -> Dirty {
+        let mut dirty = Dirty::default();
+        if self.endpoints.remove(key).is_none() {
+            return dirty;
+        }
+        self.endpoints_answered.remove(key);
+        self.own_endpoints.forget(key);
+        dirty.now.insert(Task::Endpoints(key.clone()));
+        dirty.now.insert(Task::Mirror(key.clone()));
+        dirty
+    }
+
+    /// Forgets all Endpoints that are not in a complete list.
+    pub(crate) fn retain_endpoints(&mut self, listed: &BTreeSet<ObjectKey>) -> Dirty {
+        let gone: Vec<ServiceKey> = self
+            .endpoints
+            .keys()
+            .filter(|key| !listed.contains(&object_key(key)))
+            .cloned()
+            .collect();
+        self.each(gone, |cache, key| cache.delete_endpoints(&key))
+    }
+
+    /// Notes the answer to a write of ours; `sent` is absent for a creation.
+    pub(crate) fn endpoints_written(
+        &mut self,
+        key: &ServiceKey,
+        sent: Option<&Endpoints>,
+        answered: &Endpoints,
+    ) {
+        if let Some(sent) = sent {
+            self.own_endpoints.updated(key, sent, answered);
+        }
+        if let Some(version) = answered.metadata.resource_version.as_deref() {
+            self.endpoints_answered.insert(key.clone(), version.into());
+        }
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//! EndpointSlices in the cache, those of both controllers side by side.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use berth_controllers_core::names;
+use berth_controllers_core::tracker::SliceTracker;
+use berth_model::ServiceKey;
+use berth_runtime::watch::ObjectKey;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use super::{Cache, same_version};
+use crate::task::{Dirty, Task};
+
+/// Which of our two controllers writes a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writes {
+    /// From a selector.
+    Slices,
+    /// From hand-written Endpoints.
+    Mirror,
+}
+
+impl Writes {
+    /// The controller that a slice names as its writer, if it is one of ours.
+    fn of(slice: &EndpointSlice) -> Option<Self> {
+        [Self::Slices, Self::Mirror]
+            .into_iter()
+            .find(|writes| is_managed_by(slice, writes.managed_by()))
+    }
+
+    /// The value of the managed-by label.
+    pub(crate) fn managed_by(self) -> &'static str {
+        match self {
+            Self::Slices => names::SLICE_CONTROLLER,
+            Self::Mirror => names::MIRROR_CONTROLLER,
+        }
+    }
+
+    /// The turn that puts the slices of a Service right.
+    pub(crate) fn task(self, key: ServiceKey) -> Task {
+        match self {
+            Self::Slices => Task::Slices(key),
+            Self::Mirror => Task::Mirror(key),
+        }
+    }
+}
+
+/// Whether the slice's managed-by label has this value.
+pub(super) fn is_managed_by(slice: &EndpointSlice, controller: &str) -> bool {
+    let labels = slice.metadata.labels.as_ref();
+    labels
+        .and_then(|labels| labels.get(names::SLICE_MANAGED_BY))
+        .map(String::as_str)
+        == Some(controller)
+}
+
+/// The Service that a slice's label names.
+fn owner_of(slice: &EndpointSlice) -> Option<ServiceKey> {
+    let name = slice.metadata.labels.as_ref()?.get(names::SERVICE_NAME)?;
+    let namespace = slice.metadata.namespace.as_deref()?;
+    Some(ServiceKey::new(namespace, name.as_str()))
+}
+
+impl Cache {
+    /// The slices that carry a Service's label, whoever writes them.
+    pub(crate) fn slices_of(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        self.slices
+            .get(key)
+            .into_iter()
+            .flat_map(|slices| slices.values())
+    }
+
+    /// Those of one of our controllers.
+    pub(crate) fn slices_by(&self, key: &ServiceKey, writes: Writes) -> Vec<Arc<EndpointSlice>> {
+        self.slices_of(key)
+            .filter(|slice| is_managed_by(slice, writes.managed_by()))
+            .cloned()
+            .collect()
+    }
+
+    /// The tracker of one of our controllers.
+    pub(crate) fn tracker(&mut self, writes: Writes) -> &mut SliceTracker {
+        match writes {
+            Writes::Slices => &mut self.own_slices,
+            Writes::Mirror => &mut self.own_mirrors,
+        }
+    }
+
+    /// Takes in a slice.
+    pub(crate) fn apply_slice(&mut self, slice: EndpointSlice) -> Dirty {
+        let object = ObjectKey::of(&slice);
+        let owner = owner_of(&slice);
+        let mut dirty = Dirty::default();
+        let before = self.slice_owner.get(&object).cloned();
+        if let Some(before) = &before {
+            let seen = self
+                .slices
+                .get(before)
+                .and_then(|slices| slices.get(&object.name));
+            if seen.is_some_and(|seen| same_version(&seen.metadata, &slice.metadata)) {
+                return dirty;
+            }
+            if owner.as_ref() != Some(before) {
+                // Its label was changed: the Service that it left lacks it now.
+                dirty.merge(self.delete_slice(&object));
+            }
+        }
+        let (Some(owner), Some(writes)) = (owner, Writes::of(&slice)) else {
+            return dirty;
+        };
+        if self.tracker(writes).is_news(&owner, &slice) {
+            dirty.batched.insert(writes.task(owner.clone()));
+        }
+        let slices = self.slices.entry(owner.clone()).or_default();
+        slices.insert(Arc::clone(&object.name), Arc::new(slice));
+        self.slice_owner.insert(object, owner.clone());
+        self.bring_back(writes.task(owner), &mut dirty);
+        dirty
+    }
+
+    /// Forgets a slice.
+    pub(crate) fn delete_slice(&mut self, object: &ObjectKey) -> Dirty {
+        let mut dirty = Dirty::default();
+        let Some(owner) = self.slice_owner.remove(object) else {
+            return dirty;
+        };
+        let Some(slices) = self.slices.get_mut(&owner) else {
+            return dirty;
+        };
+        let slice = slices.remove(&object.name);
+        if slices.is_empty() {
+            self.slices.remove(&owner);
+        }
+        let Some((slice, writes)) = slice.and_then(|slice| Writes::of(&slice).map(|writes| (slice, writes)))
+        else {
+            return dirty;
+        };
+        let uid = slice.metadata.uid.as_deref().unwrap_or_default();
+        if self.tracker(writes).vanished(&owner, uid) {
+            dirty.batched.insert(writes.task(owner.clone()));
+        }
+        self.bring_back(writes.task(owner), &mut dirty);
+        dirty
+    }
+
+    /// Forgets every slice that is not in a complete list.
+    pub(crate) fn retain_slices(&mut self, listed: &BTreeSet<ObjectKey>) -> Dirty {
+        let gone: Vec<ObjectKey> = self
+            .slice_owner
+            .keys()
+            .filter(|key| !listed.contains(*key))
+            .cloned()
+            .collect();
+        self.each(gone, |cache, key| cache.delete_slice(&key))
+    }
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One turn of one task: snapshot under the lock, plan, apply.
+
+mod endpoints;
+mod load_balancer;
+mod mirror;
+mod pool_status;
+mod slices;
+
+use berth_controllers_core::tracker::Stale;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Resource;
+
+use crate::context::Context;
+use crate::task::Task;
+use crate::write::WriteError;
+
+pub(crate) use load_balancer::{adopt, adoption_failed};
+pub(crate) use pool_status::turn as pool_status_turn;
+
+/// How a turn ended that no write failed in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// All is as it should be.
+    Done,
+    /// The cache is behind our own writes: nothing was planned. Due again at the next news.
+    Behind(Stale),
+    /// All that could be written is; something is missing that may yet come.
+    Incomplete(String),
+}
+
+/// Takes one turn. `failures` is how often the task failed in a row.
+pub(crate) async fn turn(context: &Context, task: &Task, failures: u32) -> Result<Turn, WriteError> {
+    match task {
+        Task::Endpoints(key) => endpoints::turn(context, key).await,
+        Task::Slices(key) => slices::turn(context, key, failures).await,
+        Task::Mirror(key) => mirror::turn(context, key, failures).await,
+        Task::LoadBalancer(key) => load_balancer::turn(context, key).await,
+        Task::Pools => Ok(load_balancer::pools_turn(context)),
+    }
+}
+
+/// The wall clock: plans take it as an argument.
+fn now() -> Time {
+    Time(jiff::Timestamp::now())
+}
+
+/// What an event is about.
+fn about<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
+    object.object_ref(&())
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Legacy Endpoints of a Service with a selector.
+
+use std::sync::Arc;
+
+use berth_controllers_core::endpoints::{EndpointsInput, plan_endpoints};
+use berth_controllers_core::plan::Plan;
+use berth_controllers_core::selector_of;
+use berth_controllers_core::tracker::Stale;
+use berth_model::ServiceKey;
+use berth_snapshot::pod::Pod;
+use k8s_openapi::api::core::v1::{Endpoints, Service};
+use k8s_openapi::jiff::Timestamp;
+
+use super::{Turn, about};
+use crate::Controller;
+use crate::context::Context;
+use crate::events::Note;
+use crate::task::Task;
+use crate::write::WriteError;
+
+/// What the plan is made from.
+struct Snapshot {
+    service: Option<Arc<Service>>,
+    pods: Vec<Arc<Pod>>,
+    current: Option<Arc<Endpoints>>,
+    trigger_time: Option<Timestamp>,
+}
+
+pub(super) async fn turn(context: &Context, key: &ServiceKey) -> Result<Turn, WriteError> {
+    let snapshot = match snapshot(context, key) {
+        Ok(snapshot) => snapshot,
+        Err(stale) => return Ok(Turn::Behind(stale)),
+    };
+    let plan = plan_endpoints(&EndpointsInput {
+        key,
+        service: snapshot.service.as_deref(),
+        pods: &snapshot.pods,
+        current: snapshot.current.as_deref(),
+        trigger_time: snapshot.trigger_time,
+        leftovers: context.args.leftovers(),
+    });
+    if plan.writes.is_empty() {
+        return Ok(Turn::Done);
+    }
+    tracing::debug!(endpoints = %key, plan = %plan.writes, skips = %plan.skips, "endpoints");
+    apply(context, key, &plan.writes).await?;
+    Ok(Turn::Done)
+}
+
+fn snapshot(context: &Context, key: &ServiceKey) -> Result<Snapshot, Stale> {
+    let mut cache = context.cache();
+    let current = cache.endpoints.get(key).cloned();
+    if let Some(stale) = cache.own_endpoints.stale(key, current.as_deref()) {
+        cache.put_off(Task::Endpoints(key.clone()));
+        return Err(stale);
+    }
+    let Some(service) = cache.services.get(key).cloned() else {
+        cache.endpoints_triggers.forget(key);
+        return Ok(Snapshot {
+            service: None,
+            pods: Vec::new(),
+            current,
+            trigger_time: None,
+        });
+    };
+    let pods = selector_of(&service)
+        .map(|selector| cache.pods.select(key.namespace(), selector))
+        .unwrap_or_default();
+    let trigger_time = cache.endpoints_triggers.observe(key, &service, &pods);
+    Ok(Snapshot {
+        service: Some(service),
+        pods,
+        current,
+        trigger_time,
+    })
+}
+
+async fn apply(context: &Context, key: &ServiceKey, plan: &Plan<Endpoints>) -> Result<(), WriteError> {
+    for endpoints in &plan.create {
+        let created = context.writer.create(endpoints).await;
+        let stored = complain(context, endpoints, "FailedToCreateEndpoint", created)?;
+        context.cache().endpoints_written(key, None, &stored);
+    }
+    for endpoints in &plan.update {
+        let replaced = context.writer.replace(endpoints).await;
+        let stored = complain(context, endpoints, "FailedToUpdateEndpoint", replaced)?;
+        context.cache().endpoints_written(key, Some(endpoints), &stored);
+    }
+    for object in &plan.delete {
+        context.writer.delete::<Endpoints>(object).await?;
+    }
+    Ok(())
+}
+
+/// Passes an outcome on, with an event if it is a failure that people should know of.
+fn complain<T>(
+    context: &Context,
+    endpoints: &Endpoints,
+    reason: &'static str,
+    outcome: Result<T, WriteError>,
+) -> Result<T, WriteError> {
+    if let Err(error) = &outcome
+        && error.is_news()
+    {
+        context.events.note(Note {
+            controller: Controller::Endpoints,
+            about: about(endpoints),
+            warning: true,
+            reason,
+            action: "WriteEndpoints",
+            text: error.to_string(),
+        });
+    }
+    outcome
+}

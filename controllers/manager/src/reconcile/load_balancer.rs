@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//! LoadBalancer addresses of a Service.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_controllers_core::load_balancer::{LbEvent, StatusWrite};
+use berth_crds::AddressPool;
+use berth_model::ServiceKey;
+use berth_runtime::client::explain;
+use k8s_openapi::api::core::v1::Service;
+use kube::Api;
+use kube::api::ListParams;
+
+use super::{Turn, about, now};
+use crate::Controller;
+use crate::context::Context;
+use crate::events::Note;
+use crate::task::Task;
+use crate::write::WriteError;
+
+/// Takes over what is given out already, then lets every LoadBalancer Service take its first turn.
+/// To be called once, with the lead, before any worker runs.
+///
+/// The Services are listed anew: the cache may be behind the last writes of the leader before us.
+pub(crate) async fn adopt(context: &Context) -> Result<(), kube::Error> {
+    let api: Api<Service> = Api::all(context.writer.client());
+    let services = api
+        .list(&ListParams::default().fields("spec.type=LoadBalancer"))
+        .await?;
+    let pools: Vec<Arc<AddressPool>> = context.cache().pools.values().cloned().collect();
+    let (adopted, changed) = {
+        let mut book = context.book();
+        book.set_pools(pools.iter().map(|pool| &**pool));
+        (book.adopt(&services.items), book.take_changed_pools())
+    };
+    for (address, loser, holder) in &adopted.conflicts {
+        tracing::warn!(%address, service = %loser, %holder, "two Services list one address; the holder keeps it");
+    }
+    tracing::info!(
+        services = adopted.order.len(),
+        pools = pools.len(),
+        "took over what is given out"
+    );
+    context.open_book();
+    for key in adopted.order {
+        context.enqueue(Task::LoadBalancer(key), Duration::ZERO);
+    }
+    // Everything that changed since the list was asked for, and while the book was closed.
+    let every: Vec<ServiceKey> = context.cache().services.keys().cloned().collect();
+    for key in every {
+        context.enqueue(Task::LoadBalancer(key), Duration::ZERO);
+    }
+    context.enqueue(Task::Pools, Duration::ZERO);
+    context.enqueue_pools(changed);
+    Ok(())
+}
+
+pub(super) async fn turn(context: &Context, key: &ServiceKey) -> Result<Turn, WriteError> {
+    let service = {
+        let cache = context.cache();
+        if cache.status_is_behind(key) {
+            // The watch brings our own write, and with it the next turn.
+            return Ok(Turn::Done);
+        }
+        cache.services.get(key).cloned()
+    };
+    let (plan, changed) = {
+        let mut book = context.book();
+        let plan = book.reconcile(key, service.as_deref(), &now());
+        (plan, book.take_changed_pools())
+    };
+    context.enqueue_pools(changed);
+    if let Some(next) = plan.wake.clone() {
+        context.enqueue(Task::LoadBalancer(next), Duration::ZERO);
+    }
+    if !plan.taken.is_empty() || !plan.released.is_empty() || !plan.is_empty() {
+        tracing::info!(%plan, "load balancer");
+    }
+    let Some(service) = service else {
+        return Ok(Turn::Done);
+    };
+    if let Some(write) = &plan.write {
+        write_status(context, key, write).await?;
+    }
+    if let Some(event) = plan.event {
+        note(context, &service, event);
+    }
+    Ok(Turn::Done)
+}
+
+async fn write_status(context: &Context, key: &ServiceKey, write: &StatusWrite) -> Result<(), WriteError> {
+    let api: Api<Service> = Api::namespaced(context.writer.client(), key.namespace());
+    let stored = context
+        .writer
+        .patch_status(&api, "Service", key.name(), &write.merge_patch())
+        .await;
+    match stored {
+        Ok(stored) => {
+            context.cache().status_written(
+                key,
+                write.resource_version.as_deref(),
+                stored.metadata.resource_version.as_deref(),
+            );
+            Ok(())
+        }
+        // Deleted meanwhile: its deletion is on the way to us.
+        Err(WriteError::Missing(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn note(context: &Context, service: &Service, event: LbEvent) {
+    context.events.note(Note {
+        controller: Controller::LoadBalancer,
+        about: about(service),
+        warning: event.warning,
+        reason: event.reason,
+        action: "AllocateAddress",
+        text: event.message,
+    });
+}
+
+/// Takes in a changed set of pools.
+pub(super) fn pools_turn(context: &Context) -> Turn {
+    let pools: Vec<Arc<AddressPool>> = context.cache().pools.values().cloned().collect();
+    let (change, changed) = {
+        let mut book = context.book();
+        let change = book.set_pools(pools.iter().map(|pool| &**pool));
+        (change, book.take_changed_pools())
+    };
+    for (address, owner) in &change.edit.uncovered {
+        tracing::warn!(%address, service = %owner, "no AddressPool covers this address any more; its Service keeps it");
+    }
+    for key in change.wake {
+        context.enqueue(Task::LoadBalancer(key), Duration::ZERO);
+    }
+    context.enqueue_pools(changed);
+    // Somebody may have edited a status.
+    context.enqueue_pools(
+        pools
+            .iter()
+            .filter_map(|pool| pool.metadata.name.as_deref().map(berth_allocator::PoolName::new)),
+    );
+    Turn::Done
+}
+
+/// Why what exists could not be taken over, in words.
+pub(crate) fn adoption_failed(error: &kube::Error) -> String {
+    explain(error).1
+}

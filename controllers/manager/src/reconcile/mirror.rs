@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Slices that mirror hand-written Endpoints.
+
+use std::sync::Arc;
+
+use berth_controllers_core::mirror::{MirrorInput, plan_mirror};
+use berth_controllers_core::skips::{SkipReason, Skips};
+use berth_controllers_core::tracker::Stale;
+use berth_model::ServiceKey;
+use k8s_openapi::api::core::v1::{Endpoints, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use super::{Turn, about, slices};
+use crate::Controller;
+use crate::cache::Writes;
+use crate::context::Context;
+use crate::events::Note;
+use crate::write::WriteError;
+
+/// As of the slices of Services with a selector.
+const ASK_AFTER: u32 = 4;
+
+struct Snapshot {
+    service: Option<Arc<Service>>,
+    endpoints: Option<Arc<Endpoints>>,
+    existing: Vec<Arc<EndpointSlice>>,
+}
+
+pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> Result<Turn, WriteError> {
+    if failures >= ASK_AFTER {
+        slices::catch_up(context, key, Writes::Mirror).await?;
+    }
+    let snapshot = match snapshot(context, key) {
+        Ok(snapshot) => snapshot,
+        Err(stale) => return Ok(Turn::Behind(stale)),
+    };
+    let plan = plan_mirror(&MirrorInput {
+        key,
+        endpoints: snapshot.endpoints.as_deref(),
+        service: snapshot.service.as_deref(),
+        existing: &snapshot.existing,
+        max_endpoints: usize::from(context.args.endpoints.mirroring_max_endpoints_per_subset),
+    });
+    if plan.writes.is_empty() {
+        return Ok(Turn::Done);
+    }
+    tracing::debug!(endpoints = %key, plan = %plan.writes, skips = %plan.skips, "mirror");
+    slices::apply(context, key, Writes::Mirror, plan.writes).await?;
+    if let Some(endpoints) = &snapshot.endpoints {
+        complain(context, endpoints, &plan.skips);
+    }
+    Ok(Turn::Done)
+}
+
+fn snapshot(context: &Context, key: &ServiceKey) -> Result<Snapshot, Stale> {
+    let mut cache = context.cache();
+    let existing = cache.slices_by(key, Writes::Mirror);
+    if let Some(stale) = cache
+        .own_mirrors
+        .stale(key, existing.iter().map(|slice| &**slice))
+    {
+        cache.put_off(Writes::Mirror.task(key.clone()));
+        return Err(stale);
+    }
+    let snapshot = Snapshot {
+        service: cache.services.get(key).cloned(),
+        endpoints: cache.endpoints.get(key).cloned(),
+        existing,
+    };
+    if snapshot.endpoints.is_none() && snapshot.existing.is_empty() {
+        cache.own_mirrors.forget(key);
+    }
+    Ok(snapshot)
+}
+
+/// Tells the author of the Endpoints what of it is not mirrored; reasons and wording of the two events
+/// follow upstream's.
+fn complain(context: &Context, endpoints: &Endpoints, skips: &Skips) {
+    for (skipped, reason) in [
+        (SkipReason::InvalidAddress, "InvalidIPAddress"),
+        (SkipReason::OverCapacity, "TooManyAddressesToMirror"),
+    ] {
+        if skips.has(skipped) {
+            context.events.note(Note {
+                controller: Controller::Mirroring,
+                about: about(endpoints),
+                warning: true,
+                reason,
+                action: "MirrorEndpoints",
+                text: format!("{} addresses are not mirrored: {skips}", skips.count(skipped)),
+            });
+        }
+    }
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Workers: take a key, take its turn, settle the outcome.
+
+use std::sync::Arc;
+
+use berth_allocator::PoolName;
+use berth_runtime::queue::{Queue, Taken};
+use tracing::Instrument;
+
+use crate::Controller;
+use crate::context::Context;
+use crate::reconcile::{self, Turn};
+use crate::task::Task;
+use crate::write::WriteError;
+
+/// Works on a controller's queue until it is closed.
+pub(crate) async fn worker(context: Arc<Context>, controller: Controller, queue: Queue<Task>) {
+    while let Some(taken) = queue.next().await {
+        context.metrics.depth(controller, queue.len());
+        let span = tracing::debug_span!("turn", controller = controller.as_str(), task = ?taken.key());
+        let outcome = reconcile::turn(&context, taken.key(), taken.failures())
+            .instrument(span)
+            .await;
+        settle(&context, controller, taken, outcome);
+    }
+}
+
+/// Works on the statuses of pools until the queue is closed.
+pub(crate) async fn pool_status_worker(context: Arc<Context>, queue: Queue<PoolName>) {
+    while let Some(taken) = queue.next().await {
+        match reconcile::pool_status_turn(&context, taken.key()).await {
+            Ok(()) => taken.done(),
+            Err(error) => {
+                if error.is_news() {
+                    tracing::warn!(pool = %taken.key(), %error, "pool status not written");
+                }
+                taken.retry();
+            }
+        }
+    }
+}
+
+fn settle(context: &Context, controller: Controller, taken: Taken<Task>, outcome: Result<Turn, WriteError>) {
+    let task = format!("{:?}", taken.key());
+    let result = match outcome {
+        Ok(Turn::Done) => {
+            taken.done();
+            "success"
+        }
+        // Upstream says nothing either: the namespace takes everything with it.
+        Err(WriteError::NamespaceTerminating) => {
+            taken.done();
+            "success"
+        }
+        Ok(Turn::Behind(stale)) => {
+            let failures = taken.retry();
+            tracing::debug!(%controller, task, %stale, failures, "cache is behind");
+            "stale"
+        }
+        Ok(Turn::Incomplete(missing)) => {
+            let failures = taken.retry();
+            if failures == 1 {
+                tracing::warn!(%controller, task, missing, "incomplete; trying again");
+            }
+            "error"
+        }
+        Err(error) => {
+            let failures = taken.retry();
+            if error.is_news() {
+                tracing::warn!(%controller, task, %error, failures, "turn failed; trying again");
+            } else {
+                tracing::debug!(%controller, task, %error, failures, "turn failed; trying again");
+            }
+            "error"
+        }
+    };
+    context.metrics.sync(controller, result);
+}
