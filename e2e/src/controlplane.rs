@@ -16,6 +16,7 @@
 mod binaries;
 mod build;
 mod certificates;
+mod config;
 mod error;
 mod kubeconfig;
 mod kubectl;
@@ -27,9 +28,10 @@ mod server;
 mod toolchain;
 
 pub use binaries::Binaries;
+pub use config::ControlPlaneConfig;
 pub use error::ControlPlaneError;
 pub use kubectl::Kubectl;
-pub use server::{ControlPlane, ControlPlaneConfig};
+pub use server::ControlPlane;
 
 /// Service ranges of every test cluster, IPv4 first (the primary family).
 pub const SERVICE_RANGES: &str = "10.96.0.0/16,fd00:10:96::/112";

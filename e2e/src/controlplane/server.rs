@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,9 +10,9 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
 use kube::api::{Api, PostParams};
 
-use super::SERVICE_RANGES;
 use super::binaries::Binaries;
 use super::certificates::Certificates;
+use super::config::{ControlPlaneConfig, apiserver_arguments, etcd_arguments};
 use super::error::ControlPlaneError;
 use super::kubeconfig;
 use super::kubectl::Kubectl;
@@ -35,61 +34,6 @@ const SETTLE_DEADLINE: Duration = Duration::from_secs(60);
 const TOKEN_SECONDS: i64 = 24 * 60 * 60;
 /// What every cluster has, made by kube-apiserver shortly after it calls itself ready.
 const NAMESPACES: [&str; 2] = ["default", "kube-system"];
-/// Sockets of etcd in the control plane's folder. Relative, since a socket's path has at most 107 bytes.
-const ETCD: &str = "unix://etcd.sock";
-const ETCD_PEER: &str = "unix://etcd-peer.sock";
-
-/// Where and how a control plane runs.
-#[derive(Clone, Debug)]
-pub struct ControlPlaneConfig {
-    /// Address that kube-apiserver listens on; `::` for all addresses of both families.
-    pub bind: IpAddr,
-    /// Address that clients and the Endpoints of `default/kubernetes` use. `bind` when absent. With
-    /// `reconcile_endpoints` it must not be loopback, and must be IPv4, the primary family of the Service ranges.
-    pub advertise: Option<IpAddr>,
-    /// Any free port when absent.
-    pub port: Option<u16>,
-    /// Host names and addresses that the serving certificate has to name beside `bind`, `advertise` and those of
-    /// `default/kubernetes`.
-    pub extra_sans: Vec<String>,
-    /// An empty folder of its own for data, keys and kubeconfigs. Made when it does not exist, never removed.
-    pub dir: PathBuf,
-    /// Folder for `etcd.log` and `kube-apiserver.log`; `dir/logs` when absent.
-    pub logs: Option<PathBuf>,
-    /// Whether kube-apiserver publishes its address in the Endpoints of `default/kubernetes`.
-    pub reconcile_endpoints: bool,
-    /// Further flags of kube-apiserver, last.
-    pub apiserver_flags: Vec<String>,
-}
-
-impl ControlPlaneConfig {
-    /// On 127.0.0.1, for tests without a LAN.
-    pub fn loopback(dir: impl Into<PathBuf>) -> Self {
-        Self {
-            bind: Ipv4Addr::LOCALHOST.into(),
-            advertise: None,
-            port: None,
-            extra_sans: Vec::new(),
-            dir: dir.into(),
-            logs: None,
-            reconcile_endpoints: false,
-            apiserver_flags: Vec::new(),
-        }
-    }
-
-    /// On an address of a test LAN, published as the endpoint of `default/kubernetes`.
-    pub fn lan(dir: impl Into<PathBuf>, address: Ipv4Addr) -> Self {
-        Self {
-            bind: address.into(),
-            reconcile_endpoints: true,
-            ..Self::loopback(dir)
-        }
-    }
-
-    fn address(&self) -> IpAddr {
-        self.advertise.unwrap_or(self.bind)
-    }
-}
 
 /// A running control plane. Dropping it kills both processes and leaves its folder as it is.
 ///
@@ -112,7 +56,7 @@ impl ControlPlane {
     /// Finds or builds the programs, starts them and waits until the API server is ready.
     pub async fn start(config: ControlPlaneConfig) -> Result<Self, ControlPlaneError> {
         let binaries = Binaries::ensure().await?;
-        let config = prepare(config)?;
+        let config = config.prepare()?;
         let logs = config.logs.clone().unwrap_or_else(|| config.dir.join("logs"));
         fs::create_dir_all(&logs).map_err(ControlPlaneError::io("create log folder", &logs))?;
         let port = HeldPort::hold(config.bind, config.port)?;
@@ -127,7 +71,7 @@ impl ControlPlane {
             &format!("{token},berth-test-admin,berth-test-admin,\"system:masters\"\n"),
         )?;
         let admin = config.dir.join("admin.kubeconfig");
-        let server = url(&config, port.port);
+        let server = config.url(port.port);
         kubeconfig::write(
             &admin,
             &server,
@@ -164,7 +108,7 @@ impl ControlPlane {
 
     /// `https://ADDRESS:PORT`, as the kubeconfigs have it.
     pub fn url(&self) -> String {
-        url(&self.config, self.port.port)
+        self.config.url(self.port.port)
     }
 
     /// Port that kube-apiserver listens on, the same over restarts.
@@ -373,92 +317,10 @@ impl ControlPlane {
     }
 }
 
-/// Makes the folder, and its path absolute: the programs run in it.
-fn prepare(config: ControlPlaneConfig) -> Result<ControlPlaneConfig, ControlPlaneError> {
-    let dir = &config.dir;
-    fs::create_dir_all(dir).map_err(ControlPlaneError::io("create folder", dir))?;
-    let absolute = |path: &Path| std::path::absolute(path).map_err(ControlPlaneError::io("find", path));
-    let (dir, logs) = (absolute(dir)?, config.logs.as_deref().map(absolute).transpose()?);
-    Ok(ControlPlaneConfig { dir, logs, ..config })
-}
-
-fn url(config: &ControlPlaneConfig, port: u16) -> String {
-    format!("https://{}", SocketAddr::new(config.address(), port))
-}
-
 fn api_error(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ControlPlaneError {
     let what = what.into();
     move |source| ControlPlaneError::Api {
         what,
         source: Box::new(source),
     }
-}
-
-fn etcd_arguments() -> Vec<OsString> {
-    [
-        "--name=berth",
-        "--data-dir=etcd",
-        // Nothing outlives the machine: a test cluster is made anew, so its disk writes may be lost.
-        "--unsafe-no-fsync",
-        "--log-level=warn",
-        &format!("--listen-client-urls={ETCD}"),
-        &format!("--advertise-client-urls={ETCD}"),
-        &format!("--listen-peer-urls={ETCD_PEER}"),
-        &format!("--initial-advertise-peer-urls={ETCD_PEER}"),
-        &format!("--initial-cluster=berth={ETCD_PEER}"),
-    ]
-    .map(OsString::from)
-    .into()
-}
-
-fn apiserver_arguments(config: &ControlPlaneConfig, port: u16, certificates: &Certificates) -> Vec<OsString> {
-    let file = |flag: &str, path: &Path| {
-        let mut argument = OsString::from(flag);
-        argument.push("=");
-        argument.push(path);
-        argument
-    };
-    let mut arguments: Vec<OsString> = [
-        format!("--etcd-servers={ETCD}"),
-        format!("--bind-address={}", config.bind),
-        // Given always: without a default route kube-apiserver finds none by itself and exits.
-        format!("--advertise-address={}", config.address()),
-        format!("--secure-port={port}"),
-        // The port is held over restarts, see HeldPort.
-        "--permit-port-sharing=true".to_owned(),
-        format!(
-            "--endpoint-reconciler-type={}",
-            if config.reconcile_endpoints {
-                "lease"
-            } else {
-                "none"
-            }
-        ),
-        format!("--service-cluster-ip-range={SERVICE_RANGES}"),
-        "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
-        "--authorization-mode=RBAC".to_owned(),
-        "--token-auth-file=tokens.csv".to_owned(),
-        // Host-network Pods of the manifests' DaemonSets ask for it; kubeadm clusters set it too.
-        "--allow-privileged=true".to_owned(),
-        // No controller makes the "default" accounts that this plugin wants every Pod to have.
-        "--disable-admission-plugins=ServiceAccount".to_owned(),
-        // Some clusters enforce it, and it asks more of our RBAC rules.
-        "--enable-admission-plugins=OwnerReferencesPermissionEnforcement".to_owned(),
-    ]
-    .map(OsString::from)
-    .into();
-    arguments.extend([
-        file("--tls-cert-file", &certificates.serving_certificate),
-        file("--tls-private-key-file", &certificates.serving_key),
-        file(
-            "--service-account-signing-key-file",
-            &certificates.service_account_key,
-        ),
-        file(
-            "--service-account-key-file",
-            &certificates.service_account_public_key,
-        ),
-    ]);
-    arguments.extend(config.apiserver_flags.iter().map(OsString::from));
-    arguments
 }
