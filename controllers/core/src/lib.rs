@@ -1,3 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
-//! (written next)
+//! Decides what the controllers write to the API.
+//!
+//! In: API objects as last seen (Services, trimmed Pods, Nodes, Endpoints, slices, pools), and time
+//! where it matters. Out: plans, which are ordered and print themselves, with everything that was
+//! left out and why. Touches: nothing (no IO, no clock, no client).
+//!
+//! ```text
+//!            selector index                       tracker: own writes not seen yet -> retry, plan nothing
+//!                 |                                  |
+//!  Service --> Pods --> plan_endpoints, plan_slices --> Plan --> (manager applies it)
+//!  Endpoints without a selector --> plan_mirror -----/
+//! ```
 #![forbid(unsafe_code)]
+
+mod address;
+#[cfg(test)]
+mod fixtures;
+mod pods;
+mod service;
+
+pub mod endpoints;
+pub mod mirror;
+pub mod names;
+pub mod plan;
+pub mod selector;
+pub mod skips;
+pub mod slices;
+pub mod tracker;
+pub mod trigger;
+
+pub use pods::PodChange;
+pub use service::{Labels, key_of, matches, selector_of};

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Own writes that the cache does not show yet.
+//!
+//! A plan made from a cache that lags behind its own writes doubles slices or fights itself. The
+//! trackers remember what was written and say when the cache is still behind: retry then, write nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use berth_model::ServiceKey;
+use k8s_openapi::api::core::v1::Endpoints;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+/// How the cache is behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stale {
+    /// A slice is cached in an older generation than was written.
+    OlderGeneration {
+        /// The slice's name.
+        slice: String,
+    },
+    /// A slice that was deleted is still cached.
+    Deleted {
+        /// The slice's name.
+        slice: String,
+    },
+    /// A slice that was written is not cached yet.
+    Missing {
+        /// The slice's uid.
+        uid: String,
+    },
+    /// Endpoints are cached in the resource version that an update replaced.
+    Replaced {
+        /// That resource version.
+        resource_version: String,
+    },
+}
+
+impl fmt::Display for Stale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OlderGeneration { slice } => write!(f, "slice {slice} is cached in an older generation"),
+            Self::Deleted { slice } => write!(f, "slice {slice} is deleted but still cached"),
+            Self::Missing { uid } => write!(f, "the slice of uid {uid} is written but not cached yet"),
+            Self::Replaced { resource_version } => {
+                write!(f, "Endpoints are still cached in version {resource_version}")
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    /// At least this generation.
+    Generation(i64),
+    /// Gone.
+    Deleted,
+}
+
+/// Slices written and deleted, per Service.
+#[derive(Clone, Debug, Default)]
+pub struct SliceTracker {
+    services: BTreeMap<ServiceKey, BTreeMap<Box<str>, Expected>>,
+}
+
+fn uid_of(slice: &EndpointSlice) -> &str {
+    slice.metadata.uid.as_deref().unwrap_or_default()
+}
+
+impl SliceTracker {
+    /// Whether the cached slices of a Service, all of this controller's, are behind.
+    ///
+    /// Slices being deleted count as present and never as stale: a foreign finalizer may hold them
+    /// for long (<https://github.com/kubernetes/kubernetes/issues/108779>).
+    pub fn stale<'a>(
+        &self,
+        key: &ServiceKey,
+        cached: impl IntoIterator<Item = &'a EndpointSlice>,
+    ) -> Option<Stale> {
+        let tracked = self.services.get(key)?;
+        let mut present: Vec<&str> = Vec::new();
+        for slice in cached {
+            present.push(uid_of(slice));
+            if slice.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            let name = || slice.metadata.name.clone().unwrap_or_default();
+            match tracked.get(uid_of(slice)) {
+                Some(Expected::Deleted) => return Some(Stale::Deleted { slice: name() }),
+                Some(Expected::Generation(least)) if slice.metadata.generation.unwrap_or(0) < *least => {
+                    return Some(Stale::OlderGeneration { slice: name() });
+                }
+                Some(Expected::Generation(_)) | None => {}
+            }
+        }
+        present.sort_unstable();
+        tracked
+            .iter()
+            .find(|(uid, expected)| {
+                **expected != Expected::Deleted && present.binary_search(&&***uid).is_err()
+            })
+            .map(|(uid, _)| Stale::Missing { uid: uid.to_string() })
+    }
+
+    /// Notes the API server's answer to a create or update.
+    pub fn written(&mut self, key: &ServiceKey, slice: &EndpointSlice) {
+        let generation = slice.metadata.generation.unwrap_or(0);
+        let tracked = self.services.entry(key.clone()).or_default();
+        tracked.insert(uid_of(slice).into(), Expected::Generation(generation));
+    }
+
+    /// Notes that a deletion was accepted.
+    pub fn deleted(&mut self, key: &ServiceKey, uid: &str) {
+        let tracked = self.services.entry(key.clone()).or_default();
+        tracked.insert(uid.into(), Expected::Deleted);
+    }
+
+    /// A slice appeared or changed in the cache: whether its Service needs a look, because this is
+    /// not (only) what was written here.
+    pub fn is_news(&self, key: &ServiceKey, slice: &EndpointSlice) -> bool {
+        match self
+            .services
+            .get(key)
+            .and_then(|tracked| tracked.get(uid_of(slice)))
+        {
+            Some(Expected::Generation(written)) => slice.metadata.generation.unwrap_or(0) > *written,
+            Some(Expected::Deleted) => false,
+            None => true,
+        }
+    }
+
+    /// A slice left the cache: whether its Service needs a look, because nobody here deleted it.
+    /// Upstream overlooks slices that it has not written since it started.
+    pub fn vanished(&mut self, key: &ServiceKey, uid: &str) -> bool {
+        let Some(tracked) = self.services.get_mut(key) else {
+            return true;
+        };
+        let expected = tracked.remove(uid);
+        if tracked.is_empty() {
+            self.services.remove(key);
+        }
+        expected != Some(Expected::Deleted)
+    }
+
+    /// A complete list, begun after the last write, does not hold these uids: what is tracked beyond
+    /// it was deleted unseen. Returns the Services that need a look.
+    pub fn relisted(&mut self, exists: impl Fn(&str) -> bool) -> Vec<ServiceKey> {
+        let mut changed = Vec::new();
+        self.services.retain(|key, tracked| {
+            let before = tracked.len();
+            tracked.retain(|uid, _| exists(uid));
+            if tracked.len() < before {
+                changed.push(key.clone());
+            }
+            !tracked.is_empty()
+        });
+        changed
+    }
+
+    /// Forgets a Service that is gone.
+    pub fn forget(&mut self, key: &ServiceKey) {
+        self.services.remove(key);
+    }
+}
+
+/// Resource versions of Endpoints that an update replaced.
+#[derive(Clone, Debug, Default)]
+pub struct EndpointsTracker {
+    replaced: BTreeMap<ServiceKey, Box<str>>,
+}
+
+impl EndpointsTracker {
+    /// Whether the cached Endpoints are behind.
+    pub fn stale(&self, key: &ServiceKey, cached: Option<&Endpoints>) -> Option<Stale> {
+        let version = cached?.metadata.resource_version.as_deref()?;
+        let replaced = self.replaced.get(key)?;
+        (**replaced == *version).then(|| Stale::Replaced {
+            resource_version: version.to_owned(),
+        })
+    }
+
+    /// Notes an update: the object as sent, and as the API server answered. An update that changed
+    /// nothing keeps its version and is not noted: no newer version will ever come
+    /// (<https://github.com/kubernetes/kubernetes/issues/126578>).
+    pub fn updated(&mut self, key: &ServiceKey, sent: &Endpoints, answered: &Endpoints) {
+        let before = sent.metadata.resource_version.as_deref();
+        if let Some(before) = before.filter(|_| before != answered.metadata.resource_version.as_deref()) {
+            self.replaced.insert(key.clone(), before.into());
+        }
+    }
+
+    /// The cache moved on, or the Service is gone: nothing to remember.
+    pub fn forget(&mut self, key: &ServiceKey) {
+        self.replaced.remove(key);
+    }
+}
