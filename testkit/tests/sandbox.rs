@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The sandbox: however its run ends, nothing is left of it and nothing outside has changed.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use berth_testkit::lan::Lan;
+use berth_testkit::pods::{Pod, Serve, start_testpod};
+use berth_testkit::wait::eventually_blocking;
+use berth_testkit::{in_sandbox, sandbox};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Carried by every process of a run, so that survivors can be found.
+const MARK: &str = "BERTH_TESTKIT_VICTIM";
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Links, namespaces, addresses, routes and forwarding of wherever this runs.
+fn state_outside() -> Vec<String> {
+    let mut state: Vec<String> = ["-o link", "netns", "-o addr", "route", "-6 route"]
+        .iter()
+        .map(|what| {
+            let output = Command::new("ip")
+                .args(what.split(' '))
+                .output()
+                .expect("ip runs");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        })
+        .collect();
+    for file in [
+        "/proc/sys/net/ipv4/ip_forward",
+        "/proc/sys/net/ipv6/conf/all/accept_dad",
+        "/proc/self/mounts",
+    ] {
+        state.push(fs::read_to_string(file).unwrap_or_default());
+    }
+    state
+}
+
+/// The processes, wherever they run, that carry this mark.
+fn marked(mark: &str) -> Vec<String> {
+    let wanted = format!("{MARK}={mark}");
+    let processes = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
+    processes
+        .filter(|entry| {
+            fs::read(entry.path().join("environ")).is_ok_and(|environ| {
+                environ
+                    .split(|byte| *byte == 0)
+                    .any(|pair| pair == wanted.as_bytes())
+            })
+        })
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+fn example() -> PathBuf {
+    let test = std::env::current_exe().expect("path of the test");
+    test.ancestors()
+        .nth(2)
+        .expect("target folder")
+        .join("examples/lan")
+}
+
+/// Starts a program and waits until it has printed `up`.
+fn start(command: &mut Command, mark: &str) -> Child {
+    let mut child = command
+        .env(MARK, mark)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("program starts");
+    let stdout = child.stdout.take().expect("a pipe");
+    let up = BufReader::new(stdout)
+        .lines()
+        .map_while(Result::ok)
+        .any(|line| line == "up" || line.ends_with(" up"));
+    assert!(up, "{command:?} did not come up");
+    child
+}
+
+fn assert_gone(mark: &str) {
+    eventually_blocking("all processes gone", DEADLINE, || {
+        let left = marked(mark);
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("left: {left:?}"))
+        }
+    })
+    .expect("nothing is left");
+}
+
+#[test]
+fn a_program_ends_in_order_on_signals_and_leaves_nothing() {
+    let before = state_outside();
+    for (signal, code) in [
+        (Signal::SIGINT, Some(7)),
+        // The example handles only Ctrl-C: process 1 of a namespace would ignore the others.
+        (Signal::SIGTERM, Some(137)),
+        (Signal::SIGKILL, None),
+    ] {
+        for user in [false, true] {
+            let mark = format!("{}-{signal}-{user}", std::process::id());
+            let mut command = Command::new(example());
+            if user {
+                command.env("BERTH_SANDBOX_USER", "1");
+            }
+            let mut child = start(&mut command, &mark);
+            // The outer program, setpriv turned unshare, the inner one, three Pods.
+            assert!(marked(&mark).len() >= 6, "{:?}", marked(&mark));
+            kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), signal).expect("signal sent");
+            let status = child.wait().expect("it ends");
+            assert_eq!(status.code(), code, "{signal}, user namespace: {user}");
+            assert_gone(&mark);
+        }
+    }
+    assert_eq!(state_outside(), before);
+}
+
+#[test]
+fn a_killed_test_leaves_nothing() {
+    const NAME: &str = "a_killed_test_leaves_nothing";
+    if std::env::var_os(MARK).is_some() {
+        in_sandbox!({
+            let lan = Lan::builder().nodes(1).build()?;
+            let pod = Pod::create(&lan.nodes()[0], "pod", None)?;
+            let serve = Serve {
+                tcp: vec![80],
+                ..Serve::default()
+            };
+            let _process = start_testpod(pod.netns(), "pod", &serve, &sandbox_log())?;
+            println!("up");
+            loop {
+                std::thread::park();
+            }
+            #[expect(unreachable_code, reason = "gives the block its type")]
+            anyhow::Ok(())
+        });
+    }
+    let before = state_outside();
+    for signal in [Signal::SIGINT, Signal::SIGKILL] {
+        let mark = format!("{}-test-{signal}", std::process::id());
+        let test = std::env::current_exe().expect("path of the test");
+        let mut child = start(Command::new(test).args(["--exact", NAME, "--nocapture"]), &mark);
+        kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), signal).expect("signal sent");
+        assert!(!child.wait().expect("it ends").success());
+        assert_gone(&mark);
+    }
+    assert_eq!(state_outside(), before);
+}
+
+fn sandbox_log() -> PathBuf {
+    PathBuf::from(sandbox::SCRATCH).join("pod.log")
+}
+
+#[test]
+fn a_failing_test_and_a_wrong_name_fail_outside_too() {
+    let outcome = std::panic::catch_unwind(|| {
+        sandbox::run_test("no_test_has_this_name", || anyhow::Ok(()));
+    });
+    let message = *outcome
+        .expect_err("a wrong name fails")
+        .downcast::<String>()
+        .expect("a message");
+    assert!(message.contains("passed no test of this name"), "{message}");
+}
+
+#[test]
+fn errors_and_panics_inside_fail_the_test() {
+    if sandbox::is_inside() {
+        in_sandbox!({ Err::<(), _>(anyhow::anyhow!("on purpose")) });
+    }
+    let outcome = std::panic::catch_unwind(|| {
+        sandbox::run_test("errors_and_panics_inside_fail_the_test", || anyhow::Ok(()));
+    });
+    let message = *outcome
+        .expect_err("the inner failure fails")
+        .downcast::<String>()
+        .expect("a message");
+    assert!(message.contains("failed in the sandbox"), "{message}");
+}
+
+#[test]
+fn a_missing_tool_is_named_with_its_package() {
+    let error = sandbox::require_tools(&["nft-that-is-not-there"])
+        .expect_err("no such tool")
+        .to_string();
+    assert!(error.contains("nft-that-is-not-there"), "{error}");
+}
