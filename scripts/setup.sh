@@ -19,8 +19,9 @@ demo | test) ;;
     ;;
 esac
 
-# An ordinary user's PATH on Debian has no sbin, where ip and nft live.
-PATH="$PATH:/usr/sbin:/sbin"
+# An ordinary user's PATH on Debian has no sbin, where ip and nft live;
+# sudo and cron drop the folder that the Go archive unpacks to.
+PATH="$PATH:/usr/sbin:/sbin:/usr/local/go/bin"
 
 packages=()
 problems=()
