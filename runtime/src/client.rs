@@ -16,6 +16,7 @@ use kube::{Client, Config};
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, ServiceBuilder};
 
+pub(crate) use error::status_text;
 pub use error::{ClientError, Fault, explain};
 use failover::{Failover, Timeouts};
 

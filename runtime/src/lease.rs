@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::explain;
+use crate::client::{Fault, explain};
 pub use election::Lost;
 use election::{Claim, Election, Step, Timing};
 
@@ -28,7 +28,7 @@ const INSTANCE_ANNOTATION: &str = "berth.dev/instance";
 #[command(next_help_heading = "Leader election")]
 pub struct LeaseArgs {
     /// Elect a leader among the replicas; without it this process always acts
-    #[arg(long, env = "BERTH_LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(long, env = "BERTH_LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub leader_elect: bool,
 
     /// Name of this replica in the Lease; stays the same over a restart. Default: $POD_NAME, else the host name
@@ -171,6 +171,8 @@ pub struct Elector {
     election: Election,
     term: watch::Sender<Term>,
     enabled: bool,
+    /// What went wrong last time, so that it is said once.
+    trouble: Option<Fault>,
 }
 
 impl Elector {
@@ -197,6 +199,7 @@ impl Elector {
             timing,
             term,
             enabled: args.leader_elect,
+            trouble: None,
         };
         Ok((elector, Leadership { until }))
     }
@@ -244,20 +247,27 @@ impl Elector {
 
     /// One look at the Lease and what follows from it. Never takes past the end of our term.
     async fn turn(&mut self) -> Option<Lost> {
-        // While leading, a request that hangs must not outlive the term.
-        let patience = self
-            .election
-            .leading_until()
-            .map_or(self.timing.renew_deadline, |until| {
-                until.saturating_duration_since(Instant::now())
-            });
+        // Half the deadline, so that a server that hangs leaves time to try the next one; and while
+        // leading no longer than the term lasts.
+        let half = self.timing.renew_deadline / 2;
+        let patience = self.election.leading_until().map_or(half, |until| {
+            until.saturating_duration_since(Instant::now()).min(half)
+        });
         let outcome = tokio::time::timeout(patience, self.look()).await;
         let error = match outcome {
-            Ok(Ok(step)) => return step,
-            Ok(Err(error)) => explain(&error).1,
-            Err(_) => "no answer in time".to_owned(),
+            Ok(Ok(step)) => {
+                self.trouble = None;
+                return step;
+            }
+            Ok(Err(error)) => explain(&error),
+            Err(_) => (Fault::Timeout, format!("no answer within {patience:?}")),
         };
-        tracing::warn!(lease = self.name, error, "the Lease could not be read or written");
+        let (fault, error) = error;
+        if self.trouble.replace(fault) == Some(fault) {
+            tracing::debug!(lease = self.name, %fault, error, "the Lease could not be read or written");
+        } else {
+            tracing::warn!(lease = self.name, %fault, error, "the Lease could not be read or written");
+        }
         self.election.tick(Instant::now())
     }
 

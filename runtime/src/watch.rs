@@ -18,7 +18,7 @@ mod metrics;
 pub use metrics::WatchMetrics;
 
 use crate::backoff::{Backoff, jitter};
-use crate::client::{Fault, explain};
+use crate::client::{Fault, explain, status_text};
 
 /// Identity of an object within its kind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -179,10 +179,7 @@ fn describe(error: &watcher::Error) -> (Fault, String) {
         watcher::Error::InitialListFailed(cause)
         | watcher::Error::WatchStartFailed(cause)
         | watcher::Error::WatchFailed(cause) => explain(cause),
-        watcher::Error::WatchError(status) => (
-            Fault::of_code(status.code),
-            format!("{} {}: {}", status.code, status.reason, status.message),
-        ),
+        watcher::Error::WatchError(status) => (Fault::of_code(status.code), status_text(status)),
         watcher::Error::NoResourceVersion => (Fault::Other, error.to_string()),
     }
 }

@@ -46,6 +46,11 @@ fn now() -> Time {
     Time(jiff::Timestamp::now())
 }
 
+/// A plan as a log field.
+fn one_line(plan: &impl ToString) -> String {
+    plan.to_string().trim_end().replace('\n', "; ")
+}
+
 /// What an event is about.
 fn about<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
     object.object_ref(&())

@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 
 use kube::config::{InClusterError, KubeconfigError};
+use kube::core::Status;
 use rustls::CertificateError;
 
 use super::Origin;
@@ -200,10 +201,7 @@ pub fn explain(error: &kube::Error) -> (Fault, String) {
         reason = "kube's enum is open; the rest speak for themselves"
     )]
     match error {
-        kube::Error::Api(status) => (
-            Fault::of_code(status.code),
-            format!("{} {}: {}", status.code, status.reason, status.message),
-        ),
+        kube::Error::Api(status) => (Fault::of_code(status.code), status_text(status)),
         kube::Error::Service(cause) => match cause.downcast_ref::<FailoverError>() {
             Some(failover @ FailoverError::Timeout { .. }) => (Fault::Timeout, failover.to_string()),
             Some(failover) => (Fault::Unreachable, failover.to_string()),
@@ -212,6 +210,15 @@ pub fn explain(error: &kube::Error) -> (Fault, String) {
         kube::Error::HyperError(cause) => (Fault::Unreachable, reason(cause)),
         kube::Error::ReadEvents(cause) => (Fault::Unreachable, reason(cause)),
         other => (Fault::Other, reason(other)),
+    }
+}
+
+/// A status in words. Where a path is not served at all, the answer is no status and kube's text about
+/// that misleads.
+pub(crate) fn status_text(status: &Status) -> String {
+    match status.code {
+        404 if status.details.is_none() => "404: the API server does not serve this kind".to_owned(),
+        code => format!("{code} {}: {}", status.reason, status.message),
     }
 }
 

@@ -12,7 +12,7 @@ use berth_snapshot::pod::Pod;
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Turn, about};
+use super::{Turn, about, one_line};
 use crate::Controller;
 use crate::context::Context;
 use crate::events::Note;
@@ -43,7 +43,7 @@ pub(super) async fn turn(context: &Context, key: &ServiceKey) -> Result<Turn, Wr
     if plan.writes.is_empty() {
         return Ok(Turn::Done);
     }
-    tracing::debug!(endpoints = %key, plan = %plan.writes, skips = %plan.skips, "endpoints");
+    tracing::debug!(endpoints = %key, plan = one_line(&plan.writes), skips = %plan.skips, "endpoints");
     apply(context, key, &plan.writes).await?;
     Ok(Turn::Done)
 }

@@ -10,7 +10,7 @@ use berth_model::ServiceKey;
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::{Turn, about, slices};
+use super::{Turn, about, one_line, slices};
 use crate::Controller;
 use crate::cache::Writes;
 use crate::context::Context;
@@ -44,7 +44,7 @@ pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> 
     if plan.writes.is_empty() {
         return Ok(Turn::Done);
     }
-    tracing::debug!(endpoints = %key, plan = %plan.writes, skips = %plan.skips, "mirror");
+    tracing::debug!(endpoints = %key, plan = one_line(&plan.writes), skips = %plan.skips, "mirror");
     slices::apply(context, key, Writes::Mirror, plan.writes).await?;
     if let Some(endpoints) = &snapshot.endpoints {
         complain(context, endpoints, &plan.skips);

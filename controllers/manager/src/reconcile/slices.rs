@@ -18,7 +18,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::ListParams;
 
-use super::{Turn, about};
+use super::{Turn, about, one_line};
 use crate::Controller;
 use crate::cache::Writes;
 use crate::context::Context;
@@ -56,7 +56,7 @@ pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> 
         options: context.args.slice_options(),
     });
     if !plan.writes.is_empty() {
-        tracing::debug!(service = %key, plan = %plan.writes, skips = %plan.skips, "slices");
+        tracing::debug!(service = %key, plan = one_line(&plan.writes), skips = %plan.skips, "slices");
     }
     let missing = plan.skips.has(SkipReason::NodeUnknown);
     let complain = |text: &str| {
