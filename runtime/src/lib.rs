@@ -21,4 +21,5 @@ pub mod metrics;
 pub mod queue;
 pub mod ready;
 pub mod shutdown;
+pub mod sys;
 pub mod watch;

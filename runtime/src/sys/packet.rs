@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Packet sockets (packet(7)) that receive nothing until they are filtered and bound.
-#![expect(unsafe_code, reason = "socket2 and nix cannot build a sockaddr_ll with a protocol")]
+#![expect(
+    unsafe_code,
+    reason = "socket2 and nix cannot build a sockaddr_ll with a protocol; AsyncFd is unsafe to register"
+)]
 
 use std::io::{self, Read, Write};
 use std::mem::size_of;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
+use tokio::io::unix::AsyncFd;
 
 /// One instruction of a classic BPF program, as `struct sock_filter` has it.
 pub type Instruction = SockFilter;
@@ -14,17 +17,20 @@ pub type Instruction = SockFilter;
 /// A raw, non-blocking packet socket: frames with their link-layer header.
 #[derive(Debug)]
 pub struct PacketSocket {
-    socket: Socket,
+    socket: AsyncFd<Socket>,
 }
 
 impl PacketSocket {
     /// Opens a socket that receives nothing yet: with protocol 0 the kernel hands it no frame, so none can
-    /// slip in before the filter is attached.
+    /// slip in before the filter is attached. To be called on a tokio runtime.
     ///
     /// # Errors
     /// `PermissionDenied` without `CAP_NET_RAW`.
     pub fn open() -> io::Result<Self> {
-        let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking().cloexec(), None)?;
+        let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), None)?;
+        // SAFETY: the AsyncFd owns the socket, whose descriptor is open and the same until it is dropped;
+        // nobody else gets at it, because it is never handed out.
+        let socket = unsafe { AsyncFd::register(socket) }?;
         Ok(Self { socket })
     }
 
@@ -37,7 +43,7 @@ impl PacketSocket {
         if program.len() > 4096 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        self.socket.attach_filter(program)
+        self.socket.get_ref().attach_filter(program)
     }
 
     /// Starts to receive frames of one Ethernet type from one interface; frames sent go out there.
@@ -46,7 +52,7 @@ impl PacketSocket {
     /// `ENODEV` when the interface is gone, `ENETDOWN` when it is down.
     pub fn bind(&self, interface: u32, ether_type: u16) -> io::Result<()> {
         let index = i32::try_from(interface).map_err(|_| io::ErrorKind::InvalidInput)?;
-        self.socket.bind(&link_address(index, ether_type)?)
+        self.socket.get_ref().bind(&link_address(index, ether_type)?)
     }
 
     /// Sends one frame, link-layer header included, on the interface bound to.
@@ -54,27 +60,25 @@ impl PacketSocket {
     /// # Errors
     /// What the kernel says; `WouldBlock` when the queue is full.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
-        (&self.socket).write(frame).map(|_| ())
+        let mut socket = self.socket.get_ref();
+        socket.write(frame).map(|_| ())
     }
 
-    /// Receives one frame; a longer one than the buffer is cut off.
+    /// Waits for a frame and receives it; a longer one than the buffer is cut off. Loses nothing when cancelled.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none, `ENETDOWN` once when the interface went down.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&self.socket).read(buffer)
-    }
-}
-
-impl AsFd for PacketSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl AsRawFd for PacketSocket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
+    /// What the kernel says; `ENETDOWN` once when the interface went down.
+    pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut ready = self.socket.readable().await?;
+            let read = |socket: &AsyncFd<Socket>| {
+                let mut socket = socket.get_ref();
+                socket.read(buffer)
+            };
+            if let Ok(received) = ready.try_io(read) {
+                return received;
+            }
+        }
     }
 }
 
@@ -111,7 +115,10 @@ mod tests {
     fn an_address_names_interface_and_protocol_in_network_order() {
         let address = link_address(7, 0x0806).unwrap();
         assert_eq!(i32::from(address.family()), libc::AF_PACKET);
-        assert_eq!(usize::try_from(address.len()).unwrap(), size_of::<libc::sockaddr_ll>());
+        assert_eq!(
+            usize::try_from(address.len()).unwrap(),
+            size_of::<libc::sockaddr_ll>()
+        );
         // SAFETY: the family says that a sockaddr_ll is stored, and sockaddr_storage is aligned for it.
         let stored = unsafe { address.as_ptr().cast::<libc::sockaddr_ll>().read() };
         assert_eq!(stored.sll_ifindex, 7);
