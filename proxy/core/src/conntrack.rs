@@ -8,7 +8,43 @@ use std::sync::Arc;
 
 use berth_model::Protocol;
 
-use crate::{Frontend, FrontendIntent, Target};
+use crate::{Frontend, Intent, Target, Touched};
+
+/// Which endpoints served each UDP frontend when flows were last looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flows {
+    serving: BTreeMap<Frontend, Arc<[Target]>>,
+}
+
+impl Flows {
+    /// What an update of the intent means for tracked flows. A frontend's flows are looked at when an
+    /// endpoint left the serving ones, when the first one came, when the frontend went, and when the
+    /// frontend is not known yet (which is every one after a restart).
+    pub fn changed(&mut self, touched: &Touched, intent: &Intent) -> StaleFlows {
+        let mut stale = StaleFlows::default();
+        let udp = |frontend: &&Frontend| frontend.protocol() == Protocol::Udp;
+        for frontend in touched.frontends.iter().filter(udp) {
+            let new = intent.get(frontend).map(|intent| Arc::clone(&intent.serving));
+            let old = match &new {
+                Some(new) => self.serving.insert(*frontend, Arc::clone(new)),
+                None => self.serving.remove(frontend),
+            };
+            let looked_at = match (&old, &new) {
+                (None, None) => false,
+                (None, Some(_)) | (Some(_), None) => true,
+                (Some(old), Some(new)) => {
+                    (old.is_empty() && !new.is_empty()) || old.iter().any(|target| !new.contains(target))
+                }
+            };
+            if looked_at {
+                stale
+                    .allowed
+                    .insert(*frontend, new.unwrap_or_else(|| Arc::new([])));
+            }
+        }
+        stale
+    }
+}
 
 /// The UDP frontends whose flows must be looked at, each with the endpoints flows may stay with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,31 +60,9 @@ impl StaleFlows {
         self.allowed.is_empty()
     }
 
-    /// Records what a change of one frontend means for its flows. `before` is the intent as last
-    /// applied, `None` if there was none; `after` likewise.
-    ///
-    /// Flows are looked at when an endpoint left the serving ones, when the frontend gets its first, and when it goes.
-    pub fn note(
-        &mut self,
-        frontend: Frontend,
-        before: Option<&FrontendIntent>,
-        after: Option<&FrontendIntent>,
-    ) {
-        if frontend.protocol() != Protocol::Udp {
-            return;
-        }
-        let serving = |intent: Option<&FrontendIntent>| -> Arc<[Target]> {
-            intent.map_or_else(
-                || Arc::new([]) as Arc<[Target]>,
-                |intent| Arc::clone(&intent.serving),
-            )
-        };
-        let (old, new) = (serving(before), serving(after));
-        let first = old.is_empty() && !new.is_empty();
-        let left = old.iter().any(|target| !new.contains(target));
-        if first || left {
-            self.allowed.insert(frontend, new);
-        }
+    /// Adds what another update asks for; the later one knows better.
+    pub fn merge(&mut self, later: StaleFlows) {
+        self.allowed.extend(later.allowed);
     }
 
     /// Whether a tracked flow to this frontend, whose replies come from `replies_from`, is stale.
@@ -60,73 +74,4 @@ impl StaleFlows {
 }
 
 #[cfg(test)]
-mod tests {
-    use berth_model::{ServiceKey, ServicePortName};
-
-    use super::*;
-    use crate::{Outcome, RejectReason, Role};
-
-    fn mk_intent(serving: &[u8]) -> FrontendIntent {
-        let serving: Vec<Target> = serving.iter().map(|n| mk_target(*n)).collect();
-        FrontendIntent {
-            owner: ServicePortName {
-                service: ServiceKey::new("shop", "dns"),
-                port: Default::default(),
-                protocol: Protocol::Udp,
-            },
-            role: Role::ClusterIp,
-            outcome: Outcome::Reject(RejectReason::NoEndpoints),
-            masquerade: false,
-            serving: serving.into(),
-        }
-    }
-
-    fn mk_target(n: u8) -> Target {
-        Target {
-            ip: [10, 0, 0, n].into(),
-            port: 53.try_into().unwrap(),
-        }
-    }
-
-    #[test]
-    fn flows_are_looked_at_when_an_endpoint_left_or_the_first_one_came() {
-        let vip = Frontend::Vip {
-            ip: [10, 96, 0, 10].into(),
-            protocol: Protocol::Udp,
-            port: 53.try_into().unwrap(),
-        };
-        for (behaviour, before, after, looked_at) in [
-            ("first endpoint", vec![], vec![1], true),
-            ("one more", vec![1], vec![1, 2], false),
-            ("one left", vec![1, 2], vec![2], true),
-            ("replaced", vec![1], vec![2], true),
-            ("last one left", vec![1], vec![], true),
-            ("same", vec![1], vec![1], false),
-        ] {
-            let mut stale = StaleFlows::default();
-            stale.note(vip, Some(&mk_intent(&before)), Some(&mk_intent(&after)));
-            assert_eq!(!stale.is_empty(), looked_at, "{behaviour}");
-            if looked_at {
-                for n in 1..=3 {
-                    assert_eq!(
-                        stale.is_stale(&vip, mk_target(n)),
-                        !after.contains(&n),
-                        "{behaviour}: {n}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn tcp_flows_are_left_alone() {
-        let vip = Frontend::Vip {
-            ip: [10, 96, 0, 10].into(),
-            protocol: Protocol::Tcp,
-            port: 53.try_into().unwrap(),
-        };
-        let mut stale = StaleFlows::default();
-        stale.note(vip, Some(&mk_intent(&[1])), None);
-        assert!(stale.is_empty());
-    }
-}
+mod tests;

@@ -22,7 +22,7 @@ use berth_model::IpFamily;
 
 use super::objects::{Element, Key};
 use super::render::change_text;
-use super::slots::{reassign, slot_count};
+use super::slots::{EXACT, reassign, slot_count};
 use super::state::{FrontendState, Installed};
 use crate::intent::Touched;
 use crate::names::SetName;
@@ -103,7 +103,10 @@ impl Plan {
         self.stages.is_empty()
     }
 
-    /// The largest slot count that a frontend will have.
+    /// The largest slot count up to [`EXACT`] that a frontend will have: what [`Layout::with_limit_for`]
+    /// needs. 0 if counts do not change.
+    ///
+    /// [`Layout::with_limit_for`]: super::Layout::with_limit_for
     pub fn largest_count(&self) -> u32 {
         let counts = self.stages.iter().flat_map(|stage| &stage.changes);
         counts
@@ -111,6 +114,7 @@ impl Plan {
                 Change::Add(Element::Member(SetName::VipCount(n) | SetName::NodePortCount(n), _)) => Some(*n),
                 Change::Add(_) | Change::Remove(_) | Change::Replace { .. } => None,
             })
+            .filter(|count| *count <= EXACT)
             .max()
             .unwrap_or(0)
     }
@@ -141,10 +145,30 @@ pub enum Scope<'a> {
 struct Stages {
     fill: Vec<Change>,
     switch_in: Vec<Change>,
-    cluster_ips_out: Vec<Change>,
     switch_out: Vec<Change>,
     retire: Vec<Change>,
-    retire_slots: Vec<Change>,
+}
+
+/// In which order a stage's changes must come where it is split: who is listed must have a count, who
+/// has a count must have slots. Removals go the other way round.
+fn rank(change: &Change) -> u8 {
+    let forwards = |element: &Element| match element {
+        Element::Slot(..) => 0,
+        Element::Member(set, _) => match set {
+            SetName::MasqueradeVips | SetName::MasqueradeNodePorts | SetName::PodCidrs | SetName::Hairpin => {
+                1
+            }
+            SetName::VipCount(_) | SetName::NodePortCount(_) => 2,
+            SetName::VipFrontends | SetName::NodePortFrontends => 3,
+            SetName::NoEndpointVips | SetName::NoEndpointNodePorts => 4,
+            SetName::ClusterIps => 5,
+        },
+    };
+    match change {
+        Change::Add(element) => forwards(element),
+        Change::Remove(element) => 5 - forwards(element),
+        Change::Replace { .. } => 0,
+    }
 }
 
 /// The plan that leads from `installed` to `intent` for one family, as far as it can be carried out at
@@ -309,7 +333,7 @@ impl Stages {
                 .map(|larger| remove((sets.count)(larger), frontend)),
         );
         let reachable = kept.last().copied().unwrap_or(count);
-        self.retire_slots.extend(slots_from(frontend, state, reachable));
+        self.retire.extend(slots_from(frontend, state, reachable));
     }
 
     fn retire_translation(&mut self, frontend: Frontend, state: &FrontendState, due: Due) {
@@ -323,9 +347,9 @@ impl Stages {
         let counts = state.counts.iter();
         self.retire
             .extend(counts.map(|count| remove((sets.count)(*count), frontend)));
-        self.retire_slots.extend(slots_from(frontend, state, 0));
+        self.retire.extend(slots_from(frontend, state, 0));
         if state.masqueraded {
-            self.retire_slots.push(remove(sets.masqueraded, frontend));
+            self.retire.push(remove(sets.masqueraded, frontend));
         }
     }
 
@@ -348,7 +372,7 @@ impl Stages {
             let element = Element::Member(SetName::ClusterIps, Key::Address(ip));
             match (installed.cluster_ips.contains(&ip), intent.is_cluster_ip(ip)) {
                 (false, true) => self.switch_in.push(Change::Add(element)),
-                (true, false) => self.cluster_ips_out.push(Change::Remove(element)),
+                (true, false) => self.switch_out.push(Change::Remove(element)),
                 (true, true) | (false, false) => {}
             }
         }
@@ -362,10 +386,17 @@ impl Stages {
         }
     }
 
+    /// Sorted, so that changes to one set follow each other and the plan is reproducible.
     fn finish(mut self, family: IpFamily) -> Plan {
-        self.switch_in.append(&mut self.cluster_ips_out);
+        for changes in [
+            &mut self.fill,
+            &mut self.switch_in,
+            &mut self.switch_out,
+            &mut self.retire,
+        ] {
+            changes.sort_by_cached_key(|change| (rank(change), *change));
+        }
         self.switch_in.append(&mut self.switch_out);
-        self.retire.append(&mut self.retire_slots);
         let stages = [
             (StageKind::Fill, self.fill),
             (StageKind::Switch, self.switch_in),

@@ -63,7 +63,7 @@ impl Layout {
     /// The same layout with rules for at least this slot count. Never shrinks.
     #[must_use]
     pub fn with_limit_for(&self, count: u32) -> Self {
-        let exact = count.min(EXACT).max(1);
+        let exact = count.clamp(1, EXACT);
         Self {
             limit: self.limit.max(exact.next_multiple_of(STEP)),
             ..self.clone()
@@ -139,11 +139,6 @@ impl Layout {
     }
 
     fn rules(&self, chain: ChainName) -> Vec<Rule> {
-        let rule = |matches: &[Match], action| Rule {
-            matches: matches.to_vec(),
-            action,
-        };
-        let node_port_in = |set| [Match::NotLoopback, Match::In(set), Match::LocalDestination];
         match chain {
             ChainName::FilterPrerouting | ChainName::FilterOutput => {
                 vec![rule(&[Match::NewConnection], Action::Jump(ChainName::Refuse))]
@@ -158,54 +153,86 @@ impl Layout {
                 ),
                 rule(&[Match::Marked(self.mark)], Action::Goto(ChainName::Masquerade)),
             ],
-            // The bit goes first, so that an encapsulated second pass is not masqueraded again.
-            ChainName::Masquerade => vec![
-                rule(&[], Action::Unmark(self.mark)),
-                rule(&[], Action::Masquerade),
-            ],
-            ChainName::Refuse => vec![
-                rule(&[Match::In(SetName::NoEndpointVips)], Action::Reject),
-                rule(
-                    &[
-                        Match::In(SetName::ClusterIps),
-                        Match::NotIn(SetName::VipFrontends),
-                    ],
-                    Action::Reject,
-                ),
-                rule(&node_port_in(SetName::NoEndpointNodePorts), Action::Reject),
-            ],
-            ChainName::Services => vec![
-                rule(&[Match::In(SetName::VipFrontends)], Action::Goto(ChainName::Vips)),
-                rule(
-                    &node_port_in(SetName::NodePortFrontends),
-                    Action::Goto(ChainName::NodePorts),
-                ),
-            ],
-            ChainName::Vips => vec![
-                rule(&[Match::In(SetName::MasqueradeVips)], Action::Mark(self.mark)),
-                rule(
-                    &[Match::In(SetName::ClusterIps), Match::NotIn(SetName::PodCidrs)],
-                    Action::Mark(self.mark),
-                ),
-                rule(&[], Action::Jump(ChainName::VipPick)),
-                rule(&[], Action::Jump(ChainName::VipPickMany)),
-                rule(&[], Action::CountAndDrop),
-            ],
-            ChainName::NodePorts => vec![
-                rule(
-                    &[Match::In(SetName::MasqueradeNodePorts)],
-                    Action::Mark(self.mark),
-                ),
-                rule(&[], Action::Jump(ChainName::NodePortPick)),
-                rule(&[], Action::Jump(ChainName::NodePortPickMany)),
-                rule(&[], Action::CountAndDrop),
-            ],
+            ChainName::Masquerade => self.masquerade(),
+            ChainName::Refuse => refuse(),
+            ChainName::Services => services(),
+            ChainName::Vips => self.vips(),
+            ChainName::NodePorts => self.node_ports(),
             ChainName::VipPick => (1..=self.limit).map(pick_vip).collect(),
             ChainName::NodePortPick => (1..=self.limit).map(pick_node_port).collect(),
             ChainName::VipPickMany => LADDER.into_iter().map(pick_vip).collect(),
             ChainName::NodePortPickMany => LADDER.into_iter().map(pick_node_port).collect(),
         }
     }
+
+    /// The bit goes first, so that an encapsulated second pass is not masqueraded again.
+    fn masquerade(&self) -> Vec<Rule> {
+        vec![
+            rule(&[], Action::Unmark(self.mark)),
+            rule(&[], Action::Masquerade),
+        ]
+    }
+
+    fn vips(&self) -> Vec<Rule> {
+        vec![
+            rule(&[Match::In(SetName::MasqueradeVips)], Action::Mark(self.mark)),
+            rule(
+                &[Match::In(SetName::ClusterIps), Match::NotIn(SetName::PodCidrs)],
+                Action::Mark(self.mark),
+            ),
+            rule(&[], Action::Jump(ChainName::VipPick)),
+            rule(&[], Action::Jump(ChainName::VipPickMany)),
+            rule(&[], Action::CountAndDrop),
+        ]
+    }
+
+    fn node_ports(&self) -> Vec<Rule> {
+        vec![
+            rule(
+                &[Match::In(SetName::MasqueradeNodePorts)],
+                Action::Mark(self.mark),
+            ),
+            rule(&[], Action::Jump(ChainName::NodePortPick)),
+            rule(&[], Action::Jump(ChainName::NodePortPickMany)),
+            rule(&[], Action::CountAndDrop),
+        ]
+    }
+}
+
+fn rule(matches: &[Match], action: Action) -> Rule {
+    Rule {
+        matches: matches.to_vec(),
+        action,
+    }
+}
+
+/// The route lookup comes last: it costs most.
+fn node_port_in(set: SetName) -> [Match; 3] {
+    [Match::NotLoopback, Match::In(set), Match::LocalDestination]
+}
+
+fn refuse() -> Vec<Rule> {
+    vec![
+        rule(&[Match::In(SetName::NoEndpointVips)], Action::Reject),
+        rule(
+            &[
+                Match::In(SetName::ClusterIps),
+                Match::NotIn(SetName::VipFrontends),
+            ],
+            Action::Reject,
+        ),
+        rule(&node_port_in(SetName::NoEndpointNodePorts), Action::Reject),
+    ]
+}
+
+fn services() -> Vec<Rule> {
+    vec![
+        rule(&[Match::In(SetName::VipFrontends)], Action::Goto(ChainName::Vips)),
+        rule(
+            &node_port_in(SetName::NodePortFrontends),
+            Action::Goto(ChainName::NodePorts),
+        ),
+    ]
 }
 
 fn pick_vip(count: u32) -> Rule {

@@ -242,7 +242,8 @@ fn elements_of(frontend: Frontend, state: &FrontendState) -> Vec<Element> {
     ];
     let flags = flags
         .into_iter()
-        .filter_map(|(present, set)| present.then(|| member(set)));
+        .filter(|(present, _)| *present)
+        .map(|(_, set)| member(set));
     let counts = state.counts.iter().map(|count| member((sets.count)(*count)));
     let slots = state
         .slots

@@ -166,16 +166,16 @@ fn plan_at(installed: &Installed, intent: &Intent, now_ms: u64) -> Plan {
     )
 }
 
+type Shape = (Frontend, [bool; 3], Vec<u32>, Vec<u32>, Vec<Target>);
+
 /// The same but for which endpoint sits in which slot.
-fn shape(installed: &Installed) -> Vec<(Frontend, bool, bool, bool, Vec<u32>, Vec<u32>, Vec<Target>)> {
+fn shape(installed: &Installed) -> Vec<Shape> {
     let of_frontend = |(frontend, state): (&Frontend, &FrontendState)| {
         let mut held: Vec<Target> = state.slots.values().copied().collect();
         held.sort();
         (
             *frontend,
-            state.listed,
-            state.refused,
-            state.masqueraded,
+            [state.listed, state.refused, state.masqueraded],
             state.counts.iter().copied().collect(),
             state.slots.keys().copied().collect(),
             held,

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Elements to and from their bytes in the kernel.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use berth_model::{IpFamily, Port, Protocol};
+use berth_proxy_core::names::{MapName, SetName, TABLE};
+use berth_proxy_core::nft::{Element, Field, Key};
+use berth_proxy_core::{Frontend, Target};
+use nlink::netlink::nftables::{Set, SetDataType, SetElement, SetElementData, SetKeyType};
+
+use super::family_of;
+use crate::Error;
+
+/// nft's `TYPE_INTEGER`: what a random number is.
+const TYPE_INTEGER: u32 = 4;
+
+fn address_type(family: IpFamily) -> SetKeyType {
+    match family {
+        IpFamily::V4 => SetKeyType::Ipv4Addr,
+        IpFamily::V6 => SetKeyType::Ipv6Addr,
+    }
+}
+
+fn field_types(family: IpFamily, fields: &[Field]) -> Vec<SetKeyType> {
+    let one = |field: &Field| match field {
+        Field::SourceIp | Field::DestinationIp => address_type(family),
+        Field::Protocol => SetKeyType::InetProto,
+        Field::DestinationPort => SetKeyType::InetService,
+    };
+    fields.iter().map(one).collect()
+}
+
+/// The declaration of a set.
+pub(super) fn set(family: IpFamily, name: SetName) -> Set {
+    let mut types = field_types(family, name.fields());
+    let key = if types.len() == 1 {
+        types.remove(0)
+    } else {
+        SetKeyType::Concat(types)
+    };
+    let set = Set::new(TABLE, &name.to_string())
+        .family(family_of(family))
+        .key_type(key);
+    if name.is_interval() { set.interval() } else { set }
+}
+
+/// Key and data type of a slot map.
+pub(super) fn map_types(family: IpFamily, name: MapName) -> (SetKeyType, SetKeyType) {
+    let mut key = field_types(family, name.fields());
+    key.push(SetKeyType::Other {
+        type_id: TYPE_INTEGER,
+        len: 4,
+    });
+    let data = vec![address_type(family), SetKeyType::InetService];
+    (SetKeyType::Concat(key), SetKeyType::Concat(data))
+}
+
+/// A slot map, for its elements; its declaration needs user data besides.
+pub(super) fn map(family: IpFamily, name: MapName) -> Set {
+    let (key, data) = map_types(family, name);
+    Set::new(TABLE, name.as_str())
+        .family(family_of(family))
+        .key_type(key)
+        .map(SetDataType::Value(data))
+}
+
+fn address(ip: IpAddr) -> SetElement {
+    match ip {
+        IpAddr::V4(ip) => SetElement::ipv4(ip),
+        IpAddr::V6(ip) => SetElement::ipv6(ip),
+    }
+}
+
+fn frontend_parts(frontend: &Frontend) -> Vec<SetElement> {
+    let service = [
+        SetElement::inet_proto(frontend.protocol().number()),
+        SetElement::port(frontend.port().get()),
+    ];
+    let vip = match frontend {
+        Frontend::Vip { ip, .. } => Some(address(*ip)),
+        Frontend::NodePort { .. } => None,
+    };
+    vip.into_iter().chain(service).collect()
+}
+
+/// An element in the kernel's form.
+pub(super) fn encode(element: &Element) -> Result<SetElement, Error> {
+    Ok(match element {
+        Element::Member(_, Key::Frontend(frontend)) => SetElement::concat(frontend_parts(frontend)),
+        Element::Member(SetName::Hairpin, Key::Address(ip)) => {
+            SetElement::concat([address(*ip), address(*ip)])
+        }
+        Element::Member(_, Key::Address(ip)) => address(*ip),
+        Element::Member(_, Key::Net(net)) => match net.network() {
+            IpAddr::V4(ip) => SetElement::ipv4_prefix(ip, net.prefix_len()),
+            IpAddr::V6(ip) => SetElement::ipv6_prefix(ip, net.prefix_len()),
+        }
+        .map_err(Error::kernel(format!("network {net}")))?,
+        Element::Slot(frontend, slot, target) => {
+            let mut key = frontend_parts(frontend);
+            key.push(SetElement::mark(*slot));
+            let data = [address(target.ip), SetElement::port(target.port.get())];
+            SetElement::concat(key).value(SetElement::concat(data))
+        }
+    })
+}
+
+/// Reads fields off a key, each padded to four bytes.
+struct Fields<'a> {
+    family: IpFamily,
+    rest: &'a [u8],
+}
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.rest.split_at_checked(N.next_multiple_of(4))?;
+        self.rest = rest;
+        field.first_chunk().copied()
+    }
+
+    fn address(&mut self) -> Option<IpAddr> {
+        Some(match self.family {
+            IpFamily::V4 => Ipv4Addr::from(self.take::<4>()?).into(),
+            IpFamily::V6 => Ipv6Addr::from(self.take::<16>()?).into(),
+        })
+    }
+
+    fn protocol(&mut self) -> Option<Protocol> {
+        let [number] = self.take()?;
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+            .into_iter()
+            .find(|protocol| protocol.number() == number)
+    }
+
+    fn port(&mut self) -> Option<Port> {
+        Port::new(u16::from_be_bytes(self.take()?))
+    }
+
+    fn frontend(&mut self, fields: &[Field]) -> Option<Frontend> {
+        let ip = if fields.contains(&Field::DestinationIp) {
+            Some(self.address()?)
+        } else {
+            None
+        };
+        let (protocol, port) = (self.protocol()?, self.port()?);
+        Some(match ip {
+            Some(ip) => Frontend::Vip { ip, protocol, port },
+            None => Frontend::NodePort {
+                family: self.family,
+                protocol,
+                port,
+            },
+        })
+    }
+}
+
+/// A set's element as ours; `None` for networks (part of the layout) and for what we did not write.
+pub(super) fn decode_member(family: IpFamily, name: SetName, element: &SetElement) -> Option<Element> {
+    let mut fields = Fields {
+        family,
+        rest: element.key(),
+    };
+    let key = match name {
+        SetName::PodCidrs => return None,
+        SetName::ClusterIps | SetName::Hairpin => Key::Address(fields.address()?),
+        SetName::VipFrontends
+        | SetName::NodePortFrontends
+        | SetName::NoEndpointVips
+        | SetName::NoEndpointNodePorts
+        | SetName::MasqueradeVips
+        | SetName::MasqueradeNodePorts
+        | SetName::VipCount(_)
+        | SetName::NodePortCount(_) => Key::Frontend(fields.frontend(name.fields())?),
+    };
+    Some(Element::Member(name, key))
+}
+
+/// A slot map's element as ours.
+pub(super) fn decode_slot(family: IpFamily, name: MapName, element: &SetElement) -> Option<Element> {
+    let mut key = Fields {
+        family,
+        rest: element.key(),
+    };
+    let frontend = key.frontend(name.fields())?;
+    let slot = u32::from_ne_bytes(key.take()?);
+    let Some(SetElementData::Value(data)) = element.data() else {
+        return None;
+    };
+    let mut data = Fields { family, rest: data };
+    let target = Target {
+        ip: data.address()?,
+        port: data.port()?,
+    };
+    Some(Element::Slot(frontend, slot, target))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back() {
+        for ip in ["10.96.0.10", "fd00:10:96::a"] {
+            let ip: IpAddr = ip.parse().unwrap();
+            let family = IpFamily::of(ip);
+            let target = Target {
+                ip,
+                port: 8080.try_into().unwrap(),
+            };
+            let vip = Frontend::Vip {
+                ip,
+                protocol: Protocol::Udp,
+                port: 53.try_into().unwrap(),
+            };
+            let node_port = Frontend::NodePort {
+                family,
+                protocol: Protocol::Sctp,
+                port: 30_007.try_into().unwrap(),
+            };
+            for frontend in [vip, node_port] {
+                let slot = Element::Slot(frontend, 65_535, target);
+                assert_eq!(
+                    decode_slot(family, MapName::of(&frontend), &encode(&slot).unwrap()),
+                    Some(slot)
+                );
+            }
+            for (set, key) in [
+                (SetName::VipCount(7), Key::Frontend(vip)),
+                (SetName::NodePortCount(7), Key::Frontend(node_port)),
+                (SetName::ClusterIps, Key::Address(ip)),
+                (SetName::Hairpin, Key::Address(ip)),
+            ] {
+                let member = Element::Member(set, key);
+                assert_eq!(
+                    decode_member(family, set, &encode(&member).unwrap()),
+                    Some(member)
+                );
+            }
+        }
+    }
+}

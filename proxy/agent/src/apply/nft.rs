@@ -1,0 +1,421 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Transactions on our tables.
+
+use std::fmt;
+use std::ops::Range;
+
+use berth_model::IpFamily;
+use berth_proxy_core::names::{MapName, SetName, TABLE, UNTRANSLATED};
+use berth_proxy_core::nft::{Change, Element, Key, Layout};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nlink::netlink::nftables::{NFT_MSG_NEWSET, Object, ObjectState, RawMessage, SetElement, Transaction};
+use nlink::netlink::{Connection, Nftables};
+
+use super::attributes::{attribute, number, text};
+use super::{elements, family_of, rules, typeof_data};
+use crate::Error;
+
+/// `nla_len` has 16 bits: 400 of our largest elements (IPv6, about 120 bytes) fit.
+const ELEMENTS_PER_MESSAGE: usize = 400;
+/// Upper bounds on the wire, for splitting: of an element with its attributes, and of a message's rest.
+const ELEMENT_BYTES: usize = 120;
+const MESSAGE_BYTES: usize = 120;
+/// Room that a transaction must leave in the socket's buffer for its frame.
+const MARGIN: usize = 8 * 1024;
+/// A batch is one send, so it must fit the socket's buffer: half a million elements do.
+const SEND_BUFFER: usize = 64 << 20;
+/// Upper bound on the wire of one rule.
+const RULE_BYTES: usize = 900;
+/// `NLM_F_CREATE | NLM_F_EXCL`.
+const CREATE: u16 = 0x600;
+/// `NFTA_SET_*` and `NFT_SET_MAP`.
+const SET_TABLE: u16 = 1;
+const SET_NAME: u16 = 2;
+const SET_FLAGS: u16 = 3;
+const SET_KEY_TYPE: u16 = 4;
+const SET_KEY_LEN: u16 = 5;
+const SET_DATA_TYPE: u16 = 6;
+const SET_DATA_LEN: u16 = 7;
+const SET_ID: u16 = 10;
+const SET_USERDATA: u16 = 13;
+const FLAG_MAP: u32 = 8;
+/// Ids of sets within a batch; nlink counts its own from 1.
+const MAP_IDS: u32 = 1 << 20;
+
+/// A netlink socket in the current network namespace.
+pub struct Nft {
+    pub(super) connection: Connection<Nftables>,
+    /// How many bytes one transaction may have.
+    budget: usize,
+}
+
+impl fmt::Debug for Nft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nft")
+            .field("budget", &self.budget)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a whole table consists of.
+#[derive(Clone, Copy)]
+enum Part {
+    /// Table, counter, sets, maps, networks, chains that no packet reaches by themselves.
+    Inner,
+    /// What makes packets arrive, and the marker that says that all is there.
+    Hooks,
+}
+
+impl Nft {
+    /// Opens the socket with as large a buffer as this process may have.
+    ///
+    /// # Errors
+    /// The kernel has no nf_tables, or the socket cannot be opened.
+    pub fn open() -> Result<Self, Error> {
+        let connection = Connection::<Nftables>::new().map_err(Error::kernel("open a netlink socket"))?;
+        let socket = connection.socket();
+        // In a user namespace only the second one works, up to net.core.wmem_max.
+        if setsockopt(socket, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
+            setsockopt(socket, sockopt::SndBuf, &SEND_BUFFER)?;
+        }
+        let granted = getsockopt(socket, sockopt::SndBuf)?;
+        tracing::debug!(bytes = granted, "netlink send buffer");
+        Ok(Self {
+            connection,
+            budget: granted.saturating_sub(MARGIN),
+        })
+    }
+
+    /// Makes transactions no larger than this, to exercise splitting.
+    #[must_use]
+    pub fn with_budget(mut self, bytes: usize) -> Self {
+        self.budget = self.budget.min(bytes);
+        self
+    }
+
+    /// Replaces the family's table, whatever it is, by this one: in one transaction where it fits the
+    /// socket's buffer. Otherwise the elements are filled in before any packet is led to them.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub async fn rebuild(&self, layout: &Layout, present: bool, changes: &[Change]) -> Result<(), Error> {
+        let family = layout.family();
+        let mut transaction = self.connection.transaction();
+        if present {
+            transaction = transaction.del_table(TABLE, family_of(family));
+        }
+        transaction = add_structure(transaction, layout, Part::Inner)?;
+        let rules: usize = layout.chains().iter().map(|chain| chain.rules.len()).sum();
+        let size = rules * RULE_BYTES
+            + layout.sets().len() * 2 * MESSAGE_BYTES
+            + messages(changes).iter().map(message_bytes).sum::<usize>();
+        if size <= self.budget {
+            transaction = add_changes(transaction, family, changes)?;
+            transaction = add_structure(transaction, layout, Part::Hooks)?;
+            return self.commit("rebuild the table", transaction).await;
+        }
+        tracing::info!(%family, bytes = size, budget = self.budget, "the table does not fit one transaction");
+        self.commit("make the table", transaction).await?;
+        self.change(family, changes).await?;
+        let hooks = add_structure(self.connection.transaction(), layout, Part::Hooks)?;
+        self.commit("hook the table in", hooks).await
+    }
+
+    /// Adds the sets and rules that `larger` has beyond `layout`, in one transaction.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub async fn grow(&self, layout: &Layout, larger: &Layout) -> Result<(), Error> {
+        let family = layout.family();
+        let mut transaction = self.connection.transaction();
+        for set in layout.missing_sets(larger) {
+            transaction = transaction.add_set(elements::set(family, set));
+        }
+        for (chain, rule) in layout.missing_rules(larger) {
+            transaction = transaction.add_rule(rules::lower(family, chain.as_str(), &rule)?);
+        }
+        self.commit("add rules for more endpoints", transaction).await
+    }
+
+    /// Carries out changes in order, in one transaction where they fit.
+    ///
+    /// # Errors
+    /// The kernel refused; transactions before the refused one hold.
+    pub async fn change(&self, family: IpFamily, changes: &[Change]) -> Result<(), Error> {
+        for part in split(changes, self.budget) {
+            let transaction = add_changes(
+                self.connection.transaction(),
+                family,
+                changes.get(part).unwrap_or_default(),
+            )?;
+            self.commit("change elements", transaction).await?;
+        }
+        Ok(())
+    }
+
+    /// Packets that had a frontend and found no endpoint.
+    ///
+    /// # Errors
+    /// The counter cannot be read.
+    pub async fn untranslated(&self, family: IpFamily) -> Result<u64, Error> {
+        let objects = self
+            .connection
+            .list_objects_in(TABLE, family_of(family))
+            .await
+            .map_err(Error::kernel("read the counter"))?;
+        let ours = objects.into_iter().find(|object| object.name == UNTRANSLATED);
+        Ok(match ours.map(|object| object.state) {
+            Some(ObjectState::Counter { packets, .. }) => packets,
+            Some(_) | None => 0,
+        })
+    }
+
+    /// The number that every committed transaction in the namespace, anybody's, increases.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn generation(&self) -> Result<u32, Error> {
+        self.connection
+            .generation()
+            .await
+            .map_err(Error::kernel("read the ruleset's generation"))
+    }
+
+    /// Whether the family has a table of ours.
+    ///
+    /// # Errors
+    /// Tables cannot be listed: missing privileges, no nf_tables.
+    pub async fn has_table(&self, family: IpFamily) -> Result<bool, Error> {
+        let tables = self
+            .connection
+            .list_tables_in(family_of(family))
+            .await
+            .map_err(Error::kernel("list nftables tables"))?;
+        Ok(tables.iter().any(|table| table.name.as_str() == TABLE))
+    }
+
+    /// Removes the family's table; says whether there was one.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub async fn remove(&self, family: IpFamily) -> Result<bool, Error> {
+        self.connection
+            .del_table_if_exists(TABLE, family_of(family))
+            .await
+            .map_err(Error::kernel(format!("delete table {TABLE}")))
+    }
+
+    async fn commit(&self, what: &str, transaction: Transaction) -> Result<(), Error> {
+        transaction
+            .commit(&self.connection)
+            .await
+            .map_err(Error::kernel(what))
+    }
+}
+
+fn add_structure(mut transaction: Transaction, layout: &Layout, part: Part) -> Result<Transaction, Error> {
+    let family = layout.family();
+    let table_family = family_of(family);
+    if matches!(part, Part::Inner) {
+        transaction = transaction
+            .add_table(TABLE, table_family)
+            .add_object(&Object::counter(TABLE, UNTRANSLATED).family(table_family));
+        for set in layout.sets() {
+            transaction = transaction.add_set(elements::set(family, set));
+        }
+        for (id, map) in (MAP_IDS..).zip(MapName::ALL) {
+            transaction = transaction.raw(new_map(family, map, id));
+        }
+        let networks: Vec<Change> = layout
+            .pod_cidrs()
+            .iter()
+            .map(|net| Change::Add(Element::Member(SetName::PodCidrs, Key::Net(*net))))
+            .collect();
+        transaction = add_changes(transaction, family, &networks)?;
+    }
+    let hooks = matches!(part, Part::Hooks);
+    let chains = layout.chains();
+    let ours = || chains.iter().filter(|chain| chain.base.is_some() == hooks);
+    for chain in ours() {
+        transaction = transaction.add_chain(rules::chain(family, chain)?);
+    }
+    for chain in ours() {
+        for rule in &chain.rules {
+            transaction = transaction.add_rule(rules::lower(family, chain.name.as_str(), rule)?);
+        }
+    }
+    if hooks {
+        transaction = transaction.add_chain(rules::named_chain(family, &layout.marker())?);
+    }
+    Ok(transaction)
+}
+
+/// A slot map's declaration. nlink cannot write `typeof`, so the message is made here.
+fn new_map(family: IpFamily, map: MapName, id: u32) -> RawMessage {
+    let (key, data) = elements::map_types(family, map);
+    let attributes = [
+        text(SET_TABLE, TABLE),
+        text(SET_NAME, map.as_str()),
+        number(SET_FLAGS, FLAG_MAP),
+        number(SET_KEY_TYPE, key.type_id()),
+        number(SET_KEY_LEN, key.len()),
+        number(SET_DATA_TYPE, data.type_id()),
+        number(SET_DATA_LEN, data.len()),
+        number(SET_ID, id),
+        attribute(SET_USERDATA, &typeof_data::of_map(family, map)),
+    ];
+    RawMessage::new(NFT_MSG_NEWSET, family_of(family))
+        .flags(CREATE)
+        .attrs(attributes.concat())
+}
+
+/// What one netlink message can hold: changes of one kind to one set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Add,
+    Remove,
+    Replace,
+}
+
+fn shape(change: &Change) -> (Verb, String) {
+    let set_of = berth_proxy_core::nft::render::set_of;
+    match change {
+        Change::Add(element) => (Verb::Add, set_of(element)),
+        Change::Remove(element) => (Verb::Remove, set_of(element)),
+        Change::Replace { frontend, .. } => (Verb::Replace, MapName::of(frontend).as_str().to_owned()),
+    }
+}
+
+/// Runs of changes that go into one message (a replacement: two).
+fn messages(changes: &[Change]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let mut last = None;
+    for (index, change) in changes.iter().enumerate() {
+        let shape = shape(change);
+        match runs.last_mut() {
+            Some(run) if last.as_ref() == Some(&shape) && run.len() < ELEMENTS_PER_MESSAGE => {
+                run.end = index + 1;
+            }
+            Some(_) | None => runs.push(index..index + 1),
+        }
+        last = Some(shape);
+    }
+    runs
+}
+
+/// Counts every change as a replacement.
+fn message_bytes(run: &Range<usize>) -> usize {
+    2 * (MESSAGE_BYTES + run.len() * ELEMENT_BYTES)
+}
+
+/// Parts that fit the budget each, at least one message per part.
+fn split(changes: &[Change], budget: usize) -> Vec<Range<usize>> {
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    let mut size = 0;
+    for run in messages(changes) {
+        let bytes = message_bytes(&run);
+        match parts.last_mut() {
+            Some(part) if size + bytes <= budget => {
+                part.end = run.end;
+                size += bytes;
+            }
+            Some(_) | None => {
+                parts.push(run);
+                size = bytes;
+            }
+        }
+    }
+    parts
+}
+
+fn add_changes(
+    mut transaction: Transaction,
+    family: IpFamily,
+    changes: &[Change],
+) -> Result<Transaction, Error> {
+    for run in messages(changes) {
+        let run = changes.get(run).unwrap_or_default();
+        let Some(first) = run.first() else {
+            continue;
+        };
+        let (removed, added): (Vec<Option<Element>>, Vec<Option<Element>>) = run.iter().map(ends).unzip();
+        let encoded = |side: Vec<Option<Element>>| -> Result<Vec<SetElement>, Error> {
+            side.iter().flatten().map(elements::encode).collect()
+        };
+        let (removed, added) = (encoded(removed)?, encoded(added)?);
+        let set = match ends(first) {
+            (Some(Element::Member(name, _)), _) | (_, Some(Element::Member(name, _))) => {
+                elements::set(family, name)
+            }
+            (Some(Element::Slot(frontend, ..)), _) | (_, Some(Element::Slot(frontend, ..))) => {
+                elements::map(family, MapName::of(&frontend))
+            }
+            (None, None) => continue,
+        };
+        if !removed.is_empty() {
+            transaction = transaction.del_set_elements(&set, &removed);
+        }
+        if !added.is_empty() {
+            transaction = transaction.add_set_elements(&set, &added);
+        }
+    }
+    Ok(transaction)
+}
+
+/// The element that goes and the one that comes.
+fn ends(change: &Change) -> (Option<Element>, Option<Element>) {
+    match change {
+        Change::Add(element) => (None, Some(*element)),
+        Change::Remove(element) => (Some(*element), None),
+        Change::Replace {
+            frontend,
+            slot,
+            old,
+            new,
+        } => (
+            Some(Element::Slot(*frontend, *slot, *old)),
+            Some(Element::Slot(*frontend, *slot, *new)),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_model::Protocol;
+    use berth_proxy_core::Frontend;
+
+    use super::*;
+
+    fn mk_change(set: SetName, n: u16) -> Change {
+        let frontend = Frontend::NodePort {
+            family: IpFamily::V4,
+            protocol: Protocol::Tcp,
+            port: (n + 1).try_into().unwrap(),
+        };
+        Change::Add(Element::Member(set, Key::Frontend(frontend)))
+    }
+
+    #[test]
+    fn changes_to_one_set_share_a_message_up_to_its_limit() {
+        let mut changes: Vec<Change> = (0..500)
+            .map(|n| mk_change(SetName::NodePortCount(1), n))
+            .collect();
+        changes.push(mk_change(SetName::NodePortCount(2), 0));
+        assert_eq!(messages(&changes), [0..400, 400..500, 500..501]);
+    }
+
+    #[test]
+    fn parts_fit_the_budget_and_cover_everything_in_order() {
+        let changes: Vec<Change> = (0..2_000)
+            .map(|n| mk_change(SetName::NodePortCount(1), n))
+            .collect();
+        for budget in [1, 100_000, 250_000, usize::MAX / 2] {
+            let parts = split(&changes, budget);
+            assert_eq!(parts.first().unwrap().start, 0);
+            assert_eq!(parts.last().unwrap().end, 2_000);
+            assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
+        }
+        assert_eq!(split(&changes, 1).len(), 5, "one message is never split");
+        assert_eq!(split(&changes, usize::MAX / 2).len(), 1);
+    }
+}

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Typed rules to the kernel's expressions.
+
+use berth_model::IpFamily;
+use berth_proxy_core::names::{TABLE, UNTRANSLATED};
+use berth_proxy_core::nft::{
+    Action, BaseChain as Base, Chain as OurChain, Field, Hook, Match, Rule as OurRule,
+};
+use nlink::netlink::nftables::{
+    BaseChain, Chain, CmpOp, CtKey, Expr, FibFlags, FibResult, FilterHook, LookupExpr, MetaKey, NatHook,
+    NumgenKind, PayloadBase, Policy, Priority, RawExpr, Register, Rule,
+};
+
+use super::attributes::number;
+use super::family_of;
+use crate::Error;
+
+/// `NF_CT_STATE_BIT(IP_CT_NEW)` and `IPS_DST_NAT`.
+const CT_NEW: u32 = 8;
+const CT_STATUS_DNAT: u32 = 1 << 5;
+/// `RTN_LOCAL`.
+const ADDRESS_LOCAL: u32 = 2;
+/// `NFT_REJECT_ICMP_UNREACH`, with the code for port unreachable in ICMP and in ICMPv6.
+const REJECT_ICMP: u32 = 0;
+const ICMP_PORT_UNREACHABLE: u8 = 3;
+const ICMPV6_PORT_UNREACHABLE: u8 = 4;
+/// `NFTA_NAT_*`, `NFT_NAT_DNAT`; `NFTA_MASQ_FLAGS`, `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
+const NAT_TYPE: u16 = 1;
+const NAT_FAMILY: u16 = 2;
+const NAT_ADDRESS: u16 = 3;
+const NAT_PORT: u16 = 5;
+const NAT_DESTINATION: u32 = 1;
+const MASQUERADE_FLAGS: u16 = 1;
+const FULLY_RANDOM: u32 = 1 << 4;
+
+/// A rule, ready to be sent.
+pub(super) fn lower(family: IpFamily, chain: &str, rule: &OurRule) -> Result<Rule, Error> {
+    let mut lowered = Rule::new(TABLE, chain).family(family_of(family));
+    for condition in &rule.matches {
+        lowered = matches(family, condition)
+            .into_iter()
+            .fold(lowered, |rule, expression| rule.expr(expression));
+    }
+    let jump = |source| Error::kernel(format!("chain {chain}"))(source);
+    Ok(match &rule.action {
+        Action::Jump(to) => lowered.try_jump(to.as_str()).map_err(jump)?,
+        Action::Goto(to) => lowered.try_goto(to.as_str()).map_err(jump)?,
+        Action::CountAndDrop => lowered.counter_named(UNTRANSLATED).drop(),
+        Action::Reject | Action::Mark(_) | Action::Unmark(_) | Action::Masquerade | Action::Translate(..) => {
+            action(family, &rule.action)
+                .into_iter()
+                .fold(lowered, |rule, expression| rule.expr(expression))
+        }
+    })
+}
+
+/// A chain without its rules.
+pub(super) fn chain(family: IpFamily, chain: &OurChain) -> Result<Chain, Error> {
+    let named = named_chain(family, chain.name.as_str())?;
+    Ok(match chain.base {
+        None => named,
+        Some(base) => named.base(base_chain(base).policy(Policy::Accept)),
+    })
+}
+
+/// A regular chain of this name.
+pub(super) fn named_chain(family: IpFamily, name: &str) -> Result<Chain, Error> {
+    Chain::new(TABLE, name)
+        .map(|chain| chain.family(family_of(family)))
+        .map_err(Error::kernel(format!("chain {name}")))
+}
+
+pub(super) fn base_chain(base: Base) -> BaseChain {
+    let priority = Priority::Custom(base.priority);
+    if base.nat {
+        let hook = match base.hook {
+            Hook::Prerouting => NatHook::Prerouting,
+            Hook::Output => NatHook::Output,
+            Hook::Postrouting => NatHook::Postrouting,
+        };
+        BaseChain::nat(hook, priority)
+    } else {
+        let hook = match base.hook {
+            Hook::Prerouting => FilterHook::Prerouting,
+            Hook::Output => FilterHook::Output,
+            Hook::Postrouting => FilterHook::Postrouting,
+        };
+        BaseChain::filter(hook, priority)
+    }
+}
+
+/// Offset of source and destination in the IP header, and their length.
+fn address(family: IpFamily, field: Field) -> (u32, u32) {
+    match (family, field) {
+        (IpFamily::V4, Field::SourceIp) => (12, 4),
+        (IpFamily::V4, _) => (16, 4),
+        (IpFamily::V6, Field::SourceIp) => (8, 16),
+        (IpFamily::V6, _) => (24, 16),
+    }
+}
+
+/// The register that starts at a 32-bit word. Our longest key has 16 + 16 bytes.
+fn register(word: usize) -> Register {
+    Register::word(word).unwrap_or(Register::R0)
+}
+
+fn words(length: u32) -> usize {
+    length.div_ceil(4) as usize
+}
+
+/// Loads fields side by side from word 0 on; returns the first free word.
+fn load(family: IpFamily, fields: &[Field], into: &mut Vec<Expr>) -> usize {
+    let mut word = 0;
+    for field in fields {
+        let dreg = register(word);
+        let length = match field {
+            Field::SourceIp | Field::DestinationIp => {
+                let (offset, len) = address(family, *field);
+                into.push(Expr::Payload {
+                    dreg,
+                    base: PayloadBase::Network,
+                    offset,
+                    len,
+                });
+                len
+            }
+            Field::Protocol => {
+                into.push(Expr::Meta {
+                    dreg,
+                    key: MetaKey::L4Proto,
+                });
+                1
+            }
+            Field::DestinationPort => {
+                into.push(Expr::Payload {
+                    dreg,
+                    base: PayloadBase::Transport,
+                    offset: 2,
+                    len: 2,
+                });
+                2
+            }
+        };
+        word += words(length);
+    }
+    word
+}
+
+fn compare(op: CmpOp, data: Vec<u8>) -> Expr {
+    Expr::Cmp {
+        sreg: Register::R0,
+        op,
+        data,
+    }
+}
+
+fn bitwise(mask: u32, xor: u32) -> Expr {
+    Expr::Bitwise {
+        sreg: Register::R0,
+        dreg: Register::R0,
+        len: 4,
+        mask: mask.to_ne_bytes().to_vec(),
+        xor: xor.to_ne_bytes().to_vec(),
+    }
+}
+
+fn conntrack_bit(key: CtKey, bit: u32) -> Vec<Expr> {
+    let load = Expr::Ct {
+        dreg: Register::R0,
+        key,
+    };
+    vec![load, bitwise(bit, 0), compare(CmpOp::Neq, vec![0; 4])]
+}
+
+fn load_mark() -> Expr {
+    Expr::Meta {
+        dreg: Register::R0,
+        key: MetaKey::Mark,
+    }
+}
+
+fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
+    match condition {
+        Match::NewConnection => conntrack_bit(CtKey::State, CT_NEW),
+        Match::Translated => conntrack_bit(CtKey::Status, CT_STATUS_DNAT),
+        Match::Marked(bit) => vec![
+            load_mark(),
+            bitwise(*bit, 0),
+            compare(CmpOp::Eq, bit.to_ne_bytes().to_vec()),
+        ],
+        Match::LocalDestination => vec![
+            Expr::Fib {
+                dreg: Register::R0,
+                result: FibResult::AddrType,
+                flags: FibFlags::DADDR,
+            },
+            compare(CmpOp::Eq, ADDRESS_LOCAL.to_ne_bytes().to_vec()),
+        ],
+        Match::NotLoopback => not_loopback(family),
+        Match::In(set) | Match::NotIn(set) => {
+            let mut expressions = Vec::new();
+            load(family, set.fields(), &mut expressions);
+            let lookup = LookupExpr::new(set.to_string(), Register::R0);
+            let inverted = matches!(condition, Match::NotIn(_));
+            expressions.push(if inverted {
+                lookup.invert().into()
+            } else {
+                lookup.into()
+            });
+            expressions
+        }
+    }
+}
+
+/// 127.0.0.0/8 is its first byte, as nft writes it; ::1 is itself.
+fn not_loopback(family: IpFamily) -> Vec<Expr> {
+    let (offset, len) = address(family, Field::DestinationIp);
+    let (len, loopback) = match family {
+        IpFamily::V4 => (1, vec![127]),
+        IpFamily::V6 => (len, std::net::Ipv6Addr::LOCALHOST.octets().to_vec()),
+    };
+    let load = Expr::Payload {
+        dreg: Register::R0,
+        base: PayloadBase::Network,
+        offset,
+        len,
+    };
+    vec![load, compare(CmpOp::Neq, loopback)]
+}
+
+fn action(family: IpFamily, action: &Action) -> Vec<Expr> {
+    let set_mark = |mask, xor| {
+        let store = Expr::MetaSet {
+            key: MetaKey::Mark,
+            sreg: Register::R0,
+        };
+        vec![load_mark(), bitwise(mask, xor), store]
+    };
+    match action {
+        Action::Reject => vec![Expr::Reject {
+            reject_type: REJECT_ICMP,
+            icmp_code: match family {
+                IpFamily::V4 => ICMP_PORT_UNREACHABLE,
+                IpFamily::V6 => ICMPV6_PORT_UNREACHABLE,
+            },
+        }],
+        Action::Mark(bit) => set_mark(!bit, *bit),
+        Action::Unmark(bit) => set_mark(u32::MAX, *bit),
+        Action::Masquerade => vec![RawExpr::new("masq", number(MASQUERADE_FLAGS, FULLY_RANDOM)).into()],
+        Action::Translate(map, count) => {
+            let mut expressions = Vec::new();
+            let next = load(family, map.fields(), &mut expressions);
+            expressions.push(Expr::Numgen {
+                dreg: register(next),
+                kind: NumgenKind::Random,
+                modulus: *count,
+                offset: 0,
+            });
+            let lookup = LookupExpr::new(map.as_str(), Register::R0).dreg(Register::R0);
+            expressions.push(lookup.into());
+            expressions.push(translate(family));
+            expressions
+        }
+        Action::Jump(_) | Action::Goto(_) | Action::CountAndDrop => Vec::new(),
+    }
+}
+
+/// Destination translation with the address in word 0 and the port right behind it. nlink's own
+/// expression has fixed registers.
+fn translate(family: IpFamily) -> Expr {
+    let (_, length) = address(family, Field::DestinationIp);
+    let attributes = [
+        number(NAT_TYPE, NAT_DESTINATION),
+        number(NAT_FAMILY, family_of(family) as u32),
+        number(NAT_ADDRESS, Register::R0.wire()),
+        number(NAT_PORT, register(words(length)).wire()),
+    ];
+    RawExpr::new("nat", attributes.concat()).into()
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What can go wrong between us and the kernel.
+
+use berth_runtime::exit::{Code, ExitError};
+
+/// A failure of the kernel side. The kernel applies a transaction wholly or not at all, so after any of
+/// these the table is as some committed stage left it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process may not administer the network.
+    #[error(
+        "{what}: permission denied; berth proxy needs CAP_NET_ADMIN in the node's network namespace (run as root, or in a Pod with hostNetwork and that capability)"
+    )]
+    Privilege {
+        /// What was tried.
+        what: String,
+    },
+    /// The kernel refused.
+    #[error("{what}: {source}")]
+    Kernel {
+        /// What was tried.
+        what: String,
+        /// The kernel's answer.
+        source: Box<nlink::Error>,
+    },
+    /// The ruleset kept changing while it was read.
+    #[error("the ruleset changed during each of {attempts} attempts to read it")]
+    Unstable {
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// A socket option could not be read or set.
+    #[error("netlink socket: {0}")]
+    Socket(#[from] nix::errno::Errno),
+}
+
+impl Error {
+    pub(crate) fn kernel(what: impl Into<String>) -> impl FnOnce(nlink::Error) -> Self {
+        let what = what.into();
+        move |source| {
+            if source.is_permission_denied() {
+                Self::Privilege { what }
+            } else {
+                Self::Kernel {
+                    what,
+                    source: Box::new(source),
+                }
+            }
+        }
+    }
+}
+
+impl From<Error> for ExitError {
+    fn from(error: Error) -> Self {
+        let code = match error {
+            Error::Privilege { .. } => Code::Privilege,
+            Error::Kernel { .. } | Error::Unstable { .. } | Error::Socket(_) => Code::Failure,
+        };
+        Self::new(code, error)
+    }
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The two watches, filtered by the server, into the index.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use berth_model::ServiceKey;
+use berth_runtime::watch::{ObjectKey, WatchEvent, WatchMetrics, watch_with};
+use berth_snapshot::Index;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::runtime::watcher;
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+
+/// What the watches saw.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Service(Box<WatchEvent<Service>>),
+    Slice(Box<WatchEvent<EndpointSlice>>),
+}
+
+/// Room for a burst while a turn is under way; beyond it the watches wait.
+const BACKLOG: usize = 4_096;
+
+/// Starts the watches. They end when the receiver is dropped.
+pub(crate) fn start(client: &Client, metrics: WatchMetrics) -> mpsc::Receiver<Event> {
+    let (sender, receiver) = mpsc::channel(BACKLOG);
+    // Services of other proxies and headless ones are none of ours: kube-proxy's filters.
+    let services = watcher::Config::default()
+        .labels("!service.kubernetes.io/service-proxy-name")
+        .fields("spec.clusterIP!=None");
+    let slices = watcher::Config::default().labels("!service.kubernetes.io/headless");
+    let services = watch_with(Api::all(client.clone()), services, "services", metrics.clone());
+    let slices = watch_with(Api::all(client.clone()), slices, "endpointslices", metrics);
+    let to = sender.clone();
+    tokio::spawn(async move {
+        let mut services = std::pin::pin!(services);
+        while let Some(event) = services.next().await {
+            if to.send(Event::Service(Box::new(event))).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        let mut slices = std::pin::pin!(slices);
+        while let Some(event) = slices.next().await {
+            if sender.send(Event::Slice(Box::new(event))).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// The index, and which first lists are complete.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) index: Index,
+    services_listed: bool,
+    slices_listed: bool,
+}
+
+impl State {
+    /// Whether both first lists are complete: nothing may be written before.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.services_listed && self.slices_listed
+    }
+
+    /// Takes in an event.
+    pub(crate) fn accept(&mut self, event: Event) {
+        match event {
+            Event::Service(event) => self.service(*event),
+            Event::Slice(event) => self.slice(*event),
+        }
+    }
+
+    fn service(&mut self, event: WatchEvent<Service>) {
+        match event {
+            WatchEvent::Applied(service) => {
+                for skip in self.index.apply_service(&service) {
+                    let meta = &service.metadata;
+                    tracing::warn!(
+                        namespace = meta.namespace,
+                        name = meta.name,
+                        ?skip,
+                        "part of a Service is not used"
+                    );
+                }
+            }
+            WatchEvent::Deleted(key) => self.index.delete_service(&service_key(&key)),
+            WatchEvent::Listed(keys) => {
+                let keys: BTreeSet<ServiceKey> = keys.iter().map(service_key).collect();
+                self.index.retain_services(&keys);
+                self.services_listed = true;
+            }
+        }
+    }
+
+    fn slice(&mut self, event: WatchEvent<EndpointSlice>) {
+        match event {
+            WatchEvent::Applied(slice) => {
+                for skip in self.index.apply_slice(&slice) {
+                    let meta = &slice.metadata;
+                    tracing::debug!(
+                        namespace = meta.namespace,
+                        name = meta.name,
+                        ?skip,
+                        "part of an EndpointSlice is not used"
+                    );
+                }
+            }
+            WatchEvent::Deleted(key) => {
+                let (namespace, name) = parts(&key);
+                self.index.delete_slice(&namespace, &name);
+            }
+            WatchEvent::Listed(keys) => {
+                self.index.retain_slices(&keys.iter().map(parts).collect());
+                self.slices_listed = true;
+            }
+        }
+    }
+}
+
+fn parts(key: &ObjectKey) -> (Arc<str>, Arc<str>) {
+    (key.namespace.clone().unwrap_or_default(), Arc::clone(&key.name))
+}
+
+fn service_key(key: &ObjectKey) -> ServiceKey {
+    let (namespace, name) = parts(key);
+    ServiceKey::new(namespace, name)
+}

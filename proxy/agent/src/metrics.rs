@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Metrics of the node proxy. Labels come from closed sets.
+
+use std::sync::atomic::AtomicU64;
+
+use berth_model::IpFamily;
+use berth_proxy_core::ShortfallKind;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FamilyLabel {
+    ip_family: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+/// Everything the node proxy counts. Clones count into the same place.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    syncs: Family<ResultLabel, Counter>,
+    duration: Histogram,
+    elements: Family<FamilyLabel, Gauge>,
+    changes: Counter,
+    rebuilds: Counter,
+    untranslated: Family<FamilyLabel, Gauge<u64, AtomicU64>>,
+    forgotten: Counter,
+    shortfalls: Family<KindLabel, Gauge>,
+    conflicts: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let this = Self {
+            syncs: Family::default(),
+            // 50 microseconds to 26 seconds.
+            duration: Histogram::new(exponential_buckets(0.000_05, 2.0, 20)),
+            elements: Family::default(),
+            changes: Counter::default(),
+            rebuilds: Counter::default(),
+            untranslated: Family::default(),
+            forgotten: Counter::default(),
+            shortfalls: Family::default(),
+            conflicts: Gauge::default(),
+        };
+        let proxy = registry.sub_registry_with_prefix("berth_proxy");
+        proxy.register(
+            "syncs",
+            "Turns of the sync loop that found something to do",
+            this.syncs.clone(),
+        );
+        proxy.register(
+            "sync_duration_seconds",
+            "Time from plan to committed rules",
+            this.duration.clone(),
+        );
+        proxy.register(
+            "elements",
+            "Set and map elements in the kernel",
+            this.elements.clone(),
+        );
+        proxy.register(
+            "changes",
+            "Elements added, replaced and removed",
+            this.changes.clone(),
+        );
+        proxy.register("rebuilds", "Tables written as a whole", this.rebuilds.clone());
+        proxy.register(
+            "untranslated_packets",
+            "Packets to a Service that found no endpoint and were dropped; 0 unless Berth is wrong",
+            this.untranslated.clone(),
+        );
+        proxy.register(
+            "forgotten_flows",
+            "Stale UDP flows deleted",
+            this.forgotten.clone(),
+        );
+        proxy.register(
+            "shortfalls",
+            "Wishes of Services that are not fulfilled",
+            this.shortfalls.clone(),
+        );
+        proxy.register(
+            "conflicts",
+            "Frontends claimed by more than one Service",
+            this.conflicts.clone(),
+        );
+        this
+    }
+
+    pub(crate) fn synced(&self, seconds: f64) {
+        self.syncs.get_or_create(&ResultLabel { result: "ok" }).inc();
+        self.duration.observe(seconds);
+    }
+
+    pub(crate) fn failed(&self) {
+        self.syncs.get_or_create(&ResultLabel { result: "error" }).inc();
+    }
+
+    pub(crate) fn elements(&self, family: IpFamily, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.elements.get_or_create(&label(family)).set(count);
+    }
+
+    pub(crate) fn wrote(&self, changes: usize, rebuilds: usize) {
+        self.changes.inc_by(u64::try_from(changes).unwrap_or(u64::MAX));
+        self.rebuilds.inc_by(u64::try_from(rebuilds).unwrap_or(u64::MAX));
+    }
+
+    /// Returns the value before.
+    pub(crate) fn untranslated(&self, family: IpFamily, packets: u64) -> u64 {
+        self.untranslated.get_or_create(&label(family)).set(packets)
+    }
+
+    pub(crate) fn forgotten(&self, flows: usize) {
+        self.forgotten.inc_by(u64::try_from(flows).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn shortfall(&self, kind: ShortfallKind, delta: i64) {
+        let kind = kind.as_str();
+        self.shortfalls.get_or_create(&KindLabel { kind }).inc_by(delta);
+    }
+
+    pub(crate) fn conflicts(&self, count: usize) {
+        self.conflicts.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}
+
+fn label(family: IpFamily) -> FamilyLabel {
+    FamilyLabel {
+        ip_family: family.as_str(),
+    }
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From the view to the kernel, one turn at a time. Owns what is known of the kernel.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use berth_model::{IpFamily, ServiceKey, View};
+use berth_proxy_core::conntrack::{Flows, StaleFlows};
+use berth_proxy_core::nft::{Installed, Layout, Plan, Scope, diff};
+use berth_proxy_core::{Intent, Settings, Touched};
+
+use crate::Error;
+use crate::apply::nft::Nft;
+use crate::apply::{Observed, conntrack};
+
+/// What a turn did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Tables written as a whole.
+    pub rebuilt: usize,
+    /// Elements added, replaced, removed.
+    pub changes: usize,
+    /// UDP flows forgotten.
+    pub forgotten: usize,
+}
+
+impl Done {
+    /// Whether the kernel was left alone.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// One family's table.
+#[derive(Debug)]
+struct Table {
+    layout: Layout,
+    /// What the kernel holds; `None` when that must be looked up: at start and after an error.
+    installed: Option<Installed>,
+}
+
+/// Keeps the tables as the view wants them.
+#[derive(Debug)]
+pub struct Syncer {
+    nft: Nft,
+    intent: Intent,
+    tables: [Table; 2],
+    /// What the intent's updates touched and no turn has carried out yet.
+    pending: Touched,
+    flows: Flows,
+    stale: StaleFlows,
+    retire_delay: Duration,
+    started: Instant,
+    /// The ruleset's generation after our last turn.
+    generation: Option<u32>,
+}
+
+impl Syncer {
+    /// A syncer that knows nothing of the kernel yet.
+    pub fn new(nft: Nft, settings: Settings, retire_delay: Duration) -> Self {
+        let table = |family| Table {
+            layout: Layout::new(family, &settings),
+            installed: None,
+        };
+        Self {
+            nft,
+            tables: IpFamily::ALL.map(table),
+            intent: Intent::empty(settings),
+            pending: Touched::default(),
+            flows: Flows::default(),
+            stale: StaleFlows::default(),
+            retire_delay,
+            started: Instant::now(),
+            generation: None,
+        }
+    }
+
+    /// What is wanted, as of the last [`Syncer::take`].
+    pub fn intent(&self) -> &Intent {
+        &self.intent
+    }
+
+    /// The netlink side.
+    pub fn nft(&self) -> &Nft {
+        &self.nft
+    }
+
+    /// Elements in the kernel, as far as known.
+    pub fn elements(&self) -> impl Iterator<Item = (IpFamily, usize)> {
+        self.tables.iter().filter_map(|table| {
+            let installed = table.installed.as_ref()?;
+            Some((table.layout.family(), installed.len()))
+        })
+    }
+
+    /// Takes in what changed of the view. Writes nothing.
+    pub fn take(&mut self, view: &View, dirty: &BTreeSet<ServiceKey>) {
+        let touched = self.intent.update(view, dirty);
+        self.stale.merge(self.flows.changed(&touched, &self.intent));
+        self.pending.merge(touched);
+    }
+
+    /// How long until something is left to retire; `None` if nothing is.
+    pub fn next_retirement(&self) -> Option<Duration> {
+        let due = self
+            .tables
+            .iter()
+            .filter_map(|table| table.installed.as_ref()?.next_retirement(self.retire_delay))
+            .min()?;
+        Some(due.saturating_sub(self.started.elapsed()))
+    }
+
+    /// Whether there may be something to write besides retirements.
+    pub fn is_behind(&self) -> bool {
+        !self.pending.is_empty()
+            || !self.stale.is_empty()
+            || self.tables.iter().any(|table| table.installed.is_none())
+    }
+
+    /// The plans that the next turn would carry out, without the kernel: for families looked up already.
+    pub fn plans(&self) -> Vec<Plan> {
+        let now = self.started.elapsed();
+        self.tables
+            .iter()
+            .filter_map(|table| {
+                let installed = table.installed.as_ref()?;
+                let family = table.layout.family();
+                Some(diff(
+                    family,
+                    installed,
+                    &self.intent,
+                    Scope::All,
+                    now,
+                    self.retire_delay,
+                ))
+            })
+            .collect()
+    }
+
+    /// Has the next turn look the kernel up anew if anybody else changed the ruleset since our last turn:
+    /// it may have been our tables.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub async fn audit(&mut self) -> Result<(), Error> {
+        let generation = self.nft.generation().await?;
+        if self.generation.is_some_and(|ours| ours != generation) {
+            for table in &mut self.tables {
+                table.installed = None;
+            }
+            self.generation = None;
+        }
+        Ok(())
+    }
+
+    /// One turn: carries out what there is to do in both families.
+    ///
+    /// # Errors
+    /// The kernel refused or could not be read. What was committed holds; the next turn looks the
+    /// kernel up and goes on from there.
+    pub async fn turn(&mut self) -> Result<Done, Error> {
+        let mut done = Done::default();
+        let touched = std::mem::take(&mut self.pending);
+        for index in 0..self.tables.len() {
+            if let Err(error) = self.family(index, &touched, &mut done).await {
+                // Left for the next turn, which looks at everything.
+                if let Some(table) = self.tables.get_mut(index) {
+                    table.installed = None;
+                }
+                self.generation = None;
+                self.pending = touched;
+                return Err(error);
+            }
+        }
+        if !self.stale.is_empty() {
+            done.forgotten = conntrack::forget(&self.stale).await?;
+            self.stale = StaleFlows::default();
+        }
+        if !done.is_nothing() || self.generation.is_none() {
+            self.generation = Some(self.nft.generation().await?);
+        }
+        Ok(done)
+    }
+
+    async fn family(&mut self, index: usize, touched: &Touched, done: &mut Done) -> Result<(), Error> {
+        let Some(table) = self.tables.get_mut(index) else {
+            return Ok(());
+        };
+        let family = table.layout.family();
+        let mut scope = Scope::Touched(touched);
+        if table.installed.is_none() {
+            scope = Scope::All;
+            let now = self.started.elapsed();
+            match self.nft.observe(&table.layout, now).await? {
+                Observed::Ours { layout, installed } => {
+                    tracing::debug!(%family, elements = installed.len(), "table found");
+                    table.layout = layout;
+                    table.installed = Some(installed);
+                }
+                other @ (Observed::Absent | Observed::Foreign { .. }) => {
+                    return rebuild(&self.nft, table, &self.intent, &other, done).await;
+                }
+            }
+        }
+        let Some(installed) = table.installed.as_mut() else {
+            return Ok(());
+        };
+        let now = self.started.elapsed();
+        let plan = diff(family, installed, &self.intent, scope, now, self.retire_delay);
+        let larger = table.layout.with_limit_for(plan.largest_count());
+        if larger != table.layout {
+            tracing::info!(%family, limit = larger.limit(), "rules for more endpoints");
+            self.nft.grow(&table.layout, &larger).await?;
+            table.layout = larger;
+        }
+        for stage in &plan.stages {
+            self.nft.change(family, &stage.changes).await?;
+            installed.apply(stage, self.started.elapsed());
+            done.changes += stage.changes.len();
+        }
+        Ok(())
+    }
+}
+
+async fn rebuild(
+    nft: &Nft,
+    table: &mut Table,
+    intent: &Intent,
+    observed: &Observed,
+    done: &mut Done,
+) -> Result<(), Error> {
+    let family = table.layout.family();
+    if let Observed::Foreign { why } = observed {
+        tracing::warn!(%family, %why, "the table is not of this layout and is replaced");
+    }
+    let mut installed = Installed::default();
+    let plan = diff(
+        family,
+        &installed,
+        intent,
+        Scope::All,
+        Duration::ZERO,
+        Duration::ZERO,
+    );
+    let layout = table.layout.with_limit_for(plan.largest_count());
+    let changes: Vec<_> = plan
+        .stages
+        .iter()
+        .flat_map(|stage| stage.changes.iter().copied())
+        .collect();
+    let present = *observed != Observed::Absent;
+    nft.rebuild(&layout, present, &changes).await?;
+    plan.stages
+        .iter()
+        .for_each(|stage| installed.apply(stage, Duration::ZERO));
+    tracing::info!(%family, elements = installed.len(), "table written");
+    table.layout = layout;
+    table.installed = Some(installed);
+    done.rebuilt += 1;
+    done.changes += changes.len();
+    Ok(())
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::collections::BTreeMap;
+
+use berth_model::{
+    Conditions, Endpoint, EndpointHints, EndpointPort, PortName, Service, ServiceKey, ServiceKind,
+    ServicePort, SessionAffinity, TrafficPolicy, View,
+};
+
+use super::*;
+use crate::Settings;
+
+fn mk_target(n: u8) -> Target {
+    Target {
+        ip: [10, 0, 0, n].into(),
+        port: 53.try_into().unwrap(),
+    }
+}
+
+fn mk_view(protocol: Protocol, serving: &[u8]) -> View {
+    let key = ServiceKey::new("shop", "dns");
+    let port = ServicePort {
+        name: PortName::default(),
+        protocol,
+        port: 53.try_into().unwrap(),
+        node_port: None,
+    };
+    let service = Service {
+        key: key.clone(),
+        uid: "u".to_owned(),
+        created: 1,
+        kind: ServiceKind::ClusterIp,
+        cluster_ips: vec![[10, 96, 0, 10].into()],
+        external_ips: vec![],
+        load_balancer: vec![],
+        load_balancer_class: None,
+        ports: vec![port],
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        affinity: SessionAffinity::None,
+        source_ranges: vec![],
+        health_check_node_port: None,
+    };
+    let endpoints = serving
+        .iter()
+        .map(|n| Endpoint {
+            ip: mk_target(*n).ip,
+            port: mk_target(*n).port,
+            conditions: Conditions::READY,
+            node: None,
+            zone: None,
+            hints: EndpointHints::default(),
+        })
+        .collect();
+    let join = EndpointPort {
+        name: PortName::default(),
+        protocol,
+    };
+    View {
+        services: BTreeMap::from([(key.clone(), Arc::new(service))]),
+        endpoints: BTreeMap::from([(key, Arc::new(BTreeMap::from([(join, endpoints)])))]),
+    }
+}
+
+fn vip() -> Frontend {
+    Frontend::Vip {
+        ip: [10, 96, 0, 10].into(),
+        protocol: Protocol::Udp,
+        port: 53.try_into().unwrap(),
+    }
+}
+
+#[test]
+fn flows_are_looked_at_when_an_endpoint_left_or_the_first_one_came() {
+    for (behaviour, before, after, looked_at) in [
+        ("first endpoint", vec![], vec![1], true),
+        ("one more", vec![1], vec![1, 2], false),
+        ("one left", vec![1, 2], vec![2], true),
+        ("replaced", vec![1], vec![2], true),
+        ("last one left", vec![1], vec![], true),
+        ("same", vec![1], vec![1], false),
+    ] {
+        let key = ServiceKey::new("shop", "dns");
+        let mut intent = Intent::empty(Settings::default());
+        let mut flows = Flows::default();
+        let touched = intent.update(&mk_view(Protocol::Udp, &before), [&key]);
+        assert!(
+            !flows.changed(&touched, &intent).is_empty(),
+            "{behaviour}: unknown before"
+        );
+        let touched = intent.update(&mk_view(Protocol::Udp, &after), [&key]);
+        let stale = flows.changed(&touched, &intent);
+        assert_eq!(!stale.is_empty(), looked_at, "{behaviour}");
+        if looked_at {
+            for n in 1..=3 {
+                assert_eq!(
+                    stale.is_stale(&vip(), mk_target(n)),
+                    !after.contains(&n),
+                    "{behaviour}: {n}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_service_that_went_takes_its_flows_along() {
+    let key = ServiceKey::new("shop", "dns");
+    let mut intent = Intent::empty(Settings::default());
+    let mut flows = Flows::default();
+    let touched = intent.update(&mk_view(Protocol::Udp, &[1]), [&key]);
+    flows.changed(&touched, &intent);
+    let touched = intent.update(&View::default(), [&key]);
+    assert!(flows.changed(&touched, &intent).is_stale(&vip(), mk_target(1)));
+    assert_eq!(flows, Flows::default());
+}
+
+#[test]
+fn tcp_flows_are_left_alone() {
+    let key = ServiceKey::new("shop", "dns");
+    let mut intent = Intent::empty(Settings::default());
+    let touched = intent.update(&mk_view(Protocol::Tcp, &[1]), [&key]);
+    assert!(Flows::default().changed(&touched, &intent).is_empty());
+}
