@@ -177,8 +177,10 @@ fn use_tree(tokens: &[String], at: &mut usize, prefix: &str, found: &mut BTreeSe
             "{" => {
                 *at += 1;
                 while tokens.get(*at).is_some_and(|token| token != "}") {
+                    let before = *at;
                     use_tree(tokens, at, &path, found);
-                    if tokens.get(*at).is_some_and(|token| token == ",") {
+                    // Past the comma, or past what is no part of a tree, such as an attribute.
+                    if *at == before || tokens.get(*at).is_some_and(|token| token == ",") {
                         *at += 1;
                     }
                 }
@@ -215,12 +217,14 @@ fn tokens(text: &str) -> Vec<String> {
         if let Some(length) = skip {
             at += length;
         } else if rest[0].is_alphanumeric() || rest[0] == '_' {
-            let word: String = rest
+            // A raw identifier is one word: `r#use` imports nothing.
+            let raw = if rest.starts_with(&['r', '#']) { 2 } else { 0 };
+            let length = rest[raw..]
                 .iter()
                 .take_while(|c| c.is_alphanumeric() || **c == '_')
-                .collect();
-            at += word.chars().count();
-            found.push(word);
+                .count();
+            found.push(rest[..raw + length].iter().collect());
+            at += raw + length;
         } else if rest.starts_with(&[':', ':']) {
             found.push("::".to_owned());
             at += 2;
@@ -401,6 +405,16 @@ mod tests {
             "code after the tests counts",
             "#[cfg(test)] mod t { fn f() {} } fn g() { std::fs::read(A) }",
             "std::fs::read",
+        ),
+        (
+            "a field called use is not an import",
+            "struct S { r#use: u8 } fn f(s: S) -> T { T { r#use: s.r#use, a: { std::env::vars() } } }",
+            "std::env::vars",
+        ),
+        (
+            "an attribute inside of an import does not stop the scan",
+            "use std::{#[cfg(unix)] fmt, process};",
+            "std::process",
         ),
         (
             "a field called rand_like is fine",
