@@ -195,13 +195,13 @@ impl Pools {
     }
 
     /// Replaces the definitions. Every held address stays with its holder: in the pool that gives it now, else
-    /// in one at rest that covers it, else uncovered.
-    pub fn set_definitions(&mut self, mut definitions: Vec<PoolDefinition>) -> PoolsEdit {
+    /// in one at rest that covers it, else uncovered. `None`: the definitions are those that were in force.
+    pub fn set_definitions(&mut self, mut definitions: Vec<PoolDefinition>) -> Option<PoolsEdit> {
         definitions.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
         let mut names = BTreeSet::new();
         definitions.retain(|definition| names.insert(definition.name.clone()));
         if definitions == self.definitions {
-            return PoolsEdit::default();
+            return None;
         }
         let before = std::mem::take(&mut self.pools);
         let uncovered_before = std::mem::take(&mut self.uncovered);
@@ -231,7 +231,7 @@ impl Pools {
                 self.pools[index].2.cool(address, until);
             }
         }
-        edit
+        Some(edit)
     }
 
     /// Records that the owner holds this address, whatever pool covers it, or none: for addresses that are in

@@ -20,6 +20,7 @@ mod pods;
 mod service;
 
 pub mod endpoints;
+pub mod load_balancer;
 pub mod mirror;
 pub mod names;
 pub mod plan;

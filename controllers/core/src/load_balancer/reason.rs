@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Every way in which a Service does not simply get what it asks for.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use berth_allocator::Refusal;
+use berth_model::IpFamily;
+
+/// Why a Service is none of ours to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotOurs {
+    /// Its type is not LoadBalancer.
+    NotALoadBalancer,
+    /// Its `spec.loadBalancerClass` names another provider.
+    OtherClass(String),
+    /// It has no class, and Berth is not the default provider.
+    NoClass,
+}
+
+impl NotOurs {
+    /// Stable text for log fields and metric labels.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::NotALoadBalancer => "NotALoadBalancer",
+            Self::OtherClass(_) => "OtherClass",
+            Self::NoClass => "NoClass",
+        }
+    }
+}
+
+/// Where in a Service a value was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The field, as in `spec.loadBalancerIP`.
+    pub field: String,
+    /// What the user wrote there.
+    pub value: String,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:?}", self.field, self.value)
+    }
+}
+
+/// What there is to say about the addresses of a Service that is ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It prefers two families and has one.
+    OneFamilyOnly {
+        /// The family that it lacks.
+        missing: IpFamily,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// It keeps an address that no pool covers any more.
+    OutsidePools {
+        /// The address.
+        address: IpAddr,
+    },
+    /// A value that is no IP address.
+    MalformedAddress {
+        /// Where.
+        asked: Asked,
+    },
+    /// Two addresses of one family are asked for; a Service has one of each.
+    TwoOfOneFamily {
+        /// Where.
+        asked: Asked,
+        /// The family.
+        family: IpFamily,
+    },
+    /// An address of a family that the Service does not have.
+    FamilyNotInService {
+        /// Where.
+        asked: Asked,
+        /// The family of the address.
+        family: IpFamily,
+    },
+    /// `spec.loadBalancerIP` and an annotation ask for different addresses.
+    ConflictingRequests {
+        /// The one.
+        asked: Asked,
+        /// The other.
+        other: Asked,
+    },
+    /// The pools refused.
+    NotGiven {
+        /// The request, if it was for a certain address or pool.
+        asked: Option<Asked>,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The status holds what Berth did not write.
+    ForeignStatus {
+        /// The entries, as written.
+        entries: Vec<String>,
+    },
+}
+
+impl Reason {
+    /// Stable text: reason of the condition and the event, log field and metric label.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::OneFamilyOnly { .. } => "OneFamilyOnly",
+            Self::OutsidePools { .. } => "OutsidePools",
+            Self::MalformedAddress { .. } => "MalformedAddress",
+            Self::TwoOfOneFamily { .. } => "TwoOfOneFamily",
+            Self::FamilyNotInService { .. } => "FamilyNotInService",
+            Self::ConflictingRequests { .. } => "ConflictingRequests",
+            Self::ForeignStatus { .. } => "ForeignStatus",
+            Self::NotGiven { refusal, .. } => match refusal {
+                Refusal::NoPool => "NoPool",
+                Refusal::NoSuchPool { .. } => "NoSuchPool",
+                Refusal::PoolAtRest { .. } => "PoolNotUsable",
+                Refusal::NoSuchFamily { .. } => "FamilyNotAvailable",
+                Refusal::Exhausted { .. } => "PoolExhausted",
+                Refusal::NotInAnyPool { .. } => "AddressNotInAnyPool",
+                Refusal::NotInPool { .. } => "AddressNotInPool",
+                Refusal::AlreadyAllocated { .. } => "AddressInUse",
+            },
+        }
+    }
+
+    /// Whether the Service has what it must have all the same.
+    pub fn is_satisfied(&self) -> bool {
+        match self {
+            Self::OneFamilyOnly { .. } | Self::OutsidePools { .. } => true,
+            Self::MalformedAddress { .. }
+            | Self::TwoOfOneFamily { .. }
+            | Self::FamilyNotInService { .. }
+            | Self::ConflictingRequests { .. }
+            | Self::NotGiven { .. }
+            | Self::ForeignStatus { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OneFamilyOnly { missing, refusal } => {
+                write!(f, "no {missing} address: {refusal}; {}", way_out(refusal))
+            }
+            Self::OutsidePools { address } => write!(
+                f,
+                "{address} is kept although no AddressPool covers it any more; add it to a pool, or ask for a certain other one"
+            ),
+            Self::MalformedAddress { asked } => write!(f, "{asked} is not a list of IP addresses"),
+            Self::TwoOfOneFamily { asked, family } => {
+                write!(f, "{asked} asks for two {family} addresses; a Service has one")
+            }
+            Self::FamilyNotInService { asked, family } => write!(
+                f,
+                "{asked} asks for an {family} address, which spec.ipFamilies does not have"
+            ),
+            Self::ConflictingRequests { asked, other } => {
+                write!(f, "{asked} contradicts {other}; keep one of them")
+            }
+            Self::NotGiven {
+                asked: Some(asked),
+                refusal,
+            } => write!(f, "{asked}: {refusal}; {}", way_out(refusal)),
+            Self::NotGiven { asked: None, refusal } => write!(f, "{refusal}; {}", way_out(refusal)),
+            Self::ForeignStatus { entries } => write!(
+                f,
+                "status.loadBalancer.ingress holds {}, which Berth did not write and no AddressPool covers: left alone; \
+                 give the Service to one provider (spec.loadBalancerClass), or add the address to a pool",
+                entries.join(", ")
+            ),
+        }
+    }
+}
+
+fn way_out(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::NoPool => "create an AddressPool",
+        Refusal::NoSuchPool { .. } => "name a pool that exists, or none",
+        Refusal::PoolAtRest { .. } => "put that pool's spec right, or name another",
+        Refusal::NoSuchFamily { .. } => "add such addresses to a pool, or change spec.ipFamilyPolicy",
+        Refusal::Exhausted { .. } => "add addresses to the pool, or delete a Service that holds one",
+        Refusal::NotInAnyPool { .. } => "ask for an address of a pool, or add it to one",
+        Refusal::NotInPool { .. } => "ask for an address of that pool, or for another pool",
+        Refusal::AlreadyAllocated { .. } => "ask for another, or have it given up there",
+    }
+}

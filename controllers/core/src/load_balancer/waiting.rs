@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Services that lack an address, by what would help them, in the order in which they came.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use berth_allocator::{PoolName, Pools};
+use berth_model::{IpFamily, ServiceKey};
+
+/// What a Service lacks. Equal needs are met by the same supply.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Need {
+    /// The families, each with the address if it must be a certain one.
+    pub(super) missing: Vec<(IpFamily, Option<IpAddr>)>,
+    /// The pool, if it must be a certain one.
+    pub(super) pool: Option<PoolName>,
+    /// Whether a part of it is of no use.
+    pub(super) all: bool,
+}
+
+impl Need {
+    /// Whether the pools could give something of it now.
+    fn can_be_met(&self, pools: &Pools, by: &ServiceKey) -> bool {
+        let possible = |(family, address): &(IpFamily, Option<IpAddr>)| match address {
+            Some(address) => pools.check_this(*address, by, self.pool.as_ref()).is_ok(),
+            None => pools.check_any(*family, self.pool.as_ref()).is_ok(),
+        };
+        if self.all {
+            self.missing.iter().all(possible)
+        } else {
+            self.missing.iter().any(possible)
+        }
+    }
+}
+
+/// The queue of those who wait.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Waiting {
+    by_need: BTreeMap<Need, BTreeMap<u64, ServiceKey>>,
+    of: BTreeMap<ServiceKey, (Need, u64)>,
+    next: u64,
+}
+
+impl Waiting {
+    /// Records what a Service lacks now. One that waits already keeps its place.
+    pub(super) fn set(&mut self, key: &ServiceKey, need: Option<Need>) {
+        let place = self.remove(key);
+        let Some(need) = need else { return };
+        let place = place.unwrap_or_else(|| {
+            self.next += 1;
+            self.next
+        });
+        self.by_need
+            .entry(need.clone())
+            .or_default()
+            .insert(place, key.clone());
+        self.of.insert(key.clone(), (need, place));
+    }
+
+    /// Forgets a Service; its place, if it waited.
+    pub(super) fn remove(&mut self, key: &ServiceKey) -> Option<u64> {
+        let (need, place) = self.of.remove(key)?;
+        if let Some(queue) = self.by_need.get_mut(&need) {
+            queue.remove(&place);
+            if queue.is_empty() {
+                self.by_need.remove(&need);
+            }
+        }
+        Some(place)
+    }
+
+    /// The one that came first among those that could be helped now.
+    pub(super) fn first_helped(&self, pools: &Pools) -> Option<ServiceKey> {
+        self.by_need
+            .iter()
+            .filter_map(|(need, queue)| {
+                let (place, key) = queue.first_key_value()?;
+                need.can_be_met(pools, key).then_some((place, key))
+            })
+            .min()
+            .map(|(_, key)| key.clone())
+    }
+
+    /// Everyone who waits, by name.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.of.keys()
+    }
+
+    pub(super) fn contains(&self, key: &ServiceKey) -> bool {
+        self.of.contains_key(key)
+    }
+}
