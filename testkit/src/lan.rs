@@ -379,7 +379,7 @@ impl Node {
 /// 123 -> 0x123, so that both families of an address look alike.
 fn decimal_digits(number: u8) -> u16 {
     let number = u16::from(number);
-    (number / 100 % 10) << 8 | (number / 10 % 10) << 4 | number % 10
+    (number / 100 % 10) << 8 | (number / 10 % 10) << 4 | (number % 10)
 }
 
 fn router_batch(nodes: &[Node]) -> Result<String, Error> {

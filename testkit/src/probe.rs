@@ -216,7 +216,8 @@ impl fmt::Display for Spread {
 /// A place to ask from.
 #[derive(Clone, Debug)]
 pub struct Probe {
-    netns: Netns,
+    /// Where to ask from.
+    pub netns: Netns,
     /// For one attempt.
     pub timeout: Duration,
 }

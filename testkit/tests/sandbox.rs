@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The sandbox: however its run ends, nothing is left of it and nothing outside has changed.
+#![expect(clippy::expect_used, reason = "functions of a test file are tests")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -97,10 +97,12 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
 
 /// `[::]` takes both families (net.ipv6.bindv6only is 0 in a new namespace); a Pod without IPv6 gets 0.0.0.0.
 fn bind<T>(port: u16, open: fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
-    open((Ipv6Addr::UNSPECIFIED, port).into()).or_else(|error| match error.kind() {
-        ErrorKind::AddrInUse | ErrorKind::PermissionDenied => Err(error),
-        _ => open((Ipv4Addr::UNSPECIFIED, port).into()),
-    })
+    match open((Ipv6Addr::UNSPECIFIED, port).into()) {
+        Err(error) if !matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied) => {
+            open((Ipv4Addr::UNSPECIFIED, port).into())
+        }
+        opened => opened,
+    }
 }
 
 fn start(body: impl FnOnce() + Send + 'static) -> io::Result<()> {

@@ -161,9 +161,9 @@ impl Slot {
         match &mut self.body {
             Body::Fake { .. } => {}
             Body::OnNode { process, node } => {
-                *process = start_testpod(node.netns(), &self.name, &serve, &process.log().to_owned())?;
+                *process = start_testpod(node.netns(), &self.name, &serve, process.log())?;
             }
-            Body::InNamespace { process, pod } => *process = pod.serve(&serve, &process.log().to_owned())?,
+            Body::InNamespace { process, pod } => *process = pod.serve(&serve, process.log())?,
         }
         self.restarts += 1;
         self.since = Timestamp::now();
