@@ -15,6 +15,8 @@
 
 mod address;
 #[cfg(test)]
+mod behaviour;
+#[cfg(test)]
 mod fixtures;
 mod pods;
 mod service;

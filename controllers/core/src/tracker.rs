@@ -194,3 +194,6 @@ impl EndpointsTracker {
         self.replaced.remove(key);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,7 +57,7 @@ impl World {
         let plan = self.plan();
         let writes = &plan.writes;
         assert!(writes.len() <= 1, "at most one write");
-        assert_eq!(writes.create.is_empty() || self.current.is_none(), true);
+        assert!(writes.create.is_empty() || self.current.is_none());
         for update in &writes.update {
             let before = self.current.as_ref().unwrap();
             assert_eq!(

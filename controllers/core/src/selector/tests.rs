@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 
 use super::*;
-use crate::fixtures::{mk_condition, mk_labels, mk_pod};
+use crate::fixtures::{at, mk_condition, mk_labels, mk_pod};
 
 fn key(name: &str) -> ServiceKey {
     ServiceKey::new("shop", name)
@@ -80,6 +81,17 @@ fn a_pod_looks_at_few_services_though_they_all_share_a_pair() {
     assert_eq!(names(&index.services_of("shop", Some(&labels))), ["web-7"]);
 }
 
+/// The Pod with a change.
+fn with(pod: &Pod, edit: impl FnOnce(&mut Pod)) -> Option<Pod> {
+    let mut pod = pod.clone();
+    edit(&mut pod);
+    Some(pod)
+}
+
+fn unready(pod: &mut Pod) {
+    pod.status.conditions = vec![mk_condition(false)];
+}
+
 #[test]
 fn a_pod_change_reaches_the_services_that_it_matters_to() {
     let index = index(&[
@@ -89,64 +101,43 @@ fn a_pod_change_reaches_the_services_that_it_matters_to() {
     ]);
     let web = labelled(&[("app", "web")]);
     let both = labelled(&[("app", "web"), ("track", "canary")]);
-    let unready = |mut pod: Pod| {
-        pod.status.conditions = vec![mk_condition(false)];
-        pod
+    let same = |pod: &Pod| Some(pod.clone());
+    let version = |pod: &mut Pod| pod.metadata.resource_version = Some("7".to_owned());
+    let renamed = |pod: &mut Pod| pod.spec.hostname = Some("x".to_owned());
+    let failed = |pod: &mut Pod| pod.status.phase = Some("Failed".to_owned());
+    let terminating = |pod: &mut Pod| pod.metadata.deletion_timestamp = Some(Time(at(300)));
+    let readdressed = |pod: &mut Pod| pod.status.pod_ips.truncate(1);
+    let resynced = |pod: &mut Pod| {
+        version(pod);
+        unready(pod);
     };
-    let renamed = |mut pod: Pod| {
-        pod.spec.hostname = Some("x".to_owned());
-        pod
-    };
-    let failed = |mut pod: Pod| {
-        pod.status.phase = Some("Failed".to_owned());
-        pod
-    };
-    let versioned = |mut pod: Pod| {
-        pod.metadata.resource_version = Some("7".to_owned());
-        pod
-    };
-    let rows: [(&str, Option<Pod>, Option<Pod>, &[&str]); 9] = [
-        ("added", None, Some(both.clone()), &["canary", "web"]),
-        ("deleted", Some(both.clone()), None, &["canary", "web"]),
-        ("unchanged", Some(web.clone()), Some(web.clone()), &[]),
+    type Row<'a> = (&'a str, [Option<Pod>; 2], &'a [&'a str]);
+    let rows: [Row<'_>; 11] = [
+        ("added", [None, same(&both)], &["canary", "web"]),
+        ("deleted", [same(&both), None], &["canary", "web"]),
+        ("unchanged", [same(&web), same(&web)], &[]),
         (
             "ready flips",
-            Some(both.clone()),
-            Some(unready(both.clone())),
+            [same(&both), with(&both, unready)],
             &["canary", "web"],
         ),
         (
             "labels only: the difference",
-            Some(web.clone()),
-            Some(both.clone()),
+            [same(&web), same(&both)],
             &["canary"],
         ),
         (
             "labels and readiness: the union",
-            Some(both.clone()),
-            Some(unready(web.clone())),
+            [same(&both), with(&web, unready)],
             &["canary", "web"],
         ),
-        (
-            "host name",
-            Some(web.clone()),
-            Some(renamed(web.clone())),
-            &["web"],
-        ),
-        (
-            "phase",
-            Some(unready(web.clone())),
-            Some(failed(unready(web.clone()))),
-            &["web"],
-        ),
-        (
-            "a resync",
-            Some(versioned(web.clone())),
-            Some(versioned(unready(web.clone()))),
-            &[],
-        ),
+        ("host name", [same(&web), with(&web, renamed)], &["web"]),
+        ("phase", [same(&web), with(&web, failed)], &["web"]),
+        ("termination", [same(&web), with(&web, terminating)], &["web"]),
+        ("addresses", [same(&web), with(&web, readdressed)], &["web"]),
+        ("a resync", [with(&web, version), with(&web, resynced)], &[]),
     ];
-    for (name, old, new, expected) in rows {
+    for (name, [old, new], expected) in rows {
         assert_eq!(
             names(&index.affected(old.as_ref(), new.as_ref())),
             expected,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-use k8s_openapi::api::core::v1::{PodIP, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{PodIP, ServicePort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -60,70 +60,34 @@ fn two_pods_on_the_network_of_one_node_are_two_addresses() {
     assert_eq!(world.shape(), [row(&["10.77.0.11", "10.77.0.11"], &[], &[8080])]);
 }
 
+/// A spec with these families and this ClusterIP.
+fn families(names: &[&str], cluster_ip: &str) -> Service {
+    mk_service_with(|spec| {
+        spec.ip_families = Some(names.iter().map(|name| (*name).to_owned()).collect());
+        spec.cluster_ip = Some(cluster_ip.to_owned());
+    })
+}
+
 #[test]
 fn the_family_is_the_first_of_the_spec_else_of_the_cluster_ip_else_of_the_pod() {
-    type Edit = fn(&mut ServiceSpec);
     let (v4, v6) = ("10.244.0.1", "fd00::1:1");
-    let rows: [(&str, Edit, &str, &str); 7] = [
-        (
-            "first of two",
-            |spec| spec.ip_families = Some(vec!["IPv6".into(), "IPv4".into()]),
-            v4,
-            v6,
-        ),
-        (
-            "first of two",
-            |spec| spec.ip_families = Some(vec!["IPv4".into(), "IPv6".into()]),
-            v6,
-            v4,
-        ),
-        ("by ClusterIP", |spec| spec.ip_families = None, v6, v4),
-        (
-            "by ClusterIP",
-            |spec| {
-                spec.ip_families = None;
-                spec.cluster_ip = Some("fd00:10:96::1".to_owned());
-            },
-            v4,
-            v6,
-        ),
-        (
-            "headless, by the Pod",
-            |spec| {
-                spec.ip_families = None;
-                spec.cluster_ip = Some("None".to_owned());
-            },
-            v6,
-            v6,
-        ),
-        (
-            "headless, by the Pod",
-            |spec| {
-                spec.ip_families = None;
-                spec.cluster_ip = Some("None".to_owned());
-            },
-            v4,
-            v4,
-        ),
-        (
-            "headless, without a primary address",
-            |spec| {
-                spec.ip_families = None;
-                spec.cluster_ip = Some("None".to_owned());
-            },
-            "",
-            v4,
-        ),
+    // Families, ClusterIP, the Pod's primary address, the address published.
+    let rows: [(&[&str], &str, &str, &str); 8] = [
+        (&["IPv6", "IPv4"], "10.96.0.10", v4, v6),
+        (&["IPv4", "IPv6"], "10.96.0.10", v6, v4),
+        (&["IPv6"], "None", v4, v6),
+        (&[], "10.96.0.10", v6, v4),
+        (&[], "fd00:10:96::1", v4, v6),
+        (&[], "None", v6, v6),
+        (&[], "None", v4, v4),
+        (&[], "", "", v4),
     ];
-    for (name, edit, primary, expected) in rows {
+    for (names, cluster_ip, primary, expected) in rows {
         let pod = mk_pod_with(1, |pod| pod.status.pod_ip = Some(primary.to_owned()));
-        let mut world = World::new(mk_service_with(edit), vec![pod]);
+        let mut world = World::new(families(names, cluster_ip), vec![pod]);
         world.converge();
-        assert_eq!(
-            world.shape(),
-            [row(&[expected], &[], &[8080])],
-            "{name}, primary {primary:?}"
-        );
+        let expected = [row(&[expected], &[], &[8080])];
+        assert_eq!(world.shape(), expected, "{names:?} {cluster_ip:?} {primary:?}");
     }
 }
 
