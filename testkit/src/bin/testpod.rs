@@ -53,16 +53,16 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     };
     while let Some(flag) = words.next() {
         let value = words.next().ok_or_else(|| format!("{flag} needs a value"))?;
-        let number = || {
+        let port = || {
             value
                 .parse::<u16>()
                 .map_err(|error| format!("{flag} {value}: {error}"))
         };
         match flag.as_str() {
             "--name" => arguments.name = value,
-            "--tcp" => arguments.tcp.push(number()?),
-            "--udp" => arguments.udp.push(number()?),
-            "--linger" => arguments.linger = Duration::from_secs(number()?.into()),
+            "--tcp" => arguments.tcp.push(port()?),
+            "--udp" => arguments.udp.push(port()?),
+            "--linger" => arguments.linger = linger(&value)?,
             _ => return Err(format!("unknown flag {flag}")),
         }
     }
@@ -71,6 +71,13 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     } else {
         Ok(arguments)
     }
+}
+
+fn linger(seconds: &str) -> Result<Duration, String> {
+    seconds
+        .parse()
+        .map(Duration::from_secs)
+        .map_err(|error| format!("--linger {seconds}: {error}"))
 }
 
 fn serve(arguments: &Arguments) -> io::Result<()> {
