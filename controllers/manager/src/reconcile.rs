@@ -7,7 +7,6 @@ mod mirror;
 mod pool_status;
 mod slices;
 
-use berth_controllers_core::tracker::Stale;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Resource;
@@ -19,13 +18,17 @@ use crate::write::WriteError;
 pub(crate) use load_balancer::{adopt, adoption_failed};
 pub(crate) use pool_status::turn as pool_status_turn;
 
+/// After so many failed turns in a row what was written is no longer taken for granted: somebody may
+/// have deleted it before the watch ever showed it, and then no news comes.
+const DOUBT_AFTER: u32 = 4;
+
 /// How a turn ended that no write failed in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     /// All is as it should be.
     Done,
     /// The cache is behind our own writes: nothing was planned. Due again at the next news.
-    Behind(Stale),
+    Behind(String),
     /// All that could be written is; something is missing that may yet come.
     Incomplete(String),
 }
@@ -33,7 +36,7 @@ pub(crate) enum Turn {
 /// Takes one turn. `failures` is how often the task failed in a row.
 pub(crate) async fn turn(context: &Context, task: &Task, failures: u32) -> Result<Turn, WriteError> {
     match task {
-        Task::Endpoints(key) => endpoints::turn(context, key).await,
+        Task::Endpoints(key) => endpoints::turn(context, key, failures).await,
         Task::Slices(key) => slices::turn(context, key, failures).await,
         Task::Mirror(key) => mirror::turn(context, key, failures).await,
         Task::LoadBalancer(key) => load_balancer::turn(context, key).await,

@@ -52,9 +52,9 @@ fn settle(context: &Context, controller: Controller, taken: Taken<Task>, outcome
             taken.done();
             "success"
         }
-        Ok(Turn::Behind(stale)) => {
+        Ok(Turn::Behind(behind)) => {
             let failures = taken.retry();
-            tracing::debug!(%controller, task, %stale, failures, "cache is behind");
+            tracing::debug!(%controller, task, behind, failures, "cache is behind");
             "stale"
         }
         Ok(Turn::Incomplete(missing)) => {

@@ -40,10 +40,10 @@ impl Cache {
     /// Forgets Endpoints.
     pub(crate) fn delete_endpoints(&mut self, key: &ServiceKey) -> Dirty {
         let mut dirty = Dirty::default();
-        if self.endpoints.remove(key).is_none() {
+        let written = self.endpoints_answered.remove(key).is_some();
+        if self.endpoints.remove(key).is_none() && !written {
             return dirty;
         }
-        self.endpoints_answered.remove(key);
         self.own_endpoints.forget(key);
         dirty.now.insert(Task::Endpoints(key.clone()));
         dirty.now.insert(Task::Mirror(key.clone()));
@@ -59,6 +59,16 @@ impl Cache {
             .cloned()
             .collect();
         self.each(gone, |cache, key| cache.delete_endpoints(&key))
+    }
+
+    /// Whether a write of ours was answered that no deletion was seen of.
+    pub(crate) fn endpoints_are_written(&self, key: &ServiceKey) -> bool {
+        self.endpoints_answered.contains_key(key)
+    }
+
+    /// Notes that a deletion of ours was accepted: what is written from now on is new.
+    pub(crate) fn endpoints_deleted(&mut self, key: &ServiceKey) {
+        self.endpoints_answered.remove(key);
     }
 
     /// Notes the answer to a write of ours; `sent` is absent for a creation.

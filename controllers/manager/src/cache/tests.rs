@@ -309,6 +309,31 @@ fn a_foreign_edit_of_endpoints_is_news_and_our_own_write_is_not() {
 }
 
 #[test]
+fn endpoints_written_but_not_seen_yet_are_remembered_until_a_deletion() {
+    let mut cache = Cache::default();
+    cache.endpoints_written(&key("web"), None, &mk_endpoints("web", 1));
+    assert!(cache.endpoints_are_written(&key("web")));
+    cache.put_off(Task::Endpoints(key("web")));
+    assert_eq!(
+        due(&cache.apply_endpoints(mk_endpoints("web", 1))),
+        ["endpoints web", "mirror web"]
+    );
+    assert_eq!(
+        due(&cache.delete_endpoints(&key("web"))),
+        ["endpoints web", "mirror web"]
+    );
+    assert!(!cache.endpoints_are_written(&key("web")));
+    cache.endpoints_written(&key("web"), None, &mk_endpoints("web", 2));
+    let unseen = cache.delete_endpoints(&key("web"));
+    assert_eq!(
+        due(&unseen),
+        ["endpoints web", "mirror web"],
+        "deleted before it was ever seen"
+    );
+    assert!(!cache.endpoints_are_written(&key("web")));
+}
+
+#[test]
 fn a_leader_election_record_is_never_due() {
     let mut cache = Cache::default();
     let mut record = mk_endpoints("old-elector", 1);

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use berth_controllers_core::endpoints::{EndpointsInput, plan_endpoints};
 use berth_controllers_core::plan::Plan;
 use berth_controllers_core::selector_of;
-use berth_controllers_core::tracker::Stale;
 use berth_model::ServiceKey;
 use berth_snapshot::pod::Pod;
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Turn, about, one_line};
+use super::{DOUBT_AFTER, Turn, about, one_line};
 use crate::Controller;
 use crate::context::Context;
 use crate::events::Note;
@@ -27,10 +26,10 @@ struct Snapshot {
     trigger_time: Option<Timestamp>,
 }
 
-pub(super) async fn turn(context: &Context, key: &ServiceKey) -> Result<Turn, WriteError> {
-    let snapshot = match snapshot(context, key) {
+pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> Result<Turn, WriteError> {
+    let snapshot = match snapshot(context, key, failures) {
         Ok(snapshot) => snapshot,
-        Err(stale) => return Ok(Turn::Behind(stale)),
+        Err(behind) => return Ok(Turn::Behind(behind)),
     };
     let plan = plan_endpoints(&EndpointsInput {
         key,
@@ -48,12 +47,18 @@ pub(super) async fn turn(context: &Context, key: &ServiceKey) -> Result<Turn, Wr
     Ok(Turn::Done)
 }
 
-fn snapshot(context: &Context, key: &ServiceKey) -> Result<Snapshot, Stale> {
+/// The snapshot, or how the cache is behind.
+fn snapshot(context: &Context, key: &ServiceKey, failures: u32) -> Result<Snapshot, String> {
     let mut cache = context.cache();
     let current = cache.endpoints.get(key).cloned();
-    if let Some(stale) = cache.own_endpoints.stale(key, current.as_deref()) {
+    let replaced = cache.own_endpoints.stale(key, current.as_deref());
+    let behind = replaced.map(|stale| stale.to_string()).or_else(|| {
+        let created = current.is_none() && failures < DOUBT_AFTER && cache.endpoints_are_written(key);
+        created.then(|| "Endpoints are written but not cached yet".to_owned())
+    });
+    if let Some(behind) = behind {
         cache.put_off(Task::Endpoints(key.clone()));
-        return Err(stale);
+        return Err(behind);
     }
     let Some(service) = cache.services.get(key).cloned() else {
         cache.endpoints_triggers.forget(key);
@@ -89,6 +94,7 @@ async fn apply(context: &Context, key: &ServiceKey, plan: &Plan<Endpoints>) -> R
     }
     for object in &plan.delete {
         context.writer.delete::<Endpoints>(object).await?;
+        context.cache().endpoints_deleted(key);
     }
     Ok(())
 }

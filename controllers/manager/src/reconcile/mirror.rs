@@ -10,15 +10,12 @@ use berth_model::ServiceKey;
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::{Turn, about, one_line, slices};
+use super::{DOUBT_AFTER, Turn, about, one_line, slices};
 use crate::Controller;
 use crate::cache::Writes;
 use crate::context::Context;
 use crate::events::Note;
 use crate::write::WriteError;
-
-/// As of the slices of Services with a selector.
-const ASK_AFTER: u32 = 4;
 
 struct Snapshot {
     service: Option<Arc<Service>>,
@@ -27,12 +24,12 @@ struct Snapshot {
 }
 
 pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> Result<Turn, WriteError> {
-    if failures >= ASK_AFTER {
+    if failures >= DOUBT_AFTER {
         slices::catch_up(context, key, Writes::Mirror).await?;
     }
     let snapshot = match snapshot(context, key) {
         Ok(snapshot) => snapshot,
-        Err(stale) => return Ok(Turn::Behind(stale)),
+        Err(stale) => return Ok(Turn::Behind(stale.to_string())),
     };
     let plan = plan_mirror(&MirrorInput {
         key,

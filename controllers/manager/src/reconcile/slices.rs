@@ -18,15 +18,12 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::ListParams;
 
-use super::{Turn, about, one_line};
+use super::{DOUBT_AFTER, Turn, about, one_line};
 use crate::Controller;
 use crate::cache::Writes;
 use crate::context::Context;
 use crate::events::Note;
 use crate::write::WriteError;
-
-/// After so many turns in a row that found the cache behind, the API server is asked itself.
-const ASK_AFTER: u32 = 4;
 
 /// What the plan is made from.
 struct Snapshot {
@@ -38,14 +35,14 @@ struct Snapshot {
 }
 
 pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> Result<Turn, WriteError> {
-    if failures >= ASK_AFTER {
+    if failures >= DOUBT_AFTER {
         catch_up(context, key, Writes::Slices).await?;
     }
     let snapshot = match snapshot(context, key) {
         Ok(Some(snapshot)) => snapshot,
         // The slices of a Service that is gone are the garbage collector's: they name it as owner.
         Ok(None) => return Ok(Turn::Done),
-        Err(stale) => return Ok(Turn::Behind(stale)),
+        Err(stale) => return Ok(Turn::Behind(stale.to_string())),
     };
     let plan = plan_slices(&SliceInput {
         service: &snapshot.service,
