@@ -13,8 +13,14 @@ use ipnet::IpNet;
 #[derive(clap::Args, Clone, Debug)]
 pub struct ProxyArgs {
     /// Name of this Node, to tell endpoints that run here; without it no endpoint counts as local
-    #[arg(long, env = "NODE_NAME", value_name = "NODE")]
-    pub hostname_override: Option<String>,
+    /// (kube-proxy's name for it works too)
+    #[arg(
+        long,
+        visible_alias = "hostname-override",
+        env = "NODE_NAME",
+        value_name = "NODE"
+    )]
+    pub node_name: Option<String>,
 
     /// Where Pods live (one or more CIDRs per family); connections to a ClusterIP from elsewhere are
     /// masqueraded. Without it, none is for that reason
@@ -59,7 +65,7 @@ impl ProxyArgs {
     /// A masquerade bit that no mark has.
     pub fn settings(&self) -> Result<Settings, SettingsError> {
         Ok(Settings {
-            node: self.hostname_override.as_deref().map(NodeName::new),
+            node: self.node_name.as_deref().map(NodeName::new),
             cluster_cidrs: self.cluster_cidr.clone(),
             masquerade_all: self.masquerade_all,
             ..Settings::new(self.masquerade_bit)?

@@ -72,7 +72,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         reported: Reported::default(),
     };
     let serving = tokio::spawn(admin.serve(readiness, registry, stop.child_token()));
-    tracing::info!(server = %connection.origin(), node = args.hostname_override, "starting");
+    tracing::info!(server = %connection.origin(), node = args.node_name, "starting");
     let outcome = async {
         connection.contact(api.patience(), &stop).await?;
         agent.run(feed::start(&connection.client(), watches), &stop).await

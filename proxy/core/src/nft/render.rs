@@ -61,11 +61,10 @@ pub fn table_text(layout: &Layout, elements: &[Element]) -> String {
     for map in MapName::ALL {
         block(map.to_string(), map_header(family, map));
     }
-    let _ = write!(text, "\tchain {} {{\n\t}}\n", layout.marker());
     for chain in layout.chains() {
         text.push_str(&chain_text(family, &chain));
     }
-    text.push_str("}\n");
+    let _ = write!(text, "\tchain {} {{\n\t}}\n}}\n", layout.marker());
     text
 }
 

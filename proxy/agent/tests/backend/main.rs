@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The nftables backend on the running kernel, each test in a sandbox of its own.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests: constants that parse")]
+
+mod cluster;
+mod packets;
+mod structure;

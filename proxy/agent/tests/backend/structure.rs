@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the kernel holds: the same by netlink as by text, the same for many Services as for few, the
+//! same after a restart.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use berth_model::IpFamily;
+use berth_proxy_agent::apply::Observed;
+use berth_proxy_agent::apply::nft::Nft;
+use berth_proxy_agent::sync::Syncer;
+use berth_proxy_core::nft::{Installed, Layout, Scope, StageKind, diff, script, slots};
+use berth_testkit::in_sandbox_async;
+
+use crate::cluster::{Cluster, mk_syncer, retire, settings};
+
+const FAMILIES: [(IpFamily, &str); 2] = [(IpFamily::V4, "ip"), (IpFamily::V6, "ip6")];
+const NOW: Duration = Duration::ZERO;
+
+pub(crate) fn nft(arguments: &[&str], input: &str) -> anyhow::Result<String> {
+    let mut child = Command::new("nft")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("run nft (Debian package nftables)")?;
+    child.stdin.take().context("stdin")?.write_all(input.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(
+        output.status.success(),
+        "nft {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn list(family: &str) -> anyhow::Result<String> {
+    nft(&["list", "table", family, "berth-proxy"], "")
+}
+
+fn small() -> Cluster {
+    let mut cluster = Cluster::new();
+    cluster
+        .set(1, Some(&[11]))
+        .set(2, Some(&[11, 12, 13]))
+        .set(3, Some(&[]));
+    cluster
+}
+
+/// Chains and rules of both tables.
+fn chains_and_rules() -> anyhow::Result<(usize, usize)> {
+    let mut found = (0, 0);
+    for (_, family) in FAMILIES {
+        let text = nft(&["-s", "-t", "list", "table", family, "berth-proxy"], "")?;
+        let mut in_chain = false;
+        for line in text.lines().map(str::trim) {
+            if line.starts_with("chain ") {
+                in_chain = true;
+                found.0 += 1;
+            } else if line == "}" {
+                in_chain = false;
+            } else if in_chain && !line.starts_with("type ") && !line.is_empty() {
+                found.1 += 1;
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn netlink_and_text_make_the_same_table_and_it_survives_list_and_load() {
+    in_sandbox_async!(async {
+        let mut cluster = small();
+        let mut syncer = mk_syncer(NOW)?;
+        cluster.sync(&mut syncer).await?;
+        for (family, word) in FAMILIES {
+            let by_netlink = list(word)?;
+            let mut installed = Installed::default();
+            let plan = diff(family, &installed, syncer.intent(), Scope::All, NOW, NOW);
+            plan.stages.iter().for_each(|stage| installed.apply(stage, NOW));
+            let text = script(&Layout::new(family, &settings()), &installed.elements());
+            nft(&["-f", "-"], &text)?;
+            let by_text = list(word)?;
+            ensure!(
+                by_netlink == by_text,
+                "by netlink:\n{by_netlink}\nby text:\n{by_text}"
+            );
+            nft(&["delete", "table", word, "berth-proxy"], "")?;
+            nft(&["-f", "-"], &by_netlink)?;
+            ensure!(list(word)? == by_netlink, "list and load changed the table");
+            ensure!(
+                by_netlink.contains("10.96.0.2 . tcp . 80 . 2") || word == "ip6",
+                "{by_netlink}"
+            );
+        }
+        // What text made, netlink takes over without a write.
+        let mut restarted = cluster.restarted(NOW)?;
+        cluster.sync(&mut restarted).await?;
+        ensure!(restarted.turn().await?.is_nothing());
+        anyhow::Ok(())
+    });
+}
+
+#[test]
+fn no_cluster_cidr_loads_and_lists_too() {
+    in_sandbox_async!(async {
+        let mut cluster = small();
+        let mut syncer = Syncer::new(Nft::open()?, Default::default(), NOW);
+        cluster.sync(&mut syncer).await?;
+        for (_, word) in FAMILIES {
+            let listed = list(word)?;
+            ensure!(listed.contains("/0"), "{listed}");
+            nft(&["delete", "table", word, "berth-proxy"], "")?;
+            nft(&["-f", "-"], &listed)?;
+            ensure!(list(word)? == listed);
+        }
+        anyhow::Ok(())
+    });
+}
+
+#[test]
+fn a_thousand_services_have_the_chains_and_rules_of_ten() {
+    in_sandbox_async!(async {
+        let mut cluster = Cluster::new();
+        let mut syncer = mk_syncer(NOW)?;
+        let pods: [&[u16]; 4] = [&[1], &[1, 2], &[1, 2, 3], &[]];
+        for n in 0..10 {
+            cluster.set(n, Some(pods[usize::from(n) % 4]));
+        }
+        cluster.sync(&mut syncer).await?;
+        let ten = chains_and_rules()?;
+        for n in 10..1_000 {
+            cluster.set(n, Some(pods[usize::from(n) % 4]));
+        }
+        cluster.sync(&mut syncer).await?;
+        ensure!(
+            chains_and_rules()? == ten,
+            "{:?} grew from {ten:?}",
+            chains_and_rules()?
+        );
+        ensure!(ten.0 == 2 * 15 && ten.1 > 200, "{ten:?}");
+        let frontends = list("ip")?.matches(". tcp . 80 . 0 :").count();
+        ensure!(frontends == 750, "{frontends} Services have a first slot");
+        anyhow::Ok(())
+    });
+}
+
+#[test]
+fn a_restart_writes_nothing() {
+    in_sandbox_async!(async {
+        let mut cluster = small();
+        cluster.set(4, Some(&(1..=300).collect::<Vec<u16>>()));
+        cluster.set(5, Some(&(1..=100).collect::<Vec<u16>>()));
+        let mut syncer = mk_syncer(NOW)?;
+        cluster.sync(&mut syncer).await?;
+        let before = syncer.nft().generation().await?;
+        let mut restarted = cluster.restarted(NOW)?;
+        cluster.sync(&mut restarted).await?;
+        ensure!(
+            restarted.nft().generation().await? == before,
+            "a restart wrote to the kernel"
+        );
+        ensure!(
+            restarted
+                .plans()
+                .iter()
+                .all(berth_proxy_core::nft::Plan::is_empty)
+        );
+        // And nobody else's change goes unnoticed.
+        nft(&["flush", "set", "ip", "berth-proxy", "vip-frontends"], "")?;
+        restarted.audit().await?;
+        ensure!(!restarted.turn().await?.is_nothing());
+        ensure!(restarted.turn().await?.is_nothing());
+        anyhow::Ok(())
+    });
+}
+
+#[test]
+fn large_services_take_more_rules_in_steps_and_then_the_ladder() {
+    in_sandbox_async!(async {
+        let mut cluster = Cluster::new();
+        let mut syncer = mk_syncer(NOW)?;
+        cluster.set(1, Some(&[1]));
+        cluster.sync(&mut syncer).await?;
+        let (chains, rules) = chains_and_rules()?;
+        for (pods, more) in [(65, 64 * 4), (300, 64 * 4), (256, 192 * 4)] {
+            cluster.set(1, Some(&(1..=pods).collect::<Vec<u16>>()));
+            cluster.sync(&mut syncer).await?;
+            ensure!(chains_and_rules()? == (chains, rules + more), "{pods} endpoints");
+            let first = slots::slot_count(usize::from(pods));
+            retire(&mut syncer).await?;
+            let held = list("ip")?.matches("10.96.0.1 . tcp . 80 . ").count();
+            ensure!(held == first as usize, "{held} slots for {pods} endpoints");
+        }
+        anyhow::Ok(())
+    });
+}
+
+#[test]
+fn killed_between_any_two_stages_it_converges() {
+    in_sandbox_async!(async {
+        for stages in 0..3 {
+            let mut cluster = small();
+            let mut syncer = mk_syncer(NOW)?;
+            cluster.sync(&mut syncer).await?;
+            retire(&mut syncer).await?;
+            cluster
+                .set(1, Some(&[11, 12, 14]))
+                .set(2, Some(&[12]))
+                .set(3, Some(&[11]))
+                .set(4, Some(&[11]));
+            let mut wanted = cluster.restarted(NOW)?;
+            wanted.take(&cluster.view, &cluster.view.services.keys().cloned().collect());
+            for (family, _) in FAMILIES {
+                let observed = syncer
+                    .nft()
+                    .observe(&Layout::new(family, &settings()), NOW)
+                    .await?;
+                let Observed::Ours { installed, .. } = observed else {
+                    anyhow::bail!("{observed:?}");
+                };
+                let plan = diff(family, &installed, wanted.intent(), Scope::All, NOW, NOW);
+                ensure!(plan.stages.len() >= 2 && plan.stages[0].kind == StageKind::Fill);
+                for stage in plan.stages.iter().take(stages) {
+                    syncer.nft().change(family, &stage.changes).await?;
+                }
+            }
+            let mut restarted = cluster.restarted(NOW)?;
+            cluster.sync(&mut restarted).await?;
+            retire(&mut restarted).await?;
+            let converged = [list("ip")?, list("ip6")?].map(|text| without_slots(&text));
+            for (_, word) in FAMILIES {
+                nft(&["delete", "table", word, "berth-proxy"], "")?;
+            }
+            let mut fresh = cluster.restarted(NOW)?;
+            cluster.sync(&mut fresh).await?;
+            let wanted = [list("ip")?, list("ip6")?].map(|text| without_slots(&text));
+            ensure!(
+                converged == wanted,
+                "after {stages} stages:\n{converged:?}\nwanted:\n{wanted:?}"
+            );
+            for (_, word) in FAMILIES {
+                nft(&["delete", "table", word, "berth-proxy"], "")?;
+            }
+        }
+        anyhow::Ok(())
+    });
+}
+
+/// Which endpoint is in which slot depends on history; that each is there does not.
+fn without_slots(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = text
+        .lines()
+        .map(|line| {
+            line.trim()
+                .trim_start_matches("elements = { ")
+                .trim_end_matches([',', '}', ' '])
+        })
+        .flat_map(|line| line.split(", "))
+        .map(|element| match element.split_once(" : ") {
+            Some((key, target)) => {
+                let frontend = key.rsplit_once(" . ").map_or(key, |(frontend, _)| frontend);
+                format!("{frontend} has {target}")
+            }
+            None => element.to_owned(),
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn a_small_socket_buffer_only_means_more_transactions() {
+    in_sandbox_async!(async {
+        let mut cluster = Cluster::new();
+        for n in 0..400 {
+            cluster.set(n, Some(&[1, 2, 3, 4, 5]));
+        }
+        let tight = Nft::open()?.with_budget(120_000);
+        let mut syncer = Syncer::new(tight, settings(), NOW);
+        cluster.sync(&mut syncer).await?;
+        let before = list("ip6")?;
+        ensure!(before.matches(". tcp . 80 . 4 :").count() == 400);
+        let mut roomy = cluster.restarted(NOW)?;
+        cluster.sync(&mut roomy).await?;
+        ensure!(roomy.turn().await?.is_nothing());
+        anyhow::Ok(())
+    });
+}
+
+#[test]
+fn a_table_of_another_layout_is_replaced_and_foreign_tables_are_left_alone() {
+    in_sandbox_async!(async {
+        nft(
+            &["-f", "-"],
+            "table ip other { chain c { ip daddr 192.0.2.1 drop; }; }\ntable ip berth-proxy { set x { type ipv4_addr; }; }\n",
+        )?;
+        let mut cluster = small();
+        let mut syncer = mk_syncer(NOW)?;
+        cluster.sync(&mut syncer).await?;
+        ensure!(!list("ip")?.contains("set x "));
+        // Somebody adds a rule, takes a chain, renames the hook: each is noticed and put right.
+        for tampering in [
+            "add rule ip berth-proxy vips accept",
+            "flush chain ip berth-proxy nat-output",
+            "add chain ip berth-proxy mine",
+            "add set ip berth-proxy mine { type ipv4_addr; }",
+        ] {
+            nft(&["-f", "-"], tampering)?;
+            let mut restarted = cluster.restarted(NOW)?;
+            let view = cluster.view.clone();
+            restarted.take(&view, &view.services.keys().cloned().collect());
+            let done = restarted.turn().await?;
+            ensure!(done.rebuilt == 1, "{tampering}: {done:?}");
+            ensure!(restarted.turn().await?.is_nothing());
+        }
+        berth_proxy_agent::cleanup().await?;
+        let left = nft(&["list", "ruleset"], "")?;
+        ensure!(
+            left.contains("table ip other") && !left.contains("berth-proxy"),
+            "{left}"
+        );
+        berth_proxy_agent::cleanup().await?;
+        anyhow::Ok(())
+    });
+}
