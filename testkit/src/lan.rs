@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Nodes and the router have routes to every node's Pod range. As on any Linux host, a node answers
-//! ARP for each of its own addresses on each of its interfaces.
+//! ARP for each of its own addresses on each of its interfaces. Pods reach hosts beyond the cluster with
+//! their node's address, as with any CNI plug-in.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -96,6 +97,7 @@ impl LanBuilder {
         router.ip(&router_batch(&nodes)?)?;
         for node in &nodes {
             node.netns().ip(&node_batch(node, &nodes)?)?;
+            node.netns().run(|| feed("nft", &["-f", "-"], &pod_egress()))??;
         }
         client.ip(&format!(
             "link set lo up\nlink set {INTERFACE} up\naddr add {}/24 dev {INTERFACE}\naddr add {}/64 dev {INTERFACE} nodad\n",
@@ -426,6 +428,27 @@ fn node_batch(node: &Node, nodes: &[Node]) -> Result<String, Error> {
         write_pod_routes(&mut batch, other)?;
     }
     Ok(batch)
+}
+
+/// What a CNI plug-in (or ip-masq-agent) does on every node: hosts beyond the cluster have no route to Pods,
+/// so what a Pod sends there leaves with the node's address. The router, which has routes, is a host of the cluster.
+fn pod_egress() -> String {
+    let table = |family: &str, pods: &str, inside: &str| {
+        format!(
+            "table {family} cni {{\n\
+                chain postrouting {{\n\
+                    type nat hook postrouting priority 110;\n\
+                    {family} saddr {pods} {family} daddr != {{ {inside} }} masquerade\n\
+                }}\n\
+            }}\n"
+        )
+    };
+    table("ip", "10.244.0.0/16", &format!("10.244.0.0/16, {}", ROUTER.0))
+        + &table(
+            "ip6",
+            "fd00:10:244::/48",
+            &format!("fd00:10:244::/48, {}", ROUTER.1),
+        )
 }
 
 fn write_pod_routes(batch: &mut String, node: &Node) -> Result<(), Error> {

@@ -114,65 +114,67 @@ fn client_reaches_nodes_and_router_but_no_pod() {
     });
 }
 
+/// Asserts whether others reach the first node and its Pod; the node itself always reaches its Pod.
+fn assert_reached(lan: &Lan, pods: &[(Pod, Process)], expected: bool) -> Result<(), Error> {
+    let node = &lan.nodes()[0];
+    let client = quick(Probe::from(lan.client()));
+    let across = quick(Probe::from(pods[1].0.netns()));
+    for address in node.addresses() {
+        eventually_blocking(
+            format!("client reaches {address}: {expected}"),
+            DEADLINE,
+            || match client.ping(address) {
+                Ok(reached) if reached == expected => Ok(()),
+                other => Err(format!("{other:?}")),
+            },
+        )?;
+    }
+    for address in pods[0].0.addresses().both() {
+        let target = SocketAddr::new(address, SERVE_PORT);
+        eventually_blocking(format!("pod-2 reaches {target}: {expected}"), DEADLINE, || {
+            let outcome = across.ask(How::Tcp, target);
+            if outcome.is_ok() == expected {
+                Ok(())
+            } else {
+                Err(format!("{outcome:?}"))
+            }
+        })?;
+        assert!(
+            Probe::from(node.netns()).ask(How::Tcp, target).is_ok(),
+            "the node asks its own Pod {target}"
+        );
+    }
+    Ok(())
+}
+
 #[test]
 fn cut_takes_the_carrier_isolate_does_not_and_mend_heals_both() {
     in_sandbox!({
         let lan = Lan::builder().nodes(2).build()?;
         let pods = one_pod_each(&lan)?;
         let node = &lan.nodes()[0];
-        let client = quick(Probe::from(lan.client()));
-        let across = quick(Probe::from(pods[1].0.netns()));
-        let inside = Probe::from(node.netns());
-        let carrier = || node.netns().output("ip", &["-o", "link", "show", "dev", "eth0"]);
-        let reaches = |yes: bool| -> Result<(), Error> {
-            for address in node.addresses() {
-                eventually_blocking(
-                    format!("client reaches {address}: {yes}"),
-                    DEADLINE,
-                    || match client.ping(address) {
-                        Ok(reached) if reached == yes => Ok(()),
-                        other => Err(format!("{other:?}")),
-                    },
-                )?;
-            }
-            for address in pods[0].0.addresses().both() {
-                let target = SocketAddr::new(address, SERVE_PORT);
-                eventually_blocking(format!("pod-2 reaches {target}: {yes}"), DEADLINE, || {
-                    let outcome = across.ask(How::Tcp, target);
-                    if outcome.is_ok() == yes {
-                        Ok(())
-                    } else {
-                        Err(format!("{outcome:?}"))
-                    }
-                })?;
-                assert!(
-                    inside.ask(How::Tcp, target).is_ok(),
-                    "the node goes on reaching its own Pod {target}"
-                );
-            }
-            Ok(())
-        };
-        reaches(true)?;
+        let link = || node.netns().output("ip", &["-o", "link", "show", "dev", "eth0"]);
+        assert_reached(&lan, &pods, true)?;
         for round in 1..=2 {
             lan.cut(node)?;
             assert!(
-                carrier()?.contains("NO-CARRIER"),
+                link()?.contains("NO-CARRIER"),
                 "round {round}: cut loses the carrier"
             );
-            reaches(false)?;
+            assert_reached(&lan, &pods, false)?;
             lan.mend(node)?;
-            reaches(true)?;
+            assert_reached(&lan, &pods, true)?;
             lan.isolate(node)?;
             assert!(
-                !carrier()?.contains("NO-CARRIER"),
+                !link()?.contains("NO-CARRIER"),
                 "round {round}: isolate keeps the carrier"
             );
-            reaches(false)?;
+            assert_reached(&lan, &pods, false)?;
             lan.mend(node)?;
-            reaches(true)?;
+            assert_reached(&lan, &pods, true)?;
         }
         let before = lan.counters(node)?;
-        assert!(client.ping(node.ipv4().into())?);
+        assert!(Probe::from(lan.client()).ping(node.ipv4().into())?);
         let after = lan.counters(node)?;
         assert!(
             after.sent > before.sent && after.received > before.received,

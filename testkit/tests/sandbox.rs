@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The sandbox: however its run ends, nothing is left of it and nothing outside has changed.
-#![expect(clippy::expect_used, reason = "functions of a test file are tests")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "functions of a test file are tests"
+)]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use berth_testkit::lan::Lan;
@@ -57,14 +63,6 @@ fn marked(mark: &str) -> Vec<String> {
         .collect()
 }
 
-fn example() -> PathBuf {
-    let test = std::env::current_exe().expect("path of the test");
-    test.ancestors()
-        .nth(2)
-        .expect("target folder")
-        .join("examples/lan")
-}
-
 /// Starts a program and waits until it has printed `up`.
 fn start(command: &mut Command, mark: &str) -> Child {
     let mut child = command
@@ -74,11 +72,23 @@ fn start(command: &mut Command, mark: &str) -> Child {
         .spawn()
         .expect("program starts");
     let stdout = child.stdout.take().expect("a pipe");
-    let up = BufReader::new(stdout)
-        .lines()
-        .map_while(Result::ok)
-        .any(|line| line == "up" || line.ends_with(" up"));
-    assert!(up, "{command:?} did not come up");
+    let (line, lines) = mpsc::channel();
+    // Goes on reading to the end: a broken pipe would change how the program ends.
+    thread::spawn(move || {
+        BufReader::new(stdout)
+            .lines()
+            .map_while(Result::ok)
+            .for_each(|text| {
+                // Nobody listens any more once it is up.
+                let _unheard = line.send(text);
+            })
+    });
+    let next = || match lines.recv_timeout(DEADLINE) {
+        Ok(text) => text,
+        Err(error) => panic!("{command:?} did not come up: {error}"),
+    };
+    // libtest begins the line with the test's name.
+    while !next().ends_with("up") {}
     child
 }
 
@@ -99,13 +109,13 @@ fn a_program_ends_in_order_on_signals_and_leaves_nothing() {
     let before = state_outside();
     for (signal, code) in [
         (Signal::SIGINT, Some(7)),
-        // The example handles only Ctrl-C: process 1 of a namespace would ignore the others.
+        // It handles only Ctrl-C: process 1 of a namespace would ignore the others.
         (Signal::SIGTERM, Some(137)),
         (Signal::SIGKILL, None),
     ] {
         for user in [false, true] {
             let mark = format!("{}-{signal}-{user}", std::process::id());
-            let mut command = Command::new(example());
+            let mut command = Command::new(env!("CARGO_BIN_EXE_berth-testlan"));
             if user {
                 command.env("BERTH_SANDBOX_USER", "1");
             }

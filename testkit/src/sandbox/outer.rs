@@ -137,21 +137,23 @@ fn refusal(said: &str) -> Error {
 /// Runs the program inside, with this one's arguments, until it ends.
 pub(super) fn run_program() -> Result<ExitCode, Error> {
     let mut command = command(env::args_os().skip(1))?;
+    // A group of its own: Ctrl-C reaches the inner program once, from here.
+    command.process_group(0);
+    let mut child = command.spawn().map_err(Error::io("start setpriv"))?;
+    // Not before the start: the inner program would inherit it. A signal until then ends both.
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
         signals.add(signal);
     }
     signals.thread_block().map_err(Error::errno("block signals"))?;
-    // A group of its own: Ctrl-C reaches the inner program once, from here.
-    command.process_group(0);
-    let mut child = command.spawn().map_err(Error::io("start setpriv"))?;
     let mut asked = false;
     loop {
+        if let Some(status) = child.try_wait().map_err(Error::io("wait for the sandbox"))? {
+            return Ok(exit_code(status));
+        }
         let signal = signals.wait().map_err(Error::errno("wait for a signal"))?;
         if signal == Signal::SIGCHLD {
-            if let Some(status) = child.try_wait().map_err(Error::io("wait for the sandbox"))? {
-                return Ok(exit_code(status));
-            }
+            continue;
         } else if asked || !pass_on(&child, signal) {
             child.kill().map_err(Error::io("end the sandbox"))?;
         } else {

@@ -35,11 +35,15 @@ fn main() -> anyhow::Result<ExitCode> {
     if let Some(enter) = sandbox::enter_command() {
         println!("look around: {enter} ip netns exec client ping -c 1 10.77.0.11");
     }
-    println!("up");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(tokio::signal::ctrl_c())?;
+    runtime.block_on(async {
+        let mut interrupts = signal(SignalKind::interrupt())?;
+        println!("up");
+        interrupts.recv().await;
+        anyhow::Ok(())
+    })?;
     println!("down");
     Ok(ExitCode::from(7))
 }
