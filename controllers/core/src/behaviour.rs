@@ -3,7 +3,7 @@
 
 const TABLE: &str = include_str!("../BEHAVIOUR.md");
 
-const SOURCES: [&str; 15] = [
+const SOURCES: [&str; 16] = [
     include_str!("address.rs"),
     include_str!("endpoints/tests/canonical.rs"),
     include_str!("endpoints/tests/inclusion.rs"),
@@ -17,6 +17,7 @@ const SOURCES: [&str; 15] = [
     include_str!("slices/tests/packing.rs"),
     include_str!("slices/tests/placeholders.rs"),
     include_str!("slices/tests/random.rs"),
+    include_str!("slices/tests/scale.rs"),
     include_str!("tracker/tests.rs"),
     include_str!("trigger.rs"),
 ];

@@ -19,7 +19,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::names;
 use crate::plan::{ObjectRef, Plan};
-use crate::pods::{self, Target};
+use crate::pods;
 use crate::service::{self, Labels, is_headless, selector_of};
 use crate::skips::{SkipReason, Skips};
 use crate::slices::{Leftovers, set_trigger_time};
@@ -137,7 +137,7 @@ fn subsets_of(service: &Service, all: &[Arc<Pod>], skips: &mut Skips) -> Vec<End
             });
             continue;
         };
-        let numbers = resolve(service, pod, skips);
+        let numbers = pods::port_numbers(service, pod, skips);
         if numbers.iter().all(Option::is_none) && !portless {
             continue;
         }
@@ -155,27 +155,6 @@ fn subsets_of(service: &Service, all: &[Arc<Pod>], skips: &mut Skips) -> Vec<End
         list.get_or_insert_default().push(address_of(service, pod, addr));
     }
     by_numbers.into_values().collect()
-}
-
-/// The number of each Service port on this Pod.
-fn resolve(service: &Service, pod: &Pod, skips: &mut Skips) -> Vec<Option<i32>> {
-    let ports = service::ports(service).iter();
-    ports
-        .map(|port| {
-            let number = Target::of(port).resolve(pod, pods::protocol(port));
-            if number.is_none() {
-                skips.add(SkipReason::PortUnresolved, || {
-                    let name = port.target_port.as_ref();
-                    format!(
-                        "{} has no {} port {name:?}",
-                        pods::describe(pod),
-                        pods::protocol(port)
-                    )
-                });
-            }
-            number
-        })
-        .collect()
 }
 
 fn ports_of(service: &Service, numbers: &[Option<i32>]) -> Vec<EndpointPort> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the planners ask of a Pod: is it an endpoint, of which address, port and host name.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use berth_model::IpFamily;
@@ -9,7 +10,8 @@ use k8s_openapi::api::core::v1::{ObjectReference, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::address;
-use crate::skips::SkipReason;
+use crate::service;
+use crate::skips::{SkipReason, Skips};
 
 /// The protocol where none is written (core/v1 default).
 pub(crate) const TCP: &str = "TCP";
@@ -103,6 +105,15 @@ impl<'a> Target<'a> {
     }
 }
 
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "targetPort {number}"),
+            Self::Name(name) => write!(f, "targetPort {name:?}"),
+        }
+    }
+}
+
 /// KEP-753: an init container that goes on running.
 fn is_sidecar(init: &Container) -> bool {
     init.restart_policy.as_deref() == Some("Always")
@@ -111,6 +122,23 @@ fn is_sidecar(init: &Container) -> bool {
 /// The protocol of a Service port.
 pub(crate) fn protocol(port: &ServicePort) -> &str {
     port.protocol.as_deref().unwrap_or(TCP)
+}
+
+/// The number of each of the Service's ports on this Pod, in their order; none where it does not resolve.
+pub(crate) fn port_numbers(service: &Service, pod: &Pod, skips: &mut Skips) -> Vec<Option<i32>> {
+    let ports = service::ports(service).iter();
+    ports
+        .map(|port| {
+            let target = Target::of(port);
+            let number = target.resolve(pod, protocol(port));
+            if number.is_none() {
+                skips.add(SkipReason::PortUnresolved, || {
+                    format!("{} has no {} port for {target}", describe(pod), protocol(port))
+                });
+            }
+            number
+        })
+        .collect()
 }
 
 /// What an update of a Pod changed, as far as endpoints go.

@@ -36,7 +36,7 @@ pub(crate) fn desired(
 ) -> BTreeMap<IpFamily, Groups> {
     let mut groups: BTreeMap<IpFamily, Groups> =
         families.iter().map(|family| (*family, Groups::new())).collect();
-    let mut common = CommonPorts::of(service);
+    let mut ports = ResolvedPorts::of(service);
     let publish = service::publishes_not_ready(service);
     for pod in all {
         if let Some(reason) = pods::exclusion(pod, true) {
@@ -51,18 +51,12 @@ pub(crate) fn desired(
                 format!("{} on node {node_name:?}", pods::describe(pod))
             });
         }
-        let (key, ports) = common.ports_of(service, pod, skips);
+        let (key, ports) = ports.on(pod, skips);
         for (family, groups) in &mut groups {
             // Registered even without an endpoint: a group that Pods resolve to keeps its empty slice.
             if !groups.contains_key(key) {
-                let ports = ports.to_vec();
-                groups.insert(
-                    key.clone(),
-                    Group {
-                        ports,
-                        endpoints: Vec::new(),
-                    },
-                );
+                let (ports, endpoints) = (ports.clone(), Vec::new());
+                groups.insert(key.clone(), Group { ports, endpoints });
             }
             let Some(group) = groups.get_mut(key).filter(|_| placed) else {
                 continue;
@@ -107,59 +101,51 @@ fn endpoint(
     })
 }
 
-/// The ports a Service resolves to: on the Pod last asked about, or on every Pod alike.
-struct CommonPorts {
-    key: PortsKey,
-    ports: Vec<EndpointPort>,
-    same_everywhere: bool,
+/// The port lists that a Service's ports resolve to, each built once.
+struct ResolvedPorts<'a> {
+    service: &'a Service,
+    /// The numbers, where they are the same on every Pod.
+    fixed: Option<Vec<Option<i32>>>,
+    by_numbers: BTreeMap<Vec<Option<i32>>, (PortsKey, Vec<EndpointPort>)>,
 }
 
-impl CommonPorts {
-    fn of(service: &Service) -> Self {
-        let same_everywhere = service::ports(service)
-            .iter()
-            .all(|port| matches!(Target::of(port), Target::Number(_)));
-        let ports = if same_everywhere {
-            resolve(service, &Pod::default(), &mut Skips::default())
-        } else {
-            Vec::new()
-        };
-        Self {
-            key: PortsKey::of(&ports),
-            ports,
-            same_everywhere,
-        }
-    }
-
-    fn ports_of(&mut self, service: &Service, pod: &Pod, skips: &mut Skips) -> (&PortsKey, &[EndpointPort]) {
-        if !self.same_everywhere {
-            let ports = resolve(service, pod, skips);
-            if ports != self.ports {
-                self.key = PortsKey::of(&ports);
-                self.ports = ports;
-            }
-        }
-        (&self.key, &self.ports)
-    }
-}
-
-fn resolve(service: &Service, pod: &Pod, skips: &mut Skips) -> Vec<EndpointPort> {
-    let mut resolved = Vec::new();
-    for port in service::ports(service) {
-        let protocol = pods::protocol(port);
-        let Some(number) = Target::of(port).resolve(pod, protocol) else {
-            skips.add(SkipReason::PortUnresolved, || {
-                let name = port.target_port.as_ref();
-                format!("{} has no {protocol} port {name:?}", pods::describe(pod))
-            });
-            continue;
-        };
-        resolved.push(EndpointPort {
-            name: Some(port.name.clone().unwrap_or_default()),
-            port: Some(number),
-            protocol: Some(protocol.to_owned()),
-            app_protocol: port.app_protocol.clone(),
+impl<'a> ResolvedPorts<'a> {
+    fn of(service: &'a Service) -> Self {
+        let targets = service::ports(service).iter().map(Target::of);
+        let numbers = targets.map(|target| match target {
+            Target::Number(number) => Some(Some(number)),
+            Target::Name(_) => None,
         });
+        Self {
+            service,
+            fixed: numbers.collect(),
+            by_numbers: BTreeMap::new(),
+        }
     }
-    resolved
+
+    fn on(&mut self, pod: &Pod, skips: &mut Skips) -> &(PortsKey, Vec<EndpointPort>) {
+        let service = self.service;
+        let numbers = match &self.fixed {
+            Some(numbers) => numbers.clone(),
+            None => pods::port_numbers(service, pod, skips),
+        };
+        self.by_numbers.entry(numbers).or_insert_with_key(|numbers| {
+            let ports = endpoint_ports(service, numbers);
+            (PortsKey::of(&ports), ports)
+        })
+    }
+}
+
+fn endpoint_ports(service: &Service, numbers: &[Option<i32>]) -> Vec<EndpointPort> {
+    let ports = service::ports(service).iter().zip(numbers);
+    ports
+        .filter_map(|(port, number)| {
+            Some(EndpointPort {
+                name: Some(port.name.clone().unwrap_or_default()),
+                port: Some((*number)?),
+                protocol: Some(pods::protocol(port).to_owned()),
+                app_protocol: port.app_protocol.clone(),
+            })
+        })
+        .collect()
 }

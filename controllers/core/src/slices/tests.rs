@@ -5,6 +5,7 @@ mod hints;
 mod packing;
 mod placeholders;
 mod random;
+mod scale;
 
 use super::*;
 use crate::fixtures::{Server, mk_nodes};

@@ -268,3 +268,22 @@ fn the_truncation_mark_goes_when_the_addresses_fit_again() {
     world.converge();
     assert!(!is_truncated(world.current.as_ref().unwrap()));
 }
+
+#[test]
+fn twenty_thousand_pods_on_a_hundred_ports_leave_a_thousand_addresses_and_no_second_write() {
+    let pods = (0..20_000).map(|number| {
+        let port = 8000 + i32::from(number % 3);
+        mk_pod_with(number, |pod| {
+            pod.spec.containers = vec![mk_container("web", port)]
+        })
+    });
+    let ports = (0..100).map(|index| {
+        let target = IntOrString::String("web".to_owned());
+        mk_port(&format!("p{index}"), 80 + index, target)
+    });
+    let service = mk_service_with(|spec| spec.ports = Some(ports.collect()));
+    let mut world = World::new(service, pods.collect());
+    world.converge();
+    let sizes: Vec<usize> = world.shape().iter().map(|(ready, ..)| ready.len()).collect();
+    assert_eq!(sizes, [334, 334, 332]);
+}
