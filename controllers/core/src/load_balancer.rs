@@ -15,6 +15,7 @@
 //!   nobody else.
 
 mod book;
+mod offers;
 mod plan;
 mod pool_status;
 mod reason;

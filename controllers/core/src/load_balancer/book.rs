@@ -11,6 +11,7 @@ use berth_model::{IpFamily, ServiceKey};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use super::offers::Offers;
 use super::plan::{self, LbPlan, Outcome, StatusWrite};
 use super::reason::{NotOurs, Reason};
 use super::verdict::{self, Verdict};
@@ -71,6 +72,9 @@ pub struct LoadBalancers {
     /// Services of ours that hold what they list: their status is ours to clear when they leave us.
     ours: BTreeSet<ServiceKey>,
     waiting: Waiting,
+    offers: Offers,
+    /// Set aside at start for those that ask for them, until their first turn.
+    set_aside: BTreeSet<IpAddr>,
     /// Something may have become free that nobody was woken for.
     supply: bool,
     changed_pools: BTreeSet<PoolName>,
@@ -84,6 +88,8 @@ impl LoadBalancers {
             settings,
             ours: BTreeSet::new(),
             waiting: Waiting::default(),
+            offers: Offers::default(),
+            set_aside: BTreeSet::new(),
             supply: false,
             changed_pools: BTreeSet::new(),
         }
@@ -127,6 +133,7 @@ impl LoadBalancers {
                 &plan::recorded(service),
                 &mut adopted,
             );
+            self.offers.make(key, service, self.pools.held_by(key));
             if self.pools.held_by(key).next().is_some() {
                 self.ours.insert(key.clone());
             }
@@ -136,8 +143,11 @@ impl LoadBalancers {
         }
         for (key, _, _, wish) in &ours {
             for (address, _) in wish.requested.iter().flatten() {
-                // Refused: its first turn says why.
-                if self.pools.allocate_this(*address, key, wish.pool_name()).is_ok() {
+                // One that it holds already is its own, one that it is refused its first turn explains.
+                if self.pools.holder(*address).is_none()
+                    && self.pools.allocate_this(*address, key, wish.pool_name()).is_ok()
+                {
+                    self.set_aside.insert(*address);
                     self.touch(*address);
                 }
             }
@@ -158,6 +168,11 @@ impl LoadBalancers {
     /// One turn of one Service, `None` where it does not exist. Idempotent: a turn on an unchanged Service
     /// whose plan was written plans nothing.
     pub fn reconcile(&mut self, key: &ServiceKey, service: Option<&Service>, now: &Time) -> LbPlan {
+        let aside: Vec<IpAddr> = self
+            .pools
+            .held_by(key)
+            .filter(|held| self.set_aside.contains(held))
+            .collect();
         let mut plan = LbPlan {
             key: key.clone(),
             taken: Vec::new(),
@@ -171,7 +186,7 @@ impl LoadBalancers {
             None => {
                 self.ours.remove(key);
                 self.waiting.remove(key);
-                self.release_all_but(&[], now, &mut plan);
+                self.release_all_but(&[], None, now, &mut plan);
             }
             Some((service, Err(why))) => self.turn_away(service, why, now, &mut plan),
             Some((service, Ok(_))) if service.metadata.deletion_timestamp.is_some() => {
@@ -179,6 +194,9 @@ impl LoadBalancers {
                 plan.outcome = Outcome::Terminating;
             }
             Some((service, Ok(wish))) => self.serve(service, &wish, now, &mut plan),
+        }
+        for address in aside {
+            self.set_aside.remove(&address);
         }
         plan.wake = self.next_to_wake(key);
         plan
@@ -238,7 +256,7 @@ impl LoadBalancers {
         } else {
             self.adopt_listed(&plan.key, &listed, &[], &mut Adopted::default());
         }
-        self.release_all_but(&listed.addresses, now, plan);
+        self.release_all_but(&listed.addresses, Some(service), now, plan);
         plan.outcome = Outcome::NotOurs(why);
     }
 
@@ -261,7 +279,10 @@ impl LoadBalancers {
             plan::ingress_write(service, &addresses)
         };
         let keep: Vec<IpAddr> = addresses.iter().chain(&listed.addresses).copied().collect();
-        self.release_all_but(&keep, now, plan);
+        self.release_all_but(&keep, Some(service), now, plan);
+        if ingress.is_some() {
+            self.offers.make(&plan.key, service, addresses.iter().copied());
+        }
         plan.outcome = Outcome::Ours {
             addresses,
             remarks,
@@ -337,7 +358,11 @@ impl LoadBalancers {
             .iter()
             .copied()
             .filter(|address| self.pools.holder(*address) == Some(key));
-        for address in of_status.chain(self.pools.held_by(key)) {
+        let not_listed = self
+            .pools
+            .held_by(key)
+            .filter(|address| !self.set_aside.contains(address));
+        for address in of_status.chain(not_listed) {
             current.entry(IpFamily::of(address)).or_insert(address);
         }
         current
@@ -348,11 +373,12 @@ impl LoadBalancers {
         plan.taken.push(allocation);
     }
 
-    fn release_all_but(&mut self, keep: &[IpAddr], now: &Time, plan: &mut LbPlan) {
+    fn release_all_but(&mut self, keep: &[IpAddr], service: Option<&Service>, now: &Time, plan: &mut LbPlan) {
+        let open = self.offers.open(&plan.key, service);
         let release: Vec<IpAddr> = self
             .pools
             .held_by(&plan.key)
-            .filter(|address| !keep.contains(address))
+            .filter(|address| !keep.contains(address) && !open.contains(address))
             .collect();
         for address in release {
             self.pools.release(address, &plan.key, since_epoch(now));

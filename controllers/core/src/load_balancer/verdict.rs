@@ -8,7 +8,7 @@ use berth_allocator::{Pools, Refusal};
 use berth_model::{IpFamily, ServiceKey};
 
 use super::reason::Reason;
-use super::waiting::Need;
+use super::waiting::{Need, Wanted};
 use super::wish::Wish;
 
 /// What becomes of one family of a Service.
@@ -58,17 +58,21 @@ pub(super) fn need(wish: &Wish, verdicts: &[(IpFamily, Verdict)]) -> Option<Need
     if wish.requested.is_err() {
         return None;
     }
-    let missing: Vec<(IpFamily, Option<IpAddr>)> = verdicts
-        .iter()
-        .filter(|(_, verdict)| match verdict {
-            Verdict::Lacks(_) => true,
-            Verdict::Keeps(_, reason) => !matches!(reason, Reason::OutsidePools { .. }),
-            Verdict::Has(_) | Verdict::GetsThis(_) | Verdict::GetsAny => false,
-        })
-        .map(|(family, _)| (*family, wish.requested(*family).map(|(address, _)| *address)))
-        .collect();
-    (!missing.is_empty()).then(|| Need {
-        missing,
+    let (mut lacking, mut improvable) = (Vec::new(), Vec::new());
+    for (family, verdict) in verdicts {
+        let wanted: Wanted = (*family, wish.requested(*family).map(|(address, _)| *address));
+        match verdict {
+            Verdict::Lacks(_) => lacking.push(wanted),
+            Verdict::Keeps(_, Reason::OutsidePools { .. })
+            | Verdict::Has(_)
+            | Verdict::GetsThis(_)
+            | Verdict::GetsAny => {}
+            Verdict::Keeps(..) => improvable.push(wanted),
+        }
+    }
+    (!lacking.is_empty() || !improvable.is_empty()).then(|| Need {
+        lacking,
+        improvable,
         pool: wish.pool_name().cloned(),
         all: wish.both_or_nothing,
     })

@@ -10,25 +10,30 @@ use berth_model::{IpFamily, ServiceKey};
 /// What a Service lacks. Equal needs are met by the same supply.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Need {
-    /// The families, each with the address if it must be a certain one.
-    pub(super) missing: Vec<(IpFamily, Option<IpAddr>)>,
+    /// The families of which it has nothing.
+    pub(super) lacking: Vec<Wanted>,
+    /// The families of which it keeps an address that is not what it asks for.
+    pub(super) improvable: Vec<Wanted>,
     /// The pool, if it must be a certain one.
     pub(super) pool: Option<PoolName>,
-    /// Whether a part of it is of no use.
+    /// Whether a part of what it lacks is of no use.
     pub(super) all: bool,
 }
+
+/// A family, with the address if it must be a certain one.
+pub(super) type Wanted = (IpFamily, Option<IpAddr>);
 
 impl Need {
     /// Whether the pools could give something of it now.
     fn can_be_met(&self, pools: &Pools, by: &ServiceKey) -> bool {
-        let possible = |(family, address): &(IpFamily, Option<IpAddr>)| match address {
+        let possible = |(family, address): &Wanted| match address {
             Some(address) => pools.check_this(*address, by, self.pool.as_ref()).is_ok(),
             None => pools.check_any(*family, self.pool.as_ref()).is_ok(),
         };
-        if self.all {
-            self.missing.iter().all(possible)
+        if self.all && !self.lacking.is_empty() {
+            self.lacking.iter().all(possible)
         } else {
-            self.missing.iter().any(possible)
+            self.lacking.iter().chain(&self.improvable).any(possible)
         }
     }
 }

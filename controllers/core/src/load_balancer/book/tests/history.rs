@@ -14,14 +14,20 @@ const PATIENCE: usize = 2_000;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Apply { service: u8, shape: Shape },
+    Apply {
+        service: u8,
+        shape: Shape,
+    },
     Delete(u8),
     Wipe(u8),
     Overwrite(u8),
     Pools(Vec<(u8, u8, u8, bool)>),
     Deliver(u8),
     Turn,
-    Kill,
+    /// The successor lists the Services anew; what it watches may lag behind that list.
+    Kill {
+        lagging: bool,
+    },
     Rest,
 }
 
@@ -65,7 +71,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => prop::collection::vec((0u8..4, 0u8..16, 0u8..8, prop::bool::weighted(0.9)), 1..4).prop_map(Step::Pools),
         8 => service.prop_map(Step::Deliver),
         8 => Just(Step::Turn),
-        1 => Just(Step::Kill),
+        2 => any::<bool>().prop_map(|lagging| Step::Kill { lagging }),
         2 => Just(Step::Rest),
     ]
 }
@@ -204,10 +210,12 @@ impl World {
         Some(plan)
     }
 
-    fn kill(&mut self) {
-        self.events.clear();
+    fn kill(&mut self, lagging: bool) {
         self.queue.clear();
-        self.seen = self.stored.clone();
+        if !lagging {
+            self.events.clear();
+            self.seen = self.stored.clone();
+        }
         let mut book = LoadBalancers::new(Settings {
             cool_down: Duration::from_secs(20),
             ..Settings::default()
@@ -216,7 +224,7 @@ impl World {
         let adopted = book.adopt(self.stored.values());
         self.book = book;
         self.queue.extend(adopted.order);
-        for key in self.stored.keys().cloned().collect::<Vec<_>>() {
+        for key in self.seen.keys().cloned().collect::<Vec<_>>() {
             self.enqueue(key);
         }
     }
@@ -343,12 +351,12 @@ fn play(world: &mut World, step: Step) -> Result<(), TestCaseError> {
         Step::Turn => {
             world.turn();
         }
-        Step::Kill => world.kill(),
+        Step::Kill { lagging } => world.kill(lagging),
         Step::Rest => {
             world.rest()?;
             world.check_rest()?;
             let before = world.statuses();
-            world.kill();
+            world.kill(false);
             while let Some(plan) = world.turn() {
                 world.only_says_why(&plan)?;
             }
