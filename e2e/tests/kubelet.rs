@@ -109,6 +109,8 @@ fn pods_live_and_end_as_with_a_kubelet() {
         let mut cluster = cluster().await?;
         nodes_are_registered(&cluster).await?;
         readiness_follows_the_annotation(&cluster).await?;
+        ended_process_is_started_again(&cluster).await?;
+        host_network_pods_have_the_addresses_of_their_node(&cluster).await?;
         scheduler_binds_in_turn(&cluster).await?;
         lingering_pod_serves_until_its_grace_period_ends(&cluster).await?;
         fake_pods_have_addresses_only(&cluster).await?;
@@ -177,6 +179,75 @@ async fn readiness_follows_the_annotation(cluster: &Cluster) -> anyhow::Result<(
     cluster.ready("web", "True").await?;
     cluster.pods.delete("web", &DeleteParams::default()).await?;
     cluster.gone("web").await
+}
+
+/// The process of a Pod, found by the name it was started with.
+fn kill_process_of(name: &str) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir("/proc")?.filter_map(Result::ok) {
+        let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        if line.contains(&format!("berth-testpod\0--name\0{name}\0")) {
+            let pid = entry.file_name().to_string_lossy().parse()?;
+            return Ok(nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::SIGKILL,
+            )?);
+        }
+    }
+    anyhow::bail!("no process of {name}")
+}
+
+async fn ended_process_is_started_again(cluster: &Cluster) -> anyhow::Result<()> {
+    cluster
+        .create(&mk_pod_on(
+            "node-1",
+            "default",
+            "falls",
+            &[],
+            &[mk_container_port("http", 8080, "TCP")],
+        ))
+        .await?;
+    let before = cluster.ready("falls", "True").await?;
+    kill_process_of("falls")?;
+    eventually("one restart", DEADLINE, || async {
+        let pod = cluster.pods.get("falls").await?;
+        let statuses = pod
+            .status
+            .iter()
+            .flat_map(|status| status.container_statuses.iter().flatten());
+        let restarts: i32 = statuses.map(|status| status.restart_count).sum();
+        ensure!(restarts == 1, "{restarts} restarts");
+        Ok(())
+    })
+    .await?;
+    let probe = Probe::from(cluster.lan.router());
+    let answer = probe.ask_async(How::Tcp, address(&before, 8080)?).await?;
+    assert_eq!(answer.pod, "falls", "at the same address");
+    cluster.pods.delete("falls", &DeleteParams::default()).await?;
+    cluster.gone("falls").await
+}
+
+async fn host_network_pods_have_the_addresses_of_their_node(cluster: &Cluster) -> anyhow::Result<()> {
+    let mut pod = mk_pod_on(
+        "node-2",
+        "default",
+        "host",
+        &[],
+        &[mk_container_port("http", 8080, "TCP")],
+    );
+    pod.spec.as_mut().context("spec")?.host_network = Some(true);
+    cluster.create(&pod).await?;
+    let pod = cluster.ready("host", "True").await?;
+    let target = address(&pod, 8080)?;
+    assert_eq!(target.ip(), cluster.lan.nodes()[1].ipv4());
+    assert_eq!(
+        Probe::from(cluster.lan.client())
+            .ask_async(How::Http, target)
+            .await?
+            .pod,
+        "host"
+    );
+    cluster.pods.delete("host", &DeleteParams::default()).await?;
+    cluster.gone("host").await
 }
 
 async fn scheduler_binds_in_turn(cluster: &Cluster) -> anyhow::Result<()> {

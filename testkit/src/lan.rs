@@ -20,11 +20,13 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::Error;
 use crate::netns::{Netns, feed};
 use crate::pods::Addresses;
 use crate::sandbox;
+use crate::wait::eventually_blocking;
 
 /// The bridge that stands for the LAN, in the sandbox's own namespace.
 pub const BRIDGE: &str = "br-lan";
@@ -42,6 +44,9 @@ pub const CLIENT: (Ipv4Addr, Ipv6Addr) = (
 pub const INTERFACE: &str = "eth0";
 /// node-1 has 10.77.0.11; 10.77.0.100 is the client's.
 pub const MAX_NODES: u8 = 80;
+
+/// For a link to come up; the kernel takes a second at most.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// Settings of every namespace on the LAN and of every Pod.
 const HOST_SYSCTLS: &[(&str, &str)] = &[
@@ -156,7 +161,7 @@ impl Lan {
     /// Separates the node while its interface keeps its carrier, as a failing switch does.
     ///
     /// # Errors
-    /// When `bridge` fails, as it does while the cable is cut.
+    /// When `bridge` fails; while the cable is cut.
     pub fn isolate(&self, node: &Node) -> Result<(), Error> {
         self.port_state(node, "disabled")
     }
@@ -194,8 +199,18 @@ impl Lan {
     }
 
     fn port_state(&self, node: &Node, state: &str) -> Result<(), Error> {
+        let port = node.port();
+        // The kernel tells the bridge of a new carrier some time after it is there, and the bridge then
+        // sets the port to forwarding by itself.
+        eventually_blocking(format!("{port} is up"), SETTLED, || {
+            match self.router.output("ip", &["-o", "link", "show", "dev", &port]) {
+                Ok(link) if link.contains(" state UP ") => Ok(()),
+                Ok(link) => Err(link),
+                Err(error) => Err(error.to_string()),
+            }
+        })?;
         // `bridge` and not `ip link ... type bridge_slave state`: the latter is undone by the next carrier event.
-        let line = format!("link set dev {} state {state}\n", node.port());
+        let line = format!("link set dev {port} state {state}\n");
         self.router.run(|| feed("bridge", &["-batch", "-"], &line))?
     }
 }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::Error;
 
-/// Between two looks at a condition.
-const POLL: Duration = Duration::from_millis(25);
+/// Between the first two looks at a condition; then twice as long each time, up to [`SLOWEST`].
+const FIRST: Duration = Duration::from_millis(1);
+const SLOWEST: Duration = Duration::from_millis(50);
 
 /// Looks at a condition again and again until it holds and returns what it then gave.
 ///
@@ -23,10 +24,11 @@ where
     F: Future<Output = Result<T, E>>,
 {
     let started = Instant::now();
+    let mut pause = FIRST;
     let mut last = String::from("no answer from the first look");
     loop {
         let left = deadline.saturating_sub(started.elapsed());
-        match tokio::time::timeout(left.max(POLL), condition()).await {
+        match tokio::time::timeout(left.max(SLOWEST), condition()).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => last = error.to_string(),
             Err(_elapsed) => {}
@@ -38,7 +40,8 @@ where
                 last,
             });
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(SLOWEST);
     }
 }
 
@@ -52,6 +55,7 @@ pub fn eventually_blocking<T, E: Display>(
     mut condition: impl FnMut() -> Result<T, E>,
 ) -> Result<T, Error> {
     let started = Instant::now();
+    let mut pause = FIRST;
     loop {
         match condition() {
             Ok(value) => return Ok(value),
@@ -62,8 +66,9 @@ pub fn eventually_blocking<T, E: Display>(
                     last: error.to_string(),
                 });
             }
-            Err(_) => std::thread::sleep(POLL),
+            Err(_) => std::thread::sleep(pause),
         }
+        pause = (pause * 2).min(SLOWEST);
     }
 }
 

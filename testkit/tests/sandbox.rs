@@ -201,3 +201,30 @@ fn a_missing_tool_is_named_with_its_package() {
         .to_string();
     assert!(error.contains("nft-that-is-not-there"), "{error}");
 }
+
+#[test]
+fn a_kernel_that_refuses_is_named_with_the_setting_and_the_way_out() {
+    const FORBID: &str = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\"";
+    let output = Command::new("unshare")
+        .args([
+            "--user",
+            "--map-root-user",
+            "sh",
+            "-c",
+            FORBID,
+            env!("CARGO_BIN_EXE_berth-testlan"),
+        ])
+        .env("BERTH_SANDBOX_USER", "1")
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare runs");
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr);
+    for part in [
+        "user.max_user_namespaces is 0",
+        "sudo sysctl -w user.max_user_namespaces=",
+        "run as root",
+    ] {
+        assert!(error.contains(part), "{part:?} in {error}");
+    }
+}
