@@ -19,11 +19,12 @@ mod frontend;
 mod intent;
 pub mod names;
 pub mod nft;
+mod outcome;
+mod settings;
 pub mod walk;
 
 pub use categorize::{Usable, categorize};
 pub use frontend::{Frontend, Target};
-pub use intent::{
-    Conflict, FrontendIntent, Intent, Outcome, RejectReason, Role, Settings, SettingsError, Shortfall,
-    ShortfallKind, Touched,
-};
+pub use intent::{Intent, Touched};
+pub use outcome::{Conflict, FrontendIntent, Outcome, RejectReason, Role, Shortfall, ShortfallKind};
+pub use settings::{Settings, SettingsError};

@@ -4,13 +4,15 @@
 pub mod diff;
 pub mod layout;
 pub mod objects;
+pub mod plan;
 pub mod render;
 pub mod slots;
 pub mod state;
 
-pub use diff::{Change, Plan, Scope, Stage, StageKind, diff};
+pub use diff::{Scope, diff};
 pub use layout::Layout;
 pub use objects::{Action, BaseChain, Chain, Element, Field, Hook, Key, Match, Rule};
+pub use plan::{Change, Plan, Stage, StageKind};
 pub use render::{delta_text, script, table_text};
 pub use state::{FrontendState, Installed};
 

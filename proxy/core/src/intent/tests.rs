@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 use std::net::Ipv4Addr;
 
-use berth_model::{Conditions, Endpoint, EndpointHints, LoadBalancerIngress, PortName, ServiceKind};
+use berth_model::{
+    Conditions, Endpoint, EndpointHints, LoadBalancerIngress, NodeName, PortName, ServiceKind,
+};
 use proptest::prelude::*;
 
 use super::*;
+use crate::SettingsError;
 
 fn mk_service(name: &str, created: i64, cluster_ip: u8) -> Service {
     Service {

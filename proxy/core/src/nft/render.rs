@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 
 use berth_model::IpFamily;
 
-use super::diff::{Change, Plan};
 use super::layout::Layout;
 use super::objects::{Action, BaseChain, Chain, Element, Field, Hook, Key, Match, Rule};
+use super::plan::{Change, Plan};
 use super::slots::LADDER;
 use crate::Frontend;
 use crate::names::{MapName, SetName, TABLE, UNTRANSLATED};

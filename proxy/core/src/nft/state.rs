@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::diff::{Change, Sets, Stage};
+use super::diff::Sets;
 use super::objects::{Element, Key};
+use super::plan::{Change, Stage};
 use crate::names::SetName;
 use crate::{Frontend, Target};
 

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Changes as values: stages, in order, that can be printed, counted and carried out.
+
+use std::fmt;
+
+use berth_model::IpFamily;
+
+use super::objects::Element;
+use super::render::change_text;
+use super::slots::EXACT;
+use crate::names::SetName;
+use crate::{Frontend, Target};
+
+/// What a stage is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StageKind {
+    /// Slots added or replaced.
+    Fill,
+    /// Packets take the new way.
+    Switch,
+    /// Left-overs go.
+    Retire,
+}
+
+impl fmt::Display for StageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fill => "fill",
+            Self::Switch => "switch",
+            Self::Retire => "retire",
+        })
+    }
+}
+
+/// One change, never split over two transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// The element is added; it is not there.
+    Add(Element),
+    /// The element is removed; it is there.
+    Remove(Element),
+    /// A slot gets another endpoint.
+    Replace {
+        /// Whose slot.
+        frontend: Frontend,
+        /// Which slot.
+        slot: u32,
+        /// What it held.
+        old: Target,
+        /// What it will hold.
+        new: Target,
+    },
+}
+
+impl Change {
+    /// The frontend it is about, if it is about one.
+    pub fn frontend(&self) -> Option<Frontend> {
+        match self {
+            Self::Add(element) | Self::Remove(element) => element.frontend(),
+            Self::Replace { frontend, .. } => Some(*frontend),
+        }
+    }
+}
+
+/// Changes that are committed in one transaction, or in several in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// What it is for.
+    pub kind: StageKind,
+    /// The changes, in order.
+    pub changes: Vec<Change>,
+}
+
+/// The stages for one family's table, in order. Each must be committed before the next is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The family of the table.
+    pub family: IpFamily,
+    /// Stages that have changes.
+    pub stages: Vec<Stage>,
+}
+
+impl Plan {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.stages.is_empty()
+    }
+
+    /// The largest slot count up to [`EXACT`] that a frontend will have: what [`Layout::with_limit_for`]
+    /// needs. 0 if counts do not change.
+    ///
+    /// [`Layout::with_limit_for`]: super::Layout::with_limit_for
+    pub fn largest_count(&self) -> u32 {
+        let counts = self.stages.iter().flat_map(|stage| &stage.changes);
+        counts
+            .filter_map(|change| match change {
+                Change::Add(Element::Member(SetName::VipCount(n) | SetName::NodePortCount(n), _)) => Some(*n),
+                Change::Add(_) | Change::Remove(_) | Change::Replace { .. } => None,
+            })
+            .filter(|count| *count <= EXACT)
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for stage in &self.stages {
+            writeln!(f, "# {}", stage.kind)?;
+            for change in &stage.changes {
+                f.write_str(&change_text(self.family, change))?;
+            }
+        }
+        Ok(())
+    }
+}
