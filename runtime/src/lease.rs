@@ -75,6 +75,15 @@ pub enum LeaseError {
 }
 
 impl LeaseArgs {
+    /// Whether the flags make sense together; to be asked before anything is started.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check(&self) -> Result<(), LeaseError> {
+        self.timing()?;
+        self.identity().map(|_| ())
+    }
+
     fn timing(&self) -> Result<Timing, LeaseError> {
         let (lease, renew, retry) = (
             self.leader_elect_lease_duration,
@@ -379,5 +388,61 @@ fn claim_of(lease: &Lease) -> Claim {
             .unwrap_or_default(),
         duration: Duration::from_secs(u64::try_from(seconds).unwrap_or(0)),
         resource_version: meta.resource_version.clone().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(lease: u64, renew: u64, retry: u64) -> LeaseArgs {
+        LeaseArgs {
+            leader_elect: true,
+            identity: Some("node-1".to_owned()),
+            lease_namespace: None,
+            leader_elect_lease_duration: Duration::from_secs(lease),
+            leader_elect_renew_deadline: Duration::from_secs(renew),
+            leader_elect_retry_period: Duration::from_secs(retry),
+        }
+    }
+
+    #[test]
+    fn durations_that_could_let_two_lead_are_refused() {
+        assert_eq!(args(15, 10, 2).check(), Ok(()));
+        for (lease, renew, retry) in [(10, 10, 2), (9, 10, 2), (15, 2, 2), (15, 10, 0)] {
+            let error = args(lease, renew, retry).check().unwrap_err();
+            assert!(
+                error.to_string().contains("--leader-elect-lease-duration"),
+                "{error}"
+            );
+        }
+        let fraction = LeaseArgs {
+            leader_elect_lease_duration: Duration::from_millis(15_500),
+            ..args(15, 10, 2)
+        };
+        assert!(fraction.check().is_err(), "the Lease holds whole seconds");
+    }
+
+    #[test]
+    fn the_identity_given_is_the_identity() {
+        assert_eq!(args(15, 10, 2).identity().as_deref(), Ok("node-1"));
+        let unset = LeaseArgs {
+            identity: Some(String::new()),
+            ..args(15, 10, 2)
+        };
+        assert_ne!(unset.identity().as_deref(), Ok(""), "empty is unset");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_term_ends_by_the_clock_even_if_nobody_says_so() {
+        let (sender, until) = watch::channel(Term::Follower);
+        let mut leadership = Leadership { until };
+        assert!(!leadership.is_leading());
+        sender.send_replace(Term::Until(Instant::now() + Duration::from_secs(10)));
+        leadership.acquired().await;
+        assert!(leadership.is_leading());
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert!(!leadership.is_leading());
+        assert!(Leadership::always().is_leading());
     }
 }

@@ -207,3 +207,61 @@ impl ControllersArgs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: ControllersArgs,
+    }
+
+    fn parse(flags: &[&str]) -> Result<ControllersArgs, clap::Error> {
+        let flags = std::iter::once("controllers").chain(flags.iter().copied());
+        Cli::try_parse_from(flags).map(|cli| cli.args)
+    }
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_is_enabled_unless_told_otherwise() {
+        assert_eq!(parse(&[]).unwrap().enabled(), BTreeSet::from(Controller::ALL));
+        let some = parse(&["--enable=endpoints,endpointslices,mirroring"]).unwrap();
+        assert!(!some.enabled().contains(&Controller::LoadBalancer));
+        assert_eq!(some.enabled().len(), 3);
+        let error = parse(&["--enable=endpoint"]).unwrap_err().to_string();
+        assert!(
+            error.contains("--enable") && error.contains("endpointslices"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn upstreams_limits_are_kept() {
+        for flag in [
+            "--max-endpoints-per-slice=1001",
+            "--max-endpoints-per-slice=0",
+            "--concurrent-endpoint-syncs=0",
+            "--mirroring-max-endpoints-per-subset=1001",
+            "--endpoint-updates-batch-period=soon",
+        ] {
+            let error = parse(&[flag]).unwrap_err().to_string();
+            let name = flag.split('=').next().unwrap();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn leader_election_is_on_with_or_without_a_value() {
+        assert!(parse(&[]).unwrap().lease.leader_elect);
+        assert!(parse(&["--leader-elect"]).unwrap().lease.leader_elect);
+        assert!(!parse(&["--leader-elect=false"]).unwrap().lease.leader_elect);
+    }
+}

@@ -37,6 +37,7 @@ const DRAIN: Duration = Duration::from_secs(4);
 /// # Errors
 /// Flags that make no sense (2), no API server (4), the Lease lost (5), a task that panicked (1).
 pub async fn run(args: ControllersArgs, api: ApiArgs, shutdown: Shutdown) -> Result<(), ExitError> {
+    args.lease.check().map_err(usage)?;
     let connection = api.connect().await?;
     let admin = Admin::bind("--admin-address", args.admin_address).await?;
     let registry = Registry::new("controllers", env!("CARGO_PKG_VERSION"));
@@ -64,6 +65,10 @@ pub async fn run(args: ControllersArgs, api: ApiArgs, shutdown: Shutdown) -> Res
     outcome
 }
 
+fn usage(error: LeaseError) -> ExitError {
+    ExitError::new(Code::Usage, error)
+}
+
 /// Everything that runs, and how to end it.
 struct Process {
     context: Arc<Context>,
@@ -84,7 +89,6 @@ impl Process {
         readiness: &Readiness,
         metrics: Metrics,
     ) -> Result<Self, ExitError> {
-        let usage = |error: LeaseError| ExitError::new(Code::Usage, error);
         let client = connection.client();
         let (elector, leadership) = Elector::new(&client, &args.lease, LEASE).map_err(usage)?;
         let identity = args.lease.identity().map_err(usage)?;

@@ -23,7 +23,10 @@ pub enum ClientError {
     )]
     NoConfiguration,
     /// The kubeconfig is missing, does not parse, or lacks what the context refers to.
-    #[error("kubeconfig {file}: {source}; check --kubeconfig, KUBECONFIG and --context")]
+    #[error(
+        "kubeconfig {file}: {}; check --kubeconfig, KUBECONFIG and --context",
+        kubeconfig_fault(source)
+    )]
     Kubeconfig {
         /// The file, or the list of files.
         file: String,
@@ -54,7 +57,7 @@ pub enum ClientError {
         source: Box<kube::Error>,
     },
     /// No server answers.
-    #[error("{origin} cannot be reached: {reasons}; check the address and that the server runs")]
+    #[error("{origin} cannot be reached: {reasons}")]
     Unreachable {
         /// Where we looked.
         origin: Origin,
@@ -124,6 +127,15 @@ impl ClientError {
 impl From<ClientError> for ExitError {
     fn from(error: ClientError) -> Self {
         Self::new(Code::ApiServer, error)
+    }
+}
+
+/// kube's text repeats the file's name, in quotes of quotes.
+fn kubeconfig_fault(error: &KubeconfigError) -> String {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the rest speak for themselves")]
+    match error {
+        KubeconfigError::ReadConfig(cause, _) => format!("cannot be read: {cause}"),
+        other => other.to_string(),
     }
 }
 
@@ -241,13 +253,13 @@ pub(super) fn reason(error: &(dyn StdError + 'static)) -> String {
     }
 }
 
-/// `io::Error` hides the error that it wraps from `source()`.
+/// `io::Error` hides the error that it wraps from `source()`, and may wrap another of its kind.
 fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         return Some(tls);
     }
-    let io = error.downcast_ref::<io::Error>()?;
-    io.get_ref()?.downcast_ref::<rustls::Error>()
+    let wrapped = error.downcast_ref::<io::Error>()?.get_ref()?;
+    tls_error(wrapped)
 }
 
 fn io_reason(error: &io::Error) -> Option<&'static str> {
@@ -256,9 +268,15 @@ fn io_reason(error: &io::Error) -> Option<&'static str> {
         reason = "ErrorKind is open; the rest speak for themselves"
     )]
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => Some("nothing listens there (connection refused)"),
-        io::ErrorKind::TimedOut => Some("no answer (connection timed out)"),
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Some("no route to it"),
+        io::ErrorKind::ConnectionRefused => {
+            Some("nothing listens there (connection refused); check the address and that the server runs")
+        }
+        io::ErrorKind::TimedOut => {
+            Some("no answer (connection timed out); check the address and that the server runs")
+        }
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            Some("no route to it; check the address")
+        }
         io::ErrorKind::ConnectionReset => Some("the connection was reset"),
         io::ErrorKind::UnexpectedEof => Some("the connection was closed"),
         _ => None,

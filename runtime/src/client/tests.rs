@@ -171,6 +171,15 @@ async fn a_config_that_points_nowhere_names_file_context_server_and_cause() {
     }
 }
 
+#[test]
+fn a_tls_fault_is_found_under_any_number_of_wrappings_and_put_into_words() {
+    use std::io;
+    let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+    let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, tls));
+    let text = error::reason(&wrapped);
+    assert!(text.contains("certificate-authority-data"), "{text}");
+}
+
 #[tokio::test]
 async fn contact_gives_up_after_its_patience_and_keeps_the_reason() {
     let (connection, _dir) = connect(vec![dead_url().await]).await;
