@@ -15,16 +15,14 @@
 //! ARP for each of its own addresses on each of its interfaces. Pods reach hosts beyond the cluster with
 //! their node's address, as with any CNI plug-in.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, Mutex};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::Error;
 use crate::netns::{Netns, feed};
-use crate::pods::Addresses;
+pub use crate::node::Node;
 use crate::sandbox;
 use crate::wait::eventually_blocking;
 
@@ -94,9 +92,7 @@ impl LanBuilder {
     pub fn build(self) -> Result<Lan, Error> {
         sandbox::require_inside("Lan::build")?;
         let router = Netns::current("router")?;
-        let nodes = (1..=self.nodes)
-            .map(Node::create)
-            .collect::<Result<Vec<_>, _>>()?;
+        let nodes = (1..=self.nodes).map(create_node).collect::<Result<Vec<_>, _>>()?;
         let client = Netns::create("client")?;
         client.sysctl(HOST_SYSCTLS)?;
         router.ip(&router_batch(&nodes)?)?;
@@ -236,167 +232,11 @@ fn parse_counters(table: &str, port: &str) -> Option<Counters> {
     })
 }
 
-/// A node of the cluster: a host on the LAN with a range of Pod addresses. Clones refer to the same one.
-#[derive(Clone, Debug)]
-pub struct Node {
-    inner: Arc<NodeInner>,
-}
-
-#[derive(Debug)]
-struct NodeInner {
-    name: String,
-    number: u8,
-    netns: Netns,
-    /// Last part of the Pod address -> who has it.
-    taken: Mutex<Taken>,
-}
-
-#[derive(Debug, Default)]
-struct Taken {
-    owners: BTreeMap<u8, String>,
-    last: u8,
-}
-
-/// Within a node's /24 Pod range: .0 is the network, .1 the node, .255 the broadcast address.
-const POD_HOSTS: std::ops::RangeInclusive<u8> = 2..=254;
-
-impl Node {
-    fn create(number: u8) -> Result<Self, Error> {
-        let name = format!("node-{number}");
-        let netns = Netns::create(&name)?;
-        netns.sysctl(HOST_SYSCTLS)?;
-        netns.sysctl(NODE_SYSCTLS)?;
-        Ok(Self {
-            inner: Arc::new(NodeInner {
-                name,
-                number,
-                netns,
-                taken: Mutex::default(),
-            }),
-        })
-    }
-
-    /// `node-N`.
-    pub fn name(&self) -> &str {
-        &self.inner.name
-    }
-
-    /// N, from 1.
-    pub fn number(&self) -> u8 {
-        self.inner.number
-    }
-
-    /// The node's namespace.
-    pub fn netns(&self) -> &Netns {
-        &self.inner.netns
-    }
-
-    /// `zone-N`: each node stands in a zone of its own.
-    pub fn zone(&self) -> String {
-        format!("zone-{}", self.number())
-    }
-
-    /// 10.77.0.(10+N)
-    pub fn ipv4(&self) -> Ipv4Addr {
-        Ipv4Addr::new(10, 77, 0, 10 + self.number())
-    }
-
-    /// fd00:77::(10+N), written with the decimal digits of the IPv4 address.
-    pub fn ipv6(&self) -> Ipv6Addr {
-        Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, decimal_digits(10 + self.number()))
-    }
-
-    /// Both addresses, IPv4 first.
-    pub fn addresses(&self) -> [IpAddr; 2] {
-        [self.ipv4().into(), self.ipv6().into()]
-    }
-
-    /// The hardware address of the node's LAN interface, `02:77:00:00:00:NN` with N in hexadecimal.
-    pub fn mac(&self) -> String {
-        format!("02:77:00:00:00:{:02x}", 10 + self.number())
-    }
-
-    /// The ranges of the node's Pods: 10.244.N.0/24 and fd00:10:244:N::/64.
-    pub fn pod_ranges(&self) -> [String; 2] {
-        [
-            format!("10.244.{}.0/24", self.number()),
-            format!("fd00:10:244:{}::/64", self.number()),
-        ]
-    }
-
-    /// The node's own address on each of its Pod links, 10.244.N.1.
-    pub(crate) fn pod_gateway(&self) -> Ipv4Addr {
-        Ipv4Addr::new(10, 244, self.number(), 1)
-    }
-
-    /// The bridge's end of the node's cable.
-    pub fn port(&self) -> String {
-        format!("port-{}", self.name())
-    }
-
-    /// Takes a pair of Pod addresses: `wanted` if it lies in the node's range and is free, else the
-    /// next free one after the last given, so that an address rests before it is used again.
-    ///
-    /// # Errors
-    /// When all are in use.
-    pub fn allocate(&self, owner: &str, wanted: Option<Ipv4Addr>) -> Result<Addresses, Error> {
-        let mut taken = self
-            .inner
-            .taken
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let wanted = wanted.map(|ip| ip.octets()).and_then(|[a, b, node, host]| {
-            let ours = [a, b, node] == [10, 244, self.number()] && POD_HOSTS.contains(&host);
-            (ours && taken.owners.get(&host).is_none_or(|other| other == owner)).then_some(host)
-        });
-        let last = taken.last;
-        let host = wanted
-            .or_else(|| {
-                let (later, earlier): (Vec<u8>, Vec<u8>) = POD_HOSTS.partition(|host| *host > last);
-                later
-                    .into_iter()
-                    .chain(earlier)
-                    .find(|host| !taken.owners.contains_key(host))
-            })
-            .ok_or_else(|| Error::PodAddressesExhausted {
-                node: self.name().to_owned(),
-                range: format!("10.244.{}.0/24", self.number()),
-            })?;
-        taken.owners.insert(host, owner.to_owned());
-        if wanted.is_none() {
-            taken.last = host;
-        }
-        Ok(Addresses {
-            ipv4: Ipv4Addr::new(10, 244, self.number(), host),
-            ipv6: Ipv6Addr::new(
-                0xfd00,
-                0x10,
-                0x244,
-                decimal_digits(self.number()),
-                0,
-                0,
-                0,
-                decimal_digits(host),
-            ),
-        })
-    }
-
-    /// Gives a pair of Pod addresses back.
-    pub fn release(&self, addresses: Addresses) {
-        let [_, _, _, host] = addresses.ipv4.octets();
-        self.inner
-            .taken
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .owners
-            .remove(&host);
-    }
-}
-
-/// 123 -> 0x123, so that both families of an address look alike.
-fn decimal_digits(number: u8) -> u16 {
-    let number = u16::from(number);
-    (number / 100 % 10) << 8 | (number / 10 % 10) << 4 | (number % 10)
+fn create_node(number: u8) -> Result<Node, Error> {
+    let netns = Netns::create(&format!("node-{number}"))?;
+    netns.sysctl(HOST_SYSCTLS)?;
+    netns.sysctl(NODE_SYSCTLS)?;
+    Ok(Node::new(number, netns))
 }
 
 fn router_batch(nodes: &[Node]) -> Result<String, Error> {
@@ -484,13 +324,6 @@ pub(crate) const POD_SYSCTLS: &[(&str, &str)] = HOST_SYSCTLS;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn both_families_show_the_same_digits() {
-        for (number, digits) in [(1, 0x1), (11, 0x11), (100, 0x100), (254, 0x254)] {
-            assert_eq!(decimal_digits(number), digits);
-        }
-    }
 
     #[test]
     fn counters_are_read_from_the_line_of_the_port() {

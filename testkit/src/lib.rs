@@ -18,6 +18,7 @@ mod error;
 pub mod kubelet;
 pub mod lan;
 pub mod netns;
+mod node;
 pub mod pods;
 pub mod probe;
 pub mod process;
