@@ -39,6 +39,15 @@ pub struct LogError {
     source: ParseError,
 }
 
+/// kube repeats each refused list at level warn; our watches say it once.
+fn complete(wanted: &str) -> String {
+    if wanted.contains("kube_runtime") {
+        wanted.to_owned()
+    } else {
+        format!("{wanted},kube_runtime::watcher=error")
+    }
+}
+
 impl LogArgs {
     /// Installs the subscriber for the whole process. A second call changes nothing.
     ///
@@ -49,7 +58,7 @@ impl LogArgs {
             .ok()
             .filter(|value| !value.is_empty())
             .unwrap_or_else(|| self.log_level.clone());
-        let filter = EnvFilter::try_new(&wanted).map_err(|source| LogError {
+        let filter = EnvFilter::try_new(complete(&wanted)).map_err(|source| LogError {
             filter: wanted,
             source,
         })?;
@@ -65,5 +74,29 @@ impl LogArgs {
             tracing::debug!(%error, "logging was already set up");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubes_repetitions_are_silent_unless_asked_for() {
+        assert_eq!(complete("info"), "info,kube_runtime::watcher=error");
+        assert_eq!(complete("kube_runtime=debug"), "kube_runtime=debug");
+    }
+
+    #[test]
+    fn a_filter_that_does_not_parse_is_named() {
+        let args = LogArgs {
+            log_format: LogFormat::Text,
+            log_level: "berth=loud".to_owned(),
+        };
+        // RUST_LOG wins where it is set: then there is nothing to show.
+        if std::env::var_os("RUST_LOG").is_none() {
+            let text = args.install().unwrap_err().to_string();
+            assert!(text.contains("--log-level") && text.contains("loud"), "{text}");
+        }
     }
 }
