@@ -3,10 +3,12 @@
 
 const TABLE: &str = include_str!("../BEHAVIOUR.md");
 
-const SOURCES: [&str; 16] = [
+const SOURCES: [&str; 19] = [
     include_str!("address.rs"),
     include_str!("endpoints/tests/canonical.rs"),
     include_str!("endpoints/tests/inclusion.rs"),
+    include_str!("endpoints/tests/random.rs"),
+    include_str!("endpoints/tests/takeover.rs"),
     include_str!("endpoints/tests/writes.rs"),
     include_str!("mirror/tests.rs"),
     include_str!("mirror/tests/random.rs"),
@@ -18,6 +20,7 @@ const SOURCES: [&str; 16] = [
     include_str!("slices/tests/placeholders.rs"),
     include_str!("slices/tests/random.rs"),
     include_str!("slices/tests/scale.rs"),
+    include_str!("slices/tests/takeover.rs"),
     include_str!("tracker/tests.rs"),
     include_str!("trigger.rs"),
 ];

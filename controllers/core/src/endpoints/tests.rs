@@ -2,6 +2,8 @@
 
 mod canonical;
 mod inclusion;
+mod random;
+mod takeover;
 mod writes;
 
 use super::*;

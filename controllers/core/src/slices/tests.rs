@@ -6,6 +6,7 @@ mod packing;
 mod placeholders;
 mod random;
 mod scale;
+mod takeover;
 
 use super::*;
 use crate::fixtures::{Server, mk_nodes};
