@@ -45,25 +45,32 @@ pub async fn run(args: AnnouncerArgs, api: ApiArgs, shutdown: Shutdown) -> Resul
     let admin = Admin::bind("--admin-address", args.admin_address).await?;
     let connection = api.connect().await?;
     let readiness = Readiness::new();
-    let joined = readiness.register("joined");
-    let listed = readiness.register("services-and-nodes-listed");
-    tracing::info!(node = %identity.node, instance = format_args!("{:016x}", identity.instance), server = %connection.origin(), "announcer starts");
-
-    let (cluster_sender, cluster) = watch::channel(None::<Cluster>);
-    let (report_sender, reports) = watch::channel(None::<Report>);
-    let stop = shutdown.token();
-    shutdown.spawn(admin.serve(readiness, metrics, stop.clone()));
-    let observed = observe::follow(connection.client(), args.services(), watches, cluster_sender);
-    let until_stop = stop.clone();
-    shutdown.spawn(async move { until_stop.run_until_cancelled(observed).await });
-    shutdown.spawn(show_readiness(reports.clone(), joined, cluster.clone(), listed));
-    shutdown.spawn(StatusWriter::new(connection.client(), identity, cluster.clone()).run(reports));
-
-    let result = speaker.run(cluster, report_sender, stop).await;
+    let conditions = Conditions {
+        joined: readiness.register("joined"),
+        listed: readiness.register("services-and-nodes-listed"),
+    };
+    let instance = format_args!("{:016x}", identity.instance);
+    tracing::info!(node = %identity.node, instance, server = %connection.origin(), "starting");
+    shutdown.spawn(admin.serve(readiness, metrics, shutdown.token()));
+    let outcome = async {
+        connection.contact(api.patience(), &shutdown.token()).await?;
+        let (cluster_sender, cluster) = watch::channel(None::<Cluster>);
+        let (report_sender, reports) = watch::channel(None::<Report>);
+        let observed = observe::follow(connection.client(), args.services(), watches, cluster_sender);
+        let stop = shutdown.token();
+        shutdown.spawn(async move { stop.run_until_cancelled(observed).await });
+        shutdown.spawn(conditions.show(reports.clone(), cluster.clone()));
+        shutdown.spawn(
+            StatusWriter::new(connection.client(), identity, cluster.clone()).run(reports, shutdown.token()),
+        );
+        speaker.run(cluster, report_sender, shutdown.token()).await?;
+        Ok(())
+    }
+    .await;
     if !shutdown.finish(END).await {
         tracing::warn!(deadline = ?END, "not everything ended in time");
     }
-    Ok(result?)
+    outcome
 }
 
 /// A new identity for each start. The instance need not be unguessable, only different: the heartbeat key
@@ -80,25 +87,32 @@ fn identity(node: NodeName) -> Identity {
     }
 }
 
-/// Ends with the speaker, whose sender of reports it listens to.
-async fn show_readiness(
-    mut reports: watch::Receiver<Option<Report>>,
+/// What must hold before this process counts as ready.
+struct Conditions {
     joined: Condition,
-    cluster: watch::Receiver<Option<Cluster>>,
     listed: Condition,
-) {
-    while reports.changed().await.is_ok() {
-        if cluster.borrow().is_some() {
-            listed.set();
-        }
-        let established = reports
-            .borrow_and_update()
-            .as_ref()
-            .is_some_and(|report| report.phase == Phase::Established && report.listed);
-        if established {
-            joined.set();
-        } else {
-            joined.clear();
+}
+
+impl Conditions {
+    /// Ends with the speaker, whose sender of reports it listens to.
+    async fn show(
+        self,
+        mut reports: watch::Receiver<Option<Report>>,
+        cluster: watch::Receiver<Option<Cluster>>,
+    ) {
+        while reports.changed().await.is_ok() {
+            if cluster.borrow().is_some() {
+                self.listed.set();
+            }
+            let established = reports
+                .borrow_and_update()
+                .as_ref()
+                .is_some_and(|report| report.phase == Phase::Established && report.listed);
+            if established {
+                self.joined.set();
+            } else {
+                self.joined.clear();
+            }
         }
     }
 }

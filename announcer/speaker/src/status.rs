@@ -16,6 +16,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Resource};
 use serde_json::json;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{Cluster, Report};
 
@@ -46,8 +47,19 @@ impl StatusWriter {
         }
     }
 
-    /// Writes each report until their sender is gone; the last one, that of a farewell, for a short time only.
-    pub(crate) async fn run(mut self, mut reports: watch::Receiver<Option<Report>>) {
+    /// Writes each report until their sender is gone, the one of the farewell included; not for long after `stop`.
+    pub(crate) async fn run(self, reports: watch::Receiver<Option<Report>>, stop: CancellationToken) {
+        let too_late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_WRITE).await;
+        };
+        tokio::select! {
+            () = self.follow(reports) => {}
+            () = too_late => tracing::warn!("no time to write the NodeAnnouncement for the last time"),
+        }
+    }
+
+    async fn follow(mut self, mut reports: watch::Receiver<Option<Report>>) {
         let mut failures = 0;
         loop {
             let next = if failures == 0 {
@@ -78,8 +90,11 @@ impl StatusWriter {
             .borrow()
             .clone()
             .filter(|report| report.phase == Phase::Leaving);
-        if tokio::time::timeout(LAST_WRITE, self.write(last)).await.is_err() {
-            tracing::warn!("no time to write the NodeAnnouncement for the last time");
+        if let Err(error) = self.write(last).await {
+            tracing::warn!(
+                error = explain(&error).1,
+                "NodeAnnouncement not written for the last time"
+            );
         }
     }
 
