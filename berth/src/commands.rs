@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One file per subcommand.
+//! One file per subcommand; the daemons share one.
 
 pub(crate) mod crds;
+pub(crate) mod daemon;
 pub(crate) mod plan;

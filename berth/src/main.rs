@@ -7,9 +7,17 @@
 mod commands;
 mod plan;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
-/// The Kubernetes Service layer in one binary.
+/// The Kubernetes Service layer in one binary: endpoints, addresses, announcements, kernel rules.
+///
+/// Three daemons make it up. `controllers` runs once per cluster (several replicas, one leads), `proxy` and
+/// `announcer` run on each node. `plan` shows what they would do with some YAML, without a cluster.
+///
+/// Exit codes: 0 done; 1 failure; 2 wrong usage; 3 a privilege is missing; 4 the API server cannot be reached or
+/// does not accept us; 5 the Lease is lost, or another announcer runs for this node.
 #[derive(Parser, Debug)]
 #[command(name = "berth", version, max_term_width = 100)]
 struct Cli {
@@ -19,13 +27,30 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Controllers(Box<commands::daemon::Controllers>),
+    Proxy(Box<commands::daemon::Proxy>),
+    Announcer(Box<commands::daemon::Announcer>),
     Plan(commands::plan::PlanArgs),
     Crds(commands::crds::CrdsArgs),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Plan(args) => commands::plan::run(&args),
-        Command::Crds(args) => commands::crds::run(&args),
+        Command::Controllers(daemon) => daemon.run(),
+        Command::Proxy(daemon) => daemon.run(),
+        Command::Announcer(daemon) => daemon.run(),
+        Command::Plan(args) => said(commands::plan::run(&args)),
+        Command::Crds(args) => said(commands::crds::run(&args)),
+    }
+}
+
+/// The exit code of a command for people; its error goes to standard error.
+fn said(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            anstream::eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

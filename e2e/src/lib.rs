@@ -1,4 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The real control plane for tests, and what the demo and the end-to-end tests share.
+//! Berth on a real control plane with real packets: the demo and the ground of the end-to-end tests.
+//!
+//! In: the workspace's own binaries, `manifests/`, `examples/`. Out: a running cluster, what it showed.
+//! Touches: the sandbox, the build cache, `target/e2e` for logs.
+//!
+//! ```text
+//!  controlplane (etcd, kube-apiserver) --+
+//!  testkit: LAN, nodes, Pods ------------+--> cluster --> examples, failover --> demo, tests
+//!  berth controllers, proxy, announcer --+
+//! ```
 
+pub mod cluster;
 pub mod controlplane;
+pub mod demo;
+pub mod examples;
+pub mod failover;
+mod keep;

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `berth-e2e`: the demo, and the parts of it that a script may want alone.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use berth_e2e::controlplane::Binaries;
+use berth_testkit::sandbox::{self, Side};
+use clap::{Parser, Subcommand};
+
+/// Runs Berth on a real control plane and a LAN of network namespaces.
+#[derive(Parser, Debug)]
+#[command(name = "berth-e2e", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Shows everything at work and cleans up after itself.
+    Demo {
+        /// Leave it running until Ctrl-C, and print how to use it (also KEEP=1).
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Builds the control plane (etcd, kube-apiserver, kubectl), or says that it is there.
+    ControlPlane,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            anstream::eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<ExitCode> {
+    if !sandbox::is_inside() {
+        // There is no way to any registry from inside.
+        Binaries::find_or_build()?;
+    }
+    let Command::Demo { keep } = command else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    match sandbox::enter()? {
+        Side::Finished(code) => Ok(code),
+        Side::Inside => {
+            let keep =
+                *keep || std::env::var_os("KEEP").is_some_and(|value| !value.is_empty() && value != "0");
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(berth_e2e::demo::run(keep))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
