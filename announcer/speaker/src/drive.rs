@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::groups::Groups;
 use crate::heartbeat::HeartbeatSockets;
 use crate::links;
+use crate::lock::NodeLock;
 use crate::ports::{Ports, Received};
 use crate::report::Reporter;
 use crate::{AnnouncerMetrics, Cluster, Report, SpeakerError};
@@ -39,6 +40,7 @@ pub struct Speaker {
     reporter: Reporter,
     warned: BTreeSet<HeartbeatError>,
     unjoined: BTreeSet<(u32, Ipv6Addr)>,
+    _lock: NodeLock,
 }
 
 /// Why the loop turns.
@@ -55,11 +57,12 @@ impl Speaker {
     /// Takes the heartbeat port and makes sure that packet sockets are allowed. To be called on a tokio runtime.
     ///
     /// # Errors
-    /// [`SpeakerError::Privilege`] or [`SpeakerError::PortTaken`], or that the sockets fail otherwise.
+    /// [`SpeakerError::Privilege`], [`SpeakerError::PortTaken`] or [`SpeakerError::SameMachine`], or that the sockets fail otherwise.
     pub fn open(setup: Setup, metrics: AnnouncerMetrics) -> Result<Self, SpeakerError> {
         let (ports, frames) = Ports::new()?;
         Ok(Self {
             heartbeats: HeartbeatSockets::bind(setup.port)?,
+            _lock: NodeLock::take(&setup.identity.node)?,
             setup,
             clock: Clock::start(),
             ports,
@@ -108,16 +111,15 @@ impl Speaker {
         self.take_cluster(&mut engine, &mut cluster);
         self.take_links(&mut engine, &mut links);
         let mut leaving = false;
+        let mut news = true;
         loop {
             engine.poll(self.clock.now());
             let outputs = engine.take_outputs();
+            news |= outputs.iter().any(is_news);
             let done = self.apply(&engine, outputs)?;
-            let current = Some(self.reporter.report(&engine, &self.clock));
-            report.send_if_modified(|known| {
-                let changed = *known != current;
-                *known = current;
-                changed
-            });
+            if std::mem::take(&mut news) {
+                self.tell(&engine, &report);
+            }
             if done {
                 return Ok(());
             }
@@ -125,11 +127,18 @@ impl Speaker {
             match self.wait(&engine, stop, &mut links, &mut cluster).await {
                 Wake::Stop => {
                     leaving = true;
+                    news = true;
                     engine.leave(self.clock.now());
                 }
                 Wake::Frame(frame) => self.take_frame(&mut engine, &frame),
-                Wake::Links => self.take_links(&mut engine, &mut links),
-                Wake::Cluster => self.take_cluster(&mut engine, &mut cluster),
+                Wake::Links => {
+                    news = true;
+                    self.take_links(&mut engine, &mut links);
+                }
+                Wake::Cluster => {
+                    news = true;
+                    self.take_cluster(&mut engine, &mut cluster);
+                }
                 Wake::Time | Wake::Heartbeats => {}
             }
             // Whatever woke us: what peers have said counts before the clock does.
@@ -139,6 +148,18 @@ impl Speaker {
                 self.take_frame(&mut engine, &frame);
             }
         }
+    }
+
+    /// Publishes what this announcer does, if that has changed.
+    fn tell(&mut self, engine: &Engine, report: &watch::Sender<Option<Report>>) {
+        let owned: BTreeSet<_> = engine.announced().keys().map(|(address, _)| address).collect();
+        self.metrics.state(owned.len(), engine.peers().count());
+        let current = Some(self.reporter.report(engine, &self.clock));
+        report.send_if_modified(|known| {
+            let changed = *known != current;
+            *known = current;
+            changed
+        });
     }
 
     async fn wait(
@@ -287,8 +308,6 @@ impl Speaker {
                 Output::Gone => done = true,
             }
         }
-        let owned: BTreeSet<_> = engine.announced().keys().map(|(address, _)| address).collect();
-        self.metrics.state(owned.len(), engine.peers().count());
         Ok(done)
     }
 
@@ -298,6 +317,18 @@ impl Speaker {
         if let Err(error) = sent {
             tracing::debug!(interface, kind = kind.name(), %error, "frame not sent");
         }
+    }
+}
+
+/// Whether something has changed that others want to know; frames and heartbeats come all the time.
+fn is_news(output: &Output) -> bool {
+    match output {
+        Output::SendFrame { .. } | Output::SendHeartbeat { .. } => false,
+        Output::Announce { .. }
+        | Output::Withdraw { .. }
+        | Output::Membership(_)
+        | Output::NameTaken(_)
+        | Output::Gone => true,
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use berth_announcer_core::membership::{NameTaken, TimingError};
 use berth_announcer_core::wire::heartbeat::KeyTooShort;
+use berth_model::NodeName;
 use berth_runtime::exit::{Code, ExitError};
 
 /// What ends the announcer.
@@ -67,6 +68,14 @@ pub enum SpeakerError {
     /// Another announcer has the Node's name.
     #[error("{0}; stop it, or give this machine's own Node name with --node-name (or $NODE_NAME)")]
     NameTaken(#[source] NameTaken),
+    /// Another announcer runs for the Node in the same network namespace.
+    #[error(
+        "another announcer is running for node {0} on this machine; stop it, or give this machine's own Node name with --node-name (or $NODE_NAME)"
+    )]
+    SameMachine(NodeName),
+    /// No Unix socket for the lock.
+    #[error("opening a Unix socket: {0}")]
+    Lock(#[source] io::Error),
     /// A part of the announcer ended before the rest.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
@@ -77,11 +86,14 @@ impl From<SpeakerError> for ExitError {
         let code = match &error {
             SpeakerError::Timing(_) | SpeakerError::KeyFile { .. } | SpeakerError::Key { .. } => Code::Usage,
             SpeakerError::Privilege(_) => Code::Privilege,
-            SpeakerError::NameTaken(_) | SpeakerError::PortTaken { .. } => Code::Identity,
+            SpeakerError::NameTaken(_) | SpeakerError::SameMachine(_) | SpeakerError::PortTaken { .. } => {
+                Code::Identity
+            }
             SpeakerError::HostName(_)
             | SpeakerError::PacketSocket(_)
             | SpeakerError::HeartbeatSocket { .. }
             | SpeakerError::Links(_)
+            | SpeakerError::Lock(_)
             | SpeakerError::Ended(_) => Code::Failure,
         };
         Self::new(code, error)

@@ -19,6 +19,7 @@ mod error;
 mod groups;
 mod heartbeat;
 mod links;
+mod lock;
 mod metrics;
 mod observe;
 mod ports;
