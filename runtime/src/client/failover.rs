@@ -126,7 +126,7 @@ enum Failure {
 struct Abandoned<'a> {
     current: &'a AtomicUsize,
     index: usize,
-    servers: usize,
+    servers: &'a [Uri],
     since: Instant,
     armed: bool,
 }
@@ -146,14 +146,15 @@ impl Drop for Abandoned<'_> {
 }
 
 /// Moves on from `index`, unless somebody else already did.
-fn leave(current: &AtomicUsize, index: usize, servers: usize) {
-    let next = (index + 1) % servers;
+fn leave(current: &AtomicUsize, index: usize, servers: &[Uri]) {
+    let next = (index + 1) % servers.len();
     if next != index
         && current
             .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
     {
-        tracing::warn!(from = index, to = next, "moving to the next API server address");
+        let (from, to) = (&servers[index], &servers[next]);
+        tracing::warn!(%from, %to, "moving to the next API server address");
     }
 }
 
@@ -175,7 +176,7 @@ where
             let guard = Abandoned {
                 current: &self.current.clone(),
                 index,
-                servers: servers.len(),
+                servers: &servers,
                 since: Instant::now(),
                 armed: true,
             };
@@ -190,11 +191,11 @@ where
                 }
                 Err(Failure::Unsent(cause)) => {
                     tracing::debug!(server = %server, %cause, "cannot connect");
-                    leave(&self.current, index, servers.len());
+                    leave(&self.current, index, &servers);
                     causes.push((server.clone(), cause));
                 }
                 Err(failure) => {
-                    leave(&self.current, index, servers.len());
+                    leave(&self.current, index, &servers);
                     let last = step + 1 == servers.len();
                     match sent(server, failure, self.timeouts.request) {
                         // A read can be asked again elsewhere; a write may have been carried out.
