@@ -19,8 +19,10 @@
 
 mod pool;
 mod pools;
+mod refusal;
 mod set;
 
 pub use pool::{AllocateError, Conflict, Counts, Granted, Pool, ReleaseError};
-pub use pools::{Allocation, Overlap, PoolDefinition, PoolName, Pools, PoolsEdit, Refusal, Standing};
+pub use pools::{Allocation, PoolDefinition, Pools, PoolsEdit};
+pub use refusal::{Overlap, PoolName, Refusal, Standing};
 pub use set::AddressSet;

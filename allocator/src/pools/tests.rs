@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Pools under edits: nobody loses an address, nobody gets a second holder's.
 
+use berth_model::IpRange;
 use proptest::prelude::*;
 
 use super::*;

@@ -14,6 +14,7 @@
 //! - A status that Berth did not write is left alone; an address of a pool that it lists is given to
 //!   nobody else.
 
+mod adopt;
 mod book;
 mod offers;
 mod plan;
@@ -23,7 +24,8 @@ mod verdict;
 mod waiting;
 mod wish;
 
-pub use book::{Adopted, LoadBalancers, PoolsChange, Settings};
+pub use adopt::Adopted;
+pub use book::{LoadBalancers, PoolsChange, Settings};
 pub use plan::{LbEvent, LbPlan, Outcome, StatusWrite};
 pub use reason::{Asked, NotOurs, Reason};
 pub use wish::{

@@ -11,13 +11,13 @@ use berth_model::{IpFamily, ServiceKey};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use super::adopt::Adopted;
 use super::offers::Offers;
 use super::plan::{self, LbPlan, Outcome, StatusWrite};
 use super::reason::{NotOurs, Reason};
 use super::verdict::{self, Verdict};
 use super::waiting::Waiting;
 use super::wish::{self, Listed, Wish};
-use crate::key_of;
 
 /// Longer than a neighbour goes on sending to the link-layer address that it last learned without asking
 /// again: 30 s of reachable time, randomised up to 1.5 times (RFC 4861, sections 6.3.2 and 10).
@@ -45,15 +45,6 @@ impl Default for Settings {
     }
 }
 
-/// What adopting the Services that exist found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Adopted {
-    /// Addresses that several Services list: the address, who lists it in vain, who has it.
-    pub conflicts: Vec<(IpAddr, ServiceKey, ServiceKey)>,
-    /// Every LoadBalancer Service in the order in which to take its first turn.
-    pub order: Vec<ServiceKey>,
-}
-
 /// What new pool definitions mean for Services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolsChange {
@@ -68,13 +59,13 @@ pub struct PoolsChange {
 #[derive(Clone, Debug)]
 pub struct LoadBalancers {
     pub(super) pools: Pools,
-    settings: Settings,
+    pub(super) settings: Settings,
     /// Services of ours that hold what they list: their status is ours to clear when they leave us.
-    ours: BTreeSet<ServiceKey>,
+    pub(super) ours: BTreeSet<ServiceKey>,
     waiting: Waiting,
-    offers: Offers,
+    pub(super) offers: Offers,
     /// Set aside at start for those that ask for them, until their first turn.
-    set_aside: BTreeSet<IpAddr>,
+    pub(super) set_aside: BTreeSet<IpAddr>,
     /// Something may have become free that nobody was woken for.
     supply: bool,
     changed_pools: BTreeSet<PoolName>,
@@ -107,62 +98,6 @@ impl LoadBalancers {
             .extend(self.pools.iter().map(|(name, _, _)| name.clone()));
         let wake = self.waiting.keys().chain(self.pools.owners()).cloned().collect();
         PoolsChange { edit, wake }
-    }
-
-    /// Records what the Services that exist hold already. First come those of ours with an address, oldest
-    /// first; then those that list one of ours without being ours; last, free addresses are set aside for
-    /// those that ask for a certain one, so that nobody who takes any gets them.
-    pub fn adopt<'a>(&mut self, services: impl IntoIterator<Item = &'a Service>) -> Adopted {
-        let mut ours: Vec<(ServiceKey, Option<&Time>, &Service, Wish)> = Vec::new();
-        let mut others: Vec<(ServiceKey, &Service)> = Vec::new();
-        for service in services {
-            let key = key_of(&service.metadata);
-            match wish::read(service, &self.settings) {
-                Ok(wish) => ours.push((key, service.metadata.creation_timestamp.as_ref(), service, wish)),
-                Err(NotOurs::NotALoadBalancer) => {}
-                Err(NotOurs::OtherClass(_) | NotOurs::NoClass) => others.push((key, service)),
-            }
-        }
-        ours.sort_by(|a, b| (a.1.map(|time| time.0), &a.0).cmp(&(b.1.map(|time| time.0), &b.0)));
-        others.sort_by(|a, b| a.0.cmp(&b.0));
-        let mut adopted = Adopted::default();
-        for (key, _, service, _) in &ours {
-            self.adopt_listed(
-                key,
-                &wish::listed(service),
-                &plan::recorded(service),
-                &mut adopted,
-            );
-            self.offers.make(key, service, self.pools.held_by(key));
-            if self.pools.held_by(key).next().is_some() {
-                self.ours.insert(key.clone());
-            }
-        }
-        for (key, service) in &others {
-            self.adopt_listed(key, &wish::listed(service), &[], &mut adopted);
-        }
-        for (key, _, _, wish) in &ours {
-            for (address, _) in wish.requested.iter().flatten() {
-                // One that it holds already is its own, one that it is refused its first turn explains.
-                if self.pools.holder(*address).is_none()
-                    && self.pools.allocate_this(*address, key, wish.pool_name()).is_ok()
-                {
-                    self.set_aside.insert(*address);
-                    self.touch(*address);
-                }
-            }
-        }
-        let rank = |key: &ServiceKey, wish: &Wish| {
-            let asks = wish
-                .requested
-                .as_ref()
-                .is_ok_and(|requested| !requested.is_empty());
-            (!self.ours.contains(key), !asks)
-        };
-        ours.sort_by_key(|(key, _, _, wish)| rank(key, wish));
-        adopted.order = ours.into_iter().map(|(key, ..)| key).collect();
-        adopted.order.extend(others.into_iter().map(|(key, _)| key));
-        adopted
     }
 
     /// One turn of one Service, `None` where it does not exist. Idempotent: a turn on an unchanged Service
@@ -215,23 +150,6 @@ impl LoadBalancers {
     /// Whether the Service lacks an address that it asks for.
     pub fn is_waiting(&self, key: &ServiceKey) -> bool {
         self.waiting.contains(key)
-    }
-
-    /// Records the addresses that a status lists, as far as a pool covers them or the Service's record has them.
-    fn adopt_listed(&mut self, key: &ServiceKey, listed: &Listed, record: &[IpAddr], adopted: &mut Adopted) {
-        for address in &listed.addresses {
-            if self.pools.pool_of(*address).is_none() && !record.contains(address) {
-                continue;
-            }
-            match self.pools.adopt(*address, key) {
-                Ok(_) => self.touch(*address),
-                Err(_) => {
-                    if let Some(holder) = self.pools.holder(*address) {
-                        adopted.conflicts.push((*address, key.clone(), holder.clone()));
-                    }
-                }
-            }
-        }
     }
 
     /// A turn of a Service that is not ours. What its status lists of our pools is given to nobody else. Was it
@@ -402,7 +320,7 @@ impl LoadBalancers {
         next
     }
 
-    fn touch(&mut self, address: IpAddr) {
+    pub(super) fn touch(&mut self, address: IpAddr) {
         if let Some(pool) = self.pools.pool_of(address) {
             self.changed_pools.insert(pool.clone());
         }

@@ -10,6 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::super::plan::LbEvent;
 use super::super::wish::CONDITION_ALLOCATED;
 use super::*;
+use crate::key_of;
 
 mod families;
 mod history;

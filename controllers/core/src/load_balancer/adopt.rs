@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Taking over what the Services that exist hold already.
+
+use std::net::IpAddr;
+
+use berth_model::ServiceKey;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::book::LoadBalancers;
+use super::plan;
+use super::reason::NotOurs;
+use super::wish::{self, Listed, Wish};
+use crate::key_of;
+
+/// What adopting the Services that exist found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// Addresses that several Services list: the address, who lists it in vain, who has it.
+    pub conflicts: Vec<(IpAddr, ServiceKey, ServiceKey)>,
+    /// Every LoadBalancer Service in the order in which to take its first turn.
+    pub order: Vec<ServiceKey>,
+}
+
+impl LoadBalancers {
+    /// Records what the Services that exist hold already. First come those of ours with an address, oldest
+    /// first; then those that list one of ours without being ours; last, free addresses are set aside for
+    /// those that ask for a certain one, so that nobody who takes any gets them.
+    pub fn adopt<'a>(&mut self, services: impl IntoIterator<Item = &'a Service>) -> Adopted {
+        let mut ours: Vec<(ServiceKey, Option<&Time>, &Service, Wish)> = Vec::new();
+        let mut others: Vec<(ServiceKey, &Service)> = Vec::new();
+        for service in services {
+            let key = key_of(&service.metadata);
+            match wish::read(service, &self.settings) {
+                Ok(wish) => ours.push((key, service.metadata.creation_timestamp.as_ref(), service, wish)),
+                Err(NotOurs::NotALoadBalancer) => {}
+                Err(NotOurs::OtherClass(_) | NotOurs::NoClass) => others.push((key, service)),
+            }
+        }
+        ours.sort_by(|a, b| (a.1.map(|time| time.0), &a.0).cmp(&(b.1.map(|time| time.0), &b.0)));
+        others.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut adopted = Adopted::default();
+        for (key, _, service, _) in &ours {
+            self.adopt_listed(
+                key,
+                &wish::listed(service),
+                &plan::recorded(service),
+                &mut adopted,
+            );
+            self.offers.make(key, service, self.pools.held_by(key));
+            if self.pools.held_by(key).next().is_some() {
+                self.ours.insert(key.clone());
+            }
+        }
+        for (key, service) in &others {
+            self.adopt_listed(key, &wish::listed(service), &[], &mut adopted);
+        }
+        for (key, _, _, wish) in &ours {
+            for (address, _) in wish.requested.iter().flatten() {
+                // One that it holds already is its own, one that it is refused its first turn explains.
+                if self.pools.holder(*address).is_none()
+                    && self.pools.allocate_this(*address, key, wish.pool_name()).is_ok()
+                {
+                    self.set_aside.insert(*address);
+                    self.touch(*address);
+                }
+            }
+        }
+        let rank = |key: &ServiceKey, wish: &Wish| {
+            let asks = wish
+                .requested
+                .as_ref()
+                .is_ok_and(|requested| !requested.is_empty());
+            (!self.ours.contains(key), !asks)
+        };
+        ours.sort_by_key(|(key, _, _, wish)| rank(key, wish));
+        adopted.order = ours.into_iter().map(|(key, ..)| key).collect();
+        adopted.order.extend(others.into_iter().map(|(key, _)| key));
+        adopted
+    }
+
+    /// Records the addresses that a status lists, as far as a pool covers them or the Service's record has them.
+    pub(super) fn adopt_listed(
+        &mut self,
+        key: &ServiceKey,
+        listed: &Listed,
+        record: &[IpAddr],
+        adopted: &mut Adopted,
+    ) {
+        for address in &listed.addresses {
+            if self.pools.pool_of(*address).is_none() && !record.contains(address) {
+                continue;
+            }
+            match self.pools.adopt(*address, key) {
+                Ok(_) => self.touch(*address),
+                Err(_) => {
+                    if let Some(holder) = self.pools.holder(*address) {
+                        adopted.conflicts.push((*address, key.clone(), holder.clone()));
+                    }
+                }
+            }
+        }
+    }
+}
