@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use berth_announcer_core::filter;
-use berth_announcer_core::wire::ethernet::{TYPE_ARP, TYPE_IPV6};
+use berth_announcer_core::wire::ethernet::{Frame, TYPE_ARP, TYPE_IPV6};
 use berth_runtime::sys::packet::{Instruction, PacketSocket};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -102,11 +102,13 @@ impl Ports {
         Ok(())
     }
 
-    /// Sends a frame on an interface without waiting.
+    /// Sends a frame on an interface without waiting. By the socket of its type: the kernel marks the frame with
+    /// the socket's protocol, which bonds and traffic control look at.
     pub(crate) fn send(&self, interface: u32, frame: &[u8]) -> io::Result<()> {
+        let ether_type = Frame::parse(frame).map_or(TYPE_ARP, |frame| frame.ether_type);
         let port = self
             .ports
-            .get(&(interface, TYPE_ARP))
+            .get(&(interface, ether_type))
             .ok_or(io::ErrorKind::NotConnected)?;
         port.socket.send(frame)
     }

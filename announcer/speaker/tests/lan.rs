@@ -174,6 +174,17 @@ impl Asker {
         Ok(answering)
     }
 
+    /// Forgets what was heard so far, the announcements of the start among it.
+    async fn forget(&self) -> Result<()> {
+        let mut buffer = [0; 256];
+        for socket in [&self.arp, &self.ipv6] {
+            while let Ok(heard) = timeout(Duration::ZERO, socket.receive(&mut buffer)).await {
+                heard?;
+            }
+        }
+        Ok(())
+    }
+
     /// The next claim for an address, and whether it came unasked.
     async fn hear(&self, address: IpAddr) -> Result<(MacAddr, bool)> {
         let mut buffer = [0; 256];
@@ -270,7 +281,9 @@ fn each_address_is_answered_by_one_node_and_moves_when_that_node_dies() {
             .collect();
         let both = |family: fn(&IpAddr) -> bool| moved.iter().copied().find(family);
         let watched = [both(IpAddr::is_ipv4), both(IpAddr::is_ipv6)];
+        asker.forget().await?;
         speakers[usize::from(victim) - 1].kill()?;
+        let killed = Instant::now();
         for address in watched.into_iter().flatten() {
             let heir = owner_mac(&lan, address, &heirs)?;
             let unasked = async {
@@ -283,6 +296,10 @@ fn each_address_is_answered_by_one_node_and_moves_when_that_node_dies() {
             timeout(PATIENCE, unasked)
                 .await
                 .with_context(|| format!("no unasked announcement of {address}"))??;
+            println!(
+                "{address}: the heir is heard {:?} after the kill",
+                killed.elapsed()
+            );
         }
         asker.await_owners(&lan, &heirs).await?;
 
