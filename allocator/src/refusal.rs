@@ -62,12 +62,17 @@ impl fmt::Display for Standing {
             Self::InUse => f.write_str("in use"),
             Self::Malformed => f.write_str("part of its spec cannot be read"),
             Self::Overlapping(overlaps) => {
-                for (index, overlap) in overlaps.iter().enumerate() {
-                    let and = if index == 0 { "" } else { "; " };
-                    let ranges: Vec<String> = overlap.ranges.iter().map(ToString::to_string).collect();
-                    write!(f, "{and}pool {} has {} already", overlap.with, ranges.join(", "))?;
-                }
-                Ok(())
+                let contests: Vec<String> = overlaps
+                    .iter()
+                    .map(|overlap| {
+                        format!(
+                            "pool {} has {} already",
+                            overlap.with,
+                            some_of(&overlap.ranges, ", ")
+                        )
+                    })
+                    .collect();
+                f.write_str(&some_of(&contests, "; "))
             }
         }
     }
@@ -100,7 +105,7 @@ pub enum Refusal {
         family: IpFamily,
     },
     /// Every pool that may serve is full.
-    #[error("no {family} address is left in {}", list(.pools))]
+    #[error("no {family} address is left in AddressPool {}", some_of(.pools, ", "))]
     Exhausted {
         /// The family asked for.
         family: IpFamily,
@@ -131,7 +136,13 @@ pub enum Refusal {
     },
 }
 
-fn list(pools: &[PoolName]) -> String {
-    let names: Vec<&str> = pools.iter().map(PoolName::as_str).collect();
-    format!("AddressPool {}", names.join(", "))
+/// How many items a message names: it becomes the text of a condition, which has a limit (32,768 bytes).
+const NAMED: usize = 4;
+
+fn some_of<T: fmt::Display>(items: &[T], separator: &str) -> String {
+    let mut named: Vec<String> = items.iter().take(NAMED).map(ToString::to_string).collect();
+    if items.len() > NAMED {
+        named.push(format!("{} more", items.len() - NAMED));
+    }
+    named.join(separator)
 }

@@ -169,6 +169,23 @@ fn every_refusal_says_what_is_missing() {
 }
 
 #[test]
+fn a_refusal_stays_short_however_many_pools_there_are() {
+    let full: Vec<PoolDefinition> = (0..9)
+        .map(|n| definition(&format!("p{n}"), n, &[&format!("10.0.{n}.1")]))
+        .collect();
+    let mut pools = pools(&full);
+    for n in 0..9 {
+        pools
+            .allocate_any(IpFamily::V4, &owner(&n.to_string()), None, NOW)
+            .unwrap();
+    }
+    assert_eq!(
+        pools.check_any(IpFamily::V4, None).unwrap_err().to_string(),
+        "no IPv4 address is left in AddressPool p0, p1, p2, p3, 5 more"
+    );
+}
+
+#[test]
 fn an_edit_keeps_every_address_and_names_those_that_lost_their_pool() {
     let mut pools = pools(&[definition("a", 1, &["10.0.0.0/30"])]);
     for who in ["w", "x", "y", "z"] {

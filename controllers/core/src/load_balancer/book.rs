@@ -126,6 +126,7 @@ impl LoadBalancers {
             Some((service, Err(why))) => self.turn_away(service, why, now, &mut plan),
             Some((service, Ok(_))) if service.metadata.deletion_timestamp.is_some() => {
                 self.waiting.remove(key);
+                self.adopt_listed(key, &wish::listed(service), &[], &mut Adopted::default());
                 plan.outcome = Outcome::Terminating;
             }
             Some((service, Ok(wish))) => self.serve(service, &wish, now, &mut plan),

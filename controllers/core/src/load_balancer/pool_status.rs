@@ -10,6 +10,8 @@ use super::book::LoadBalancers;
 
 const READY: &str = "Ready";
 const EXHAUSTED: &str = "Exhausted";
+/// How many faults the message names: a condition's text has a limit (32,768 bytes).
+const NAMED: usize = 8;
 
 impl LoadBalancers {
     /// The status that the pool should have; `None` where it has it, or where the pool is not in the book yet.
@@ -63,10 +65,14 @@ fn ready_message(pool: &AddressPool, standing: &Standing) -> String {
     match standing {
         Standing::InUse => String::new(),
         Standing::Malformed => {
-            let faults: Vec<String> = pool.spec.validate().iter().map(ToString::to_string).collect();
+            let faults = pool.spec.validate();
+            let mut said: Vec<String> = faults.iter().take(NAMED).map(ToString::to_string).collect();
+            if faults.len() > NAMED {
+                said.push(format!("{} more faults", faults.len() - NAMED));
+            }
             format!(
                 "gives no new addresses until spec is put right; those given stay. {}",
-                faults.join(". ")
+                said.join(". ")
             )
         }
         Standing::Overlapping(_) => format!(

@@ -40,9 +40,17 @@ pub struct Asked {
 
 impl fmt::Display for Asked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {:?}", self.field, self.value)
+        match self.value.char_indices().nth(SHOWN) {
+            None => write!(f, "{}: {:?}", self.field, self.value),
+            Some((end, _)) => write!(f, "{}: {:?}...", self.field, &self.value[..end]),
+        }
     }
 }
+
+/// How many characters of a value a message shows, and how many items of a list: it becomes the text of a
+/// condition, which has a limit (32,768 bytes), while an annotation may be eight times as long.
+const SHOWN: usize = 120;
+const NAMED: usize = 4;
 
 /// What there is to say about the addresses of a Service that is ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,9 +175,17 @@ impl fmt::Display for Reason {
                 f,
                 "status.loadBalancer.ingress holds {}, which Berth did not write and no AddressPool covers: left alone; \
                  give the Service to one provider (spec.loadBalancerClass), or add the address to a pool",
-                entries.join(", ")
+                some_of(entries)
             ),
         }
+    }
+}
+
+fn some_of(entries: &[String]) -> String {
+    let named: Vec<&str> = entries.iter().take(NAMED).map(String::as_str).collect();
+    match entries.len().saturating_sub(NAMED) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
     }
 }
 

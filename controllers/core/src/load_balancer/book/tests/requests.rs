@@ -176,6 +176,16 @@ fn a_request_that_cannot_be_met_names_field_value_and_holder_and_gives_nothing()
 }
 
 #[test]
+fn a_message_fits_into_a_condition_however_long_the_value() {
+    let long = "10.0.0.1;é".repeat(20_000);
+    let mut service = mk_service("web", V4).annotated("berth.dev/load-balancer-ips", &long);
+    settle(&mut book(&lan()), &mut service);
+    let (_, reason, message) = condition(&service);
+    assert_eq!(reason, "MalformedAddress");
+    assert!(message.len() < 1_000, "{}", message.len());
+}
+
+#[test]
 fn a_request_that_cannot_be_met_never_costs_the_working_address() {
     for (bad, reason, _) in bad_requests() {
         let mut book = book_with_holders();
