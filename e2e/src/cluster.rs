@@ -87,7 +87,7 @@ impl Cluster {
         let lan = Lan::builder().nodes(config.nodes).build()?;
         progress("control plane: etcd and kube-apiserver");
         let audit = Audit::prepare(&logs)?;
-        let mut control_plane = ControlPlane::start(ControlPlaneConfig {
+        let control_plane = ControlPlane::start(ControlPlaneConfig {
             logs: Some(logs.clone()),
             apiserver_flags: audit.apiserver_flags(),
             ..ControlPlaneConfig::lan(&dir, API_SERVER)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anstream::{eprintln, println};
 use anyhow::{Context, Result};
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 
 use crate::cluster::{Cluster, ClusterConfig, socket};
@@ -49,10 +49,10 @@ impl Steps {
 
 async fn show(cluster: &mut Cluster, steps: &Steps) -> Result<()> {
     steps.say("applying examples/ and trying every Service from everywhere");
-    let examples = Examples::apply(cluster).await?;
-    let attempts = examples.attempts(cluster).await?;
-    let outcomes = examples.run(attempts).await?;
+    let examples = Examples::prepare(cluster)?;
+    let outcomes = examples.apply_and_try(cluster).await?;
     println!("{}", table(&outcomes));
+    println!("(first answer: since the Service was created; its Pods are created and started after it)");
     examples::objects_without_packets(cluster).await?;
     println!(
         "peers (headless) and mail (ExternalName): objects as they should be; names are answered by cluster DNS, which is yet to come."
@@ -75,7 +75,7 @@ async fn failover(cluster: &Cluster, steps: &Steps) -> Result<()> {
     let failover = cut_the_owner(cluster, socket(address, 7)).await?;
     let gap = failover.report.longest_gap();
     println!(
-        "failover: {address} was announced by {}; its cable was pulled; {} answers since. The client got no answer for {} ({} of {} datagrams lost).",
+        "failover: {address} was announced by {}; its cable was pulled; {} answers since. The LAN client got no answer for {} ({} of {} datagrams lost).",
         failover.from,
         failover.to,
         milliseconds(gap),
@@ -93,16 +93,9 @@ fn milliseconds(duration: Duration) -> String {
 fn table(outcomes: &[Outcome]) -> Table {
     let mut table = Table::new();
     table
-        .load_style(UTF8_HORIZONTAL_ONLY)
+        .load_style(NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header([
-        "Service",
-        "kind",
-        "tried",
-        "from",
-        "who answered",
-        "first, after apply",
-    ]);
+    table.set_header(["Service", "kind", "tried", "from", "who answered", "first answer"]);
     for outcome in outcomes {
         let attempt = &outcome.attempt;
         let who = match attempt.expect {

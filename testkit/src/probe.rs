@@ -150,8 +150,22 @@ pub(crate) fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
+/// A socket that the kernel closes by an ICMP error is for a moment closed without its error set
+/// (`tcp_done` before `sk_err` is seen), which std reports under this text. The next attempt tells.
+const CLOSED_WITHOUT_ERROR: &str = "no error set after POLLHUP";
+
+fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    let first = TcpStream::connect_timeout(&address, timeout);
+    match first {
+        Err(error) if error.to_string() == CLOSED_WITHOUT_ERROR => {
+            TcpStream::connect_timeout(&address, timeout)
+        }
+        other => other,
+    }
+}
+
 fn exchange(address: SocketAddr, request: &str, timeout: Duration) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    let mut stream = connect(address, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     stream.write_all(request.as_bytes())?;
