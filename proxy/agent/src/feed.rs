@@ -131,3 +131,66 @@ fn service_key(key: &ObjectKey) -> ServiceKey {
     let (namespace, name) = parts(key);
     ServiceKey::new(namespace, name)
 }
+
+#[cfg(test)]
+mod tests {
+    use berth_testkit::builders::{mk_service, mk_service_port};
+
+    use super::*;
+
+    fn applied(name: &str, ip: &str) -> Event {
+        let mut service = mk_service("shop", name, &[], &[mk_service_port("http", 80, "8080", "TCP")]);
+        let spec = service.spec.get_or_insert_default();
+        spec.cluster_ip = Some(ip.to_owned());
+        spec.cluster_ips = Some(vec![ip.to_owned()]);
+        spec.ip_families = Some(vec!["IPv4".to_owned()]);
+        Event::Service(Box::new(WatchEvent::Applied(service)))
+    }
+
+    fn listed(names: &[&str]) -> BTreeSet<ObjectKey> {
+        names
+            .iter()
+            .map(|name| ObjectKey {
+                namespace: Some("shop".into()),
+                name: (*name).into(),
+            })
+            .collect()
+    }
+
+    fn services(state: &State) -> Vec<String> {
+        state
+            .index
+            .view()
+            .services
+            .keys()
+            .map(ServiceKey::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn synced_only_when_both_kinds_are_listed() {
+        let mut state = State::default();
+        state.accept(applied("web", "10.96.0.1"));
+        assert!(!state.is_synced());
+        state.accept(Event::Service(Box::new(WatchEvent::Listed(listed(&["web"])))));
+        assert!(!state.is_synced(), "slices are missing");
+        state.accept(Event::Slice(Box::new(WatchEvent::Listed(BTreeSet::new()))));
+        assert!(state.is_synced());
+        assert_eq!(services(&state), ["shop/web"]);
+    }
+
+    #[test]
+    fn what_a_list_does_not_hold_and_what_is_deleted_is_gone() {
+        let mut state = State::default();
+        for (name, ip) in [("a", "10.96.0.1"), ("b", "10.96.0.2"), ("c", "10.96.0.3")] {
+            state.accept(applied(name, ip));
+        }
+        state.accept(Event::Service(Box::new(WatchEvent::Listed(listed(&["a", "b"])))));
+        assert_eq!(services(&state), ["shop/a", "shop/b"]);
+        for key in listed(&["a"]) {
+            state.accept(Event::Service(Box::new(WatchEvent::Deleted(key))));
+        }
+        assert_eq!(services(&state), ["shop/b"]);
+        assert_eq!(state.index.take_dirty().len(), 3);
+    }
+}

@@ -180,7 +180,7 @@ fn is_refusal(from: &Netns, transport: Transport, outcome: &std::io::Result<Stri
 }
 
 #[test]
-fn a_service_without_endpoints_and_an_unknown_port_refuse_at_once() {
+fn a_service_without_endpoints_and_an_unknown_port_refuse() {
     in_sandbox_async!(async {
         let client = mk_pod(100)?;
         serve(&mk_pod(1)?, 1)?;

@@ -45,7 +45,8 @@ struct Stages {
 }
 
 /// In which order a stage's changes must come where it is split: who is listed must have a count, who
-/// has a count must have slots. Removals go the other way round.
+/// has a count must have slots, and who stops to be refused must not be listed any more. Removals go the
+/// other way round.
 fn rank(change: &Change) -> u8 {
     let forwards = |element: &Element| match element {
         Element::Slot(..) => 0,
@@ -54,8 +55,8 @@ fn rank(change: &Change) -> u8 {
                 1
             }
             SetName::VipCount(_) | SetName::NodePortCount(_) => 2,
-            SetName::VipFrontends | SetName::NodePortFrontends => 3,
-            SetName::NoEndpointVips | SetName::NoEndpointNodePorts => 4,
+            SetName::VipFrontends | SetName::NodePortFrontends => 4,
+            SetName::NoEndpointVips | SetName::NoEndpointNodePorts => 3,
             SetName::ClusterIps => 5,
         },
     };
