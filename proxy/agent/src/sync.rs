@@ -10,8 +10,9 @@ use berth_proxy_core::nft::{Installed, Layout, Plan, Scope, diff};
 use berth_proxy_core::{Intent, Settings, Touched};
 
 use crate::Error;
+use crate::apply::Observed;
+use crate::apply::conntrack::Conntrack;
 use crate::apply::nft::Nft;
-use crate::apply::{Observed, conntrack};
 
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,7 @@ struct Table {
 #[derive(Debug)]
 pub struct Syncer {
     nft: Nft,
+    conntrack: Conntrack,
     intent: Intent,
     tables: [Table; 2],
     /// What the intent's updates touched and no turn has carried out yet.
@@ -64,6 +66,7 @@ impl Syncer {
         };
         Self {
             nft,
+            conntrack: Conntrack::default(),
             tables: IpFamily::ALL.map(table),
             intent: Intent::empty(settings),
             pending: Touched::default(),
@@ -108,13 +111,6 @@ impl Syncer {
             .filter_map(|table| table.installed.as_ref()?.next_retirement(self.retire_delay))
             .min()?;
         Some(due.saturating_sub(self.started.elapsed()))
-    }
-
-    /// Whether there may be something to write besides retirements.
-    pub fn is_behind(&self) -> bool {
-        !self.pending.is_empty()
-            || !self.stale.is_empty()
-            || self.tables.iter().any(|table| table.installed.is_none())
     }
 
     /// The plans that the next turn would carry out, without the kernel: for families looked up already.
@@ -173,8 +169,14 @@ impl Syncer {
             }
         }
         if !self.stale.is_empty() {
-            done.forgotten = conntrack::forget(&self.stale).await?;
-            self.stale = StaleFlows::default();
+            match self.conntrack.forget(&self.stale).await {
+                Ok(forgotten) => {
+                    done.forgotten = forgotten;
+                    self.stale = StaleFlows::default();
+                }
+                // The rules are written, which is what matters; the next turn tries again.
+                Err(error) => tracing::warn!(%error, "stale UDP flows not deleted"),
+            }
         }
         if !done.is_nothing() || self.generation.is_none() {
             self.generation = Some(self.nft.generation().await?);

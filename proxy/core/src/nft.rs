@@ -13,7 +13,7 @@ pub use diff::{Scope, diff};
 pub use layout::Layout;
 pub use objects::{Action, BaseChain, Chain, Element, Field, Hook, Key, Match, Rule};
 pub use plan::{Change, Plan, Stage, StageKind};
-pub use render::{delta_text, script, table_text};
+pub use render::{script, table_text};
 pub use state::{FrontendState, Installed};
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Makes the kernel forget stale UDP flows.
 
+use std::fmt;
+
 use berth_model::{IpFamily, Port, Protocol};
 use berth_proxy_core::conntrack::StaleFlows;
 use berth_proxy_core::{Frontend, Target};
 use nlink::netlink::netfilter::{ConntrackEntry, ConntrackFilter, IpProtocol};
+use nlink::netlink::types::AddressFamily;
 use nlink::netlink::{Connection, Netfilter};
 
 use crate::Error;
@@ -12,30 +15,63 @@ use crate::Error;
 /// `IPS_DST_NAT`: the destination was translated.
 const TRANSLATED: u32 = 1 << 5;
 
-/// Deletes the stale flows among all UDP flows, by one dump. Returns how many went.
-///
-/// # Errors
-/// The table cannot be dumped, or a flow cannot be deleted.
-pub async fn forget(stale: &StaleFlows) -> Result<usize, Error> {
-    if stale.is_empty() {
-        return Ok(0);
+/// A conntrack socket, opened when first needed and kept: closing one waits for an RCU grace period.
+#[derive(Default)]
+pub struct Conntrack {
+    connection: Option<Connection<Netfilter>>,
+}
+
+impl fmt::Debug for Conntrack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conntrack")
+            .field("open", &self.connection.is_some())
+            .finish()
     }
-    let connection = Connection::<Netfilter>::new().map_err(Error::kernel("open a conntrack socket"))?;
-    let udp = ConntrackFilter::new().proto(IpProtocol::Udp);
-    let entries = connection
-        .get_conntrack_matching(&udp)
-        .await
-        .map_err(Error::kernel("dump conntrack"))?;
-    let mut forgotten = 0;
-    for entry in entries.iter().filter(|entry| is_stale(stale, entry)) {
-        match connection.del_conntrack_entry(entry).await {
-            Ok(()) => forgotten += 1,
-            // It expired meanwhile.
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(Error::kernel("delete a conntrack entry")(error)),
+}
+
+impl Conntrack {
+    /// Deletes the stale flows, by one dump of the UDP flows of each family concerned: a dump walks the
+    /// kernel's whole table, some milliseconds. Returns how many went.
+    ///
+    /// # Errors
+    /// The table cannot be dumped, or a flow cannot be deleted.
+    pub async fn forget(&mut self, stale: &StaleFlows) -> Result<usize, Error> {
+        let mut forgotten = 0;
+        for family in IpFamily::ALL {
+            if stale.allowed.keys().any(|frontend| frontend.family() == family) {
+                forgotten += self.forget_in(family, stale).await?;
+            }
         }
+        Ok(forgotten)
     }
-    Ok(forgotten)
+
+    async fn forget_in(&mut self, family: IpFamily, stale: &StaleFlows) -> Result<usize, Error> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            closed @ None => closed
+                .insert(Connection::<Netfilter>::new().map_err(Error::kernel("open a conntrack socket"))?),
+        };
+        let udp = ConntrackFilter::new()
+            .proto(IpProtocol::Udp)
+            .family(match family {
+                IpFamily::V4 => AddressFamily::Inet,
+                IpFamily::V6 => AddressFamily::Inet6,
+            });
+        let entries = connection
+            .get_conntrack_matching(&udp)
+            .await
+            .map_err(Error::kernel("dump conntrack"))?;
+        let mut forgotten = 0;
+        for entry in entries.iter().filter(|entry| is_stale(stale, entry)) {
+            match connection.del_conntrack_entry(entry).await {
+                Ok(()) => forgotten += 1,
+                // It expired meanwhile.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(Error::kernel("delete a conntrack entry")(error)),
+            }
+        }
+        Ok(forgotten)
+    }
 }
 
 fn is_stale(stale: &StaleFlows, entry: &ConntrackEntry) -> bool {

@@ -8,7 +8,7 @@ use berth_model::IpFamily;
 
 use super::layout::Layout;
 use super::objects::{Action, BaseChain, Chain, Element, Field, Hook, Key, Match, Rule};
-use super::plan::{Change, Plan};
+use super::plan::Change;
 use super::slots::LADDER;
 use crate::Frontend;
 use crate::names::{MapName, SetName, TABLE, UNTRANSLATED};
@@ -75,20 +75,6 @@ pub fn script(layout: &Layout, elements: &[Element]) -> String {
         "add table {family} {TABLE}\ndelete table {family} {TABLE}\n{}",
         table_text(layout, elements)
     )
-}
-
-/// One script for `nft -f` per stage of a plan: each is one transaction.
-pub fn delta_text(plan: &Plan) -> Vec<String> {
-    plan.stages
-        .iter()
-        .map(|stage| {
-            stage
-                .changes
-                .iter()
-                .map(|change| change_text(plan.family, change))
-                .collect()
-        })
-        .collect()
 }
 
 /// The command for one change, with its line end.
