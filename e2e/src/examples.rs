@@ -148,7 +148,9 @@ impl Examples {
         let applied = async { anyhow::Ok(cluster.control_plane.apply(&folder).await.map(drop)?) };
         let names: BTreeSet<&'static str> = ASKED.iter().map(|(name, ..)| *name).collect();
         let tried = names.into_iter().map(|name| self.try_service(cluster, name));
-        let ((), tried) = futures::try_join!(applied, async { anyhow::Ok(futures::future::join_all(tried).await) })?;
+        let ((), tried) = futures::try_join!(applied, async {
+            anyhow::Ok(futures::future::join_all(tried).await)
+        })?;
         let (mut outcomes, mut failures) = (Vec::new(), Vec::new());
         for (attempt, netns, first) in tried
             .into_iter()

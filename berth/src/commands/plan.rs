@@ -65,13 +65,15 @@ fn render(args: &PlanArgs) -> anyhow::Result<String> {
         default_provider: args.default_provider,
         ..LbSettings::default()
     };
-    let mut proxy = ProxySettings::default();
-    proxy.node = args.node.as_deref().map(NodeName::new);
-    proxy.cluster_cidrs = args
-        .pod_cidr
-        .iter()
-        .filter_map(|text| text.parse().ok())
-        .collect();
+    let proxy = ProxySettings {
+        node: args.node.as_deref().map(NodeName::new),
+        cluster_cidrs: args
+            .pod_cidr
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect(),
+        ..ProxySettings::default()
+    };
     // Dates only conditions, which are not printed: a fixed moment keeps the output reproducible.
     let now = Time(Timestamp::UNIX_EPOCH);
     let outcome = plan(&mut objects, lb, proxy, &now);
