@@ -74,7 +74,7 @@ control-plane: build ## The real etcd and kube-apiserver for tests: built once, 
 
 .PHONY: test-workspace
 test-workspace: control-plane ## Unit, property and end-to-end tests
-	@cargo test --locked --workspace | awk '{ print; fflush() } \
+	@cargo test --locked --workspace --no-fail-fast | awk '{ print; fflush() } \
 		/^test result:/ { passed += $$4; failed += $$6 } \
 		END { printf "\n%d passed, %d failed\n", passed, failed; exit passed == 0 }'
 
