@@ -149,11 +149,20 @@ impl Cluster {
         self.lan.node(name).with_context(|| format!("no node {name}"))
     }
 
-    /// Fails if the API server refused one of Berth's requests for lack of rights.
+    /// Fails if the API server refused one of Berth's requests for lack of rights, or if it saw none of a role that
+    /// was started: an audit that watches nobody finds nothing.
     ///
     /// # Errors
-    /// Names each such request.
+    /// Names each refused request, or the role.
     pub fn nothing_was_forbidden(&self) -> Result<()> {
+        let requests = self.audit.requests()?;
+        for role in self.daemons.all().iter().map(|daemon| daemon.role) {
+            let user = format!("system:serviceaccount:berth-system:{}", role.service_account());
+            ensure!(
+                requests.iter().any(|request| request.user() == user),
+                "the audit log has nothing of {user}"
+            );
+        }
         let refused = self.audit.refused()?;
         ensure!(refused.is_empty(), "the shipped roles lack rights: {refused:?}");
         Ok(())

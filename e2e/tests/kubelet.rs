@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use berth_e2e::controlplane::{ControlPlane, ControlPlaneConfig};
+use berth_e2e::controlplane::{Binaries, ControlPlane, ControlPlaneConfig};
 use berth_testkit::builders::{mk_container_port, mk_pod, mk_pod_on};
 use berth_testkit::in_sandbox_async;
 use berth_testkit::kubelet::{self, Kubelet};
@@ -105,6 +105,10 @@ impl Cluster {
 
 #[test]
 fn pods_live_and_end_as_with_a_kubelet() {
+    if !sandbox::is_inside() {
+        // There is no way to any registry from inside.
+        Binaries::find_or_build().unwrap();
+    }
     in_sandbox_async!(async {
         let mut cluster = cluster().await?;
         nodes_are_registered(&cluster).await?;

@@ -34,7 +34,7 @@ fn state_outside() -> Vec<String> {
                 .args(what.split(' '))
                 .output()
                 .expect("ip runs");
-            String::from_utf8_lossy(&output.stdout).into_owned()
+            without_lifetimes(&String::from_utf8_lossy(&output.stdout))
         })
         .collect();
     for file in [
@@ -45,6 +45,20 @@ fn state_outside() -> Vec<String> {
         state.push(fs::read_to_string(file).unwrap_or_default());
     }
     state
+}
+
+/// Leased addresses and advertised routes count down: their remaining seconds are no change.
+fn without_lifetimes(listed: &str) -> String {
+    let mut words = Vec::new();
+    let mut all = listed.split_whitespace();
+    while let Some(word) = all.next() {
+        if matches!(word, "valid_lft" | "preferred_lft" | "expires") {
+            all.next();
+        } else {
+            words.push(word);
+        }
+    }
+    words.join(" ")
 }
 
 /// The processes, wherever they run, that carry this mark.

@@ -58,6 +58,13 @@ struct Status {
     code: Option<u16>,
 }
 
+impl Request {
+    /// The service account that asked.
+    pub fn user(&self) -> &str {
+        &self.user.username
+    }
+}
+
 impl Audit {
     /// Writes the policy beside where the log will be.
     ///
@@ -89,10 +96,9 @@ impl Audit {
     pub fn requests(&self) -> Result<Vec<Request>> {
         let text = std::fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())?;
         // The last line may be half written.
-        Ok(text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect())
+        let (whole, _rest) = text.rsplit_once('\n').unwrap_or(("", &text));
+        let request = |line: &str| serde_json::from_str(line).with_context(|| format!("audit log: {line}"));
+        whole.lines().map(request).collect()
     }
 
     /// Requests answered 403, each once.

@@ -190,7 +190,7 @@ impl Daemons {
         if role == Role::Proxy {
             spec.args.push(format!("--cluster-cidr={CLUSTER_CIDRS}"));
         }
-        spec
+        with_shipped_capabilities(spec, role)
     }
 
     fn launch(&mut self, daemon: &Daemon, netns: &Netns) -> Result<()> {
@@ -288,6 +288,20 @@ impl Daemons {
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum())
     }
+}
+
+/// Root with no capability but the one that the DaemonSets of `manifests/base` add.
+fn with_shipped_capabilities(mut spec: Spec, role: Role) -> Spec {
+    let only = match role {
+        Role::Controllers => return spec,
+        Role::Proxy => "-all,+net_admin",
+        Role::Announcer => "-all,+net_raw",
+    };
+    let program = std::mem::replace(&mut spec.program, "setpriv".into());
+    spec.args.insert(0, program.display().to_string());
+    spec.args.insert(0, format!("--inh-caps={only}"));
+    spec.args.insert(0, format!("--bounding-set={only}"));
+    spec
 }
 
 /// The body of one GET, from the calling thread's namespace.

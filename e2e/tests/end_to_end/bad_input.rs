@@ -11,17 +11,17 @@ use berth_testkit::in_sandbox_async;
 use berth_testkit::netns::Netns;
 use berth_testkit::process::{Process, Spec};
 use berth_testkit::wait::eventually;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 #[test]
 fn bad_pools_and_bad_requests_are_told_and_cost_nobody_an_address() {
     super::prepare();
     in_sandbox_async!(async {
-        let cluster = super::whole("bad-pools").await?;
+        let mut cluster = super::whole("bad-pools").await?;
         add_pool(
             &cluster,
             "good",
@@ -42,8 +42,28 @@ fn bad_pools_and_bad_requests_are_told_and_cost_nobody_an_address() {
             still == working,
             "the working Service had {working:?} and has {still:?}"
         );
-        super::sound(cluster)
+        cluster.daemons.check()?;
+        cluster.nothing_was_forbidden()?;
+        a_lacking_right_would_be_seen(&cluster).await
     });
+}
+
+/// The check that ends every test of a cluster can fail.
+async fn a_lacking_right_would_be_seen(cluster: &Cluster) -> Result<()> {
+    let kubeconfig = cluster
+        .control_plane
+        .service_account_kubeconfig("berth-system", "berth-proxy")
+        .await?;
+    let secrets: Api<Secret> = Api::all(cluster.control_plane.client_for(&kubeconfig).await?);
+    ensure!(
+        secrets.list(&ListParams::default()).await.is_err(),
+        "the proxy may list secrets"
+    );
+    let told = cluster
+        .nothing_was_forbidden()
+        .err()
+        .context("a forbidden request went unseen")?;
+    names(&told.to_string(), &["berth-proxy", "list", "/api/v1/secrets"])
 }
 
 async fn add_pool(cluster: &Cluster, name: &str, addresses: &[&str]) -> Result<()> {
@@ -274,19 +294,12 @@ fn with(cluster: &Cluster, daemon: &Daemon, flags: &[&str]) -> Spec {
     spec
 }
 
-/// Starts the program as root without one capability.
+/// The command line without the one capability that it comes with.
 fn without_capability(mut spec: Spec, capability: &str) -> Spec {
-    let mut args = vec![
-        format!("--bounding-set=-{capability}"),
-        format!("--inh-caps=-{capability}"),
-        spec.program.display().to_string(),
-    ];
-    args.append(&mut spec.args);
-    Spec {
-        program: "/usr/bin/setpriv".into(),
-        args,
-        ..spec
+    for argument in &mut spec.args {
+        *argument = argument.replace(&format!(",+{capability}"), "");
     }
+    spec
 }
 
 /// Runs it to its end, which has to come with this exit code and a message that names all of `parts`.

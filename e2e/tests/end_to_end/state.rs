@@ -61,13 +61,29 @@ impl Objects {
 /// The elements of one of Berth's sets or maps on a node, as nft prints them.
 pub(crate) fn elements(node: &Netns, family: &str, set: &str) -> Result<BTreeSet<String>> {
     let text = node.output("nft", &["list", "set", family, "berth-proxy", set])?;
+    Ok(listed_elements(&text))
+}
+
+/// What stands between the braces of `elements = { ... }`, one text each.
+fn listed_elements(text: &str) -> BTreeSet<String> {
     let inside = text
         .split_once("elements = {")
         .map_or("", |(_, rest)| rest.split('}').next().unwrap_or(""));
     let parts = inside
         .split(',')
         .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
-    Ok(parts.filter(|part| !part.is_empty()).collect())
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
+/// `10.0.0.1 . tcp . 80 . 3 : 10.1.0.1 . 8080` without the slot's number.
+fn without_slot(element: &str) -> String {
+    match element.split_once(" : ") {
+        Some((key, target)) => format!(
+            "{} : {target}",
+            key.rsplit_once(" . ").map_or(key, |(frontend, _)| frontend)
+        ),
+        None => element.to_owned(),
+    }
 }
 
 /// Chains, and rules in them, of both of Berth's tables on a node.
@@ -91,7 +107,7 @@ pub(crate) fn chains_and_rules(node: &Netns) -> Result<(usize, usize)> {
 }
 
 /// Every element of the sets and maps that say where frontends lead, both families. What is only about the node
-/// itself (hairpin) is left out, so that nodes can be compared.
+/// itself (hairpin) is left out, and which of a frontend's slots holds which endpoint, which depends on the past.
 pub(crate) fn frontends(node: &Netns) -> Result<BTreeMap<String, BTreeSet<String>>> {
     let mut found = BTreeMap::new();
     for family in ["ip", "ip6"] {
@@ -109,13 +125,10 @@ pub(crate) fn frontends(node: &Netns) -> Result<BTreeMap<String, BTreeSet<String
                 "set"
             };
             let text = node.output("nft", &["list", kind, family, "berth-proxy", name])?;
-            let inside = text
-                .split_once("elements = {")
-                .map_or("", |(_, rest)| rest.split('}').next().unwrap_or(""));
-            let parts = inside
-                .split(',')
-                .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
-            let elements: BTreeSet<String> = parts.filter(|part| !part.is_empty()).collect();
+            let elements: BTreeSet<String> = listed_elements(&text)
+                .iter()
+                .map(|text| without_slot(text))
+                .collect();
             if !elements.is_empty() {
                 found.insert(format!("{family} {name}"), elements);
             }
@@ -165,6 +178,12 @@ pub(crate) async fn pass_through(cluster: &Cluster, namespace: &str, name: &str)
                 node.name()
             );
         }
+        anyhow::Ok(())
+    })
+    .await?;
+    let endpoints: Api<Endpoints> = Api::namespaced(cluster.client(), namespace);
+    eventually(format!("Endpoints {name} gone"), PATIENCE, || async {
+        ensure!(endpoints.get_opt(name).await?.is_none(), "still there");
         anyhow::Ok(())
     })
     .await?;
