@@ -36,8 +36,10 @@ impl Done {
 #[derive(Debug)]
 struct Table {
     layout: Layout,
-    /// What the kernel holds; `None` when that must be looked up: at start and after an error.
+    /// What the kernel holds; `None` when that is not known: at start and after an error.
     installed: Option<Installed>,
+    /// Whether somebody else may have changed it since, so that it must be looked up.
+    suspect: bool,
 }
 
 /// Keeps the tables as the view wants them.
@@ -53,7 +55,8 @@ pub struct Syncer {
     stale: StaleFlows,
     retire_delay: Duration,
     started: Instant,
-    /// The ruleset's generation after our last turn.
+    /// The ruleset's generation if nobody but us changed anything since we looked the tables up;
+    /// `None` if that is not known.
     generation: Option<u32>,
 }
 
@@ -63,6 +66,7 @@ impl Syncer {
         let table = |family| Table {
             layout: Layout::new(family, &settings),
             installed: None,
+            suspect: true,
         };
         Self {
             nft,
@@ -133,20 +137,25 @@ impl Syncer {
             .collect()
     }
 
-    /// Has the next turn look the kernel up anew if anybody else changed the ruleset since our last turn:
+    /// Has the next turn look the kernel up anew if anybody else changed the ruleset since we last did:
     /// it may have been our tables.
     ///
     /// # Errors
     /// The kernel cannot be asked.
     pub async fn audit(&mut self) -> Result<(), Error> {
         let generation = self.nft.generation().await?;
-        if self.generation.is_some_and(|ours| ours != generation) {
-            for table in &mut self.tables {
-                table.installed = None;
-            }
-            self.generation = None;
+        if self.generation != Some(generation) {
+            self.suspect_since(generation);
         }
         Ok(())
+    }
+
+    /// The generation is that before the tables are looked up: what comes later counts as not seen.
+    fn suspect_since(&mut self, generation: u32) {
+        self.generation = Some(generation);
+        for table in &mut self.tables {
+            table.suspect = true;
+        }
     }
 
     /// One turn: carries out what there is to do in both families.
@@ -157,16 +166,16 @@ impl Syncer {
     pub async fn turn(&mut self) -> Result<Done, Error> {
         let mut done = Done::default();
         let touched = std::mem::take(&mut self.pending);
-        for index in 0..self.tables.len() {
-            if let Err(error) = self.family(index, &touched, &mut done).await {
-                // Left for the next turn, which looks at everything.
-                if let Some(table) = self.tables.get_mut(index) {
-                    table.installed = None;
-                }
-                self.generation = None;
-                self.pending = touched;
-                return Err(error);
+        if let Err(error) = self.tables(&touched, &mut done).await {
+            // Left for the next turn, which looks at everything: whatever broke one table, such as a
+            // flush of the ruleset, may have met the other one as well.
+            for table in &mut self.tables {
+                table.installed = None;
+                table.suspect = true;
             }
+            self.generation = None;
+            self.pending = touched;
+            return Err(error);
         }
         if !self.stale.is_empty() {
             match self.conntrack.forget(&self.stale).await {
@@ -178,10 +187,25 @@ impl Syncer {
                 Err(error) => tracing::warn!(%error, "stale UDP flows not deleted"),
             }
         }
-        if !done.is_nothing() || self.generation.is_none() {
-            self.generation = Some(self.nft.generation().await?);
-        }
         Ok(done)
+    }
+
+    async fn tables(&mut self, touched: &Touched, done: &mut Done) -> Result<(), Error> {
+        let unknown = self.tables.iter().any(|table| table.installed.is_none());
+        // Not known although the tables are: they could not be read, which the next audit tries again.
+        if unknown || self.generation.is_some() {
+            let generation = self.nft.generation().await?;
+            if self.generation != Some(generation) {
+                self.suspect_since(generation);
+            }
+        }
+        let before = self.nft.commits();
+        for index in 0..self.tables.len() {
+            self.family(index, touched, done).await?;
+        }
+        let commits = self.nft.commits().wrapping_sub(before);
+        self.generation = self.generation.map(|known| later(known, commits));
+        Ok(())
     }
 
     async fn family(&mut self, index: usize, touched: &Touched, done: &mut Done) -> Result<(), Error> {
@@ -190,18 +214,30 @@ impl Syncer {
         };
         let family = table.layout.family();
         let mut scope = Scope::Touched(touched);
-        if table.installed.is_none() {
-            scope = Scope::All;
+        if table.suspect {
             let now = self.started.elapsed();
-            match self.nft.observe(&table.layout, now).await? {
-                Observed::Ours { layout, installed } => {
+            match self.nft.observe(&table.layout, now).await {
+                Ok(Observed::Ours { layout, installed }) => {
                     tracing::debug!(%family, elements = installed.len(), "table found");
+                    self.stale.merge(StaleFlows::unclaimed(&installed, &self.intent));
                     table.layout = layout;
-                    table.installed = Some(installed);
+                    table.installed = Some(match &table.installed {
+                        Some(earlier) => installed.as_old_as(earlier),
+                        None => installed,
+                    });
+                    table.suspect = false;
+                    scope = Scope::All;
                 }
-                other @ (Observed::Absent | Observed::Foreign { .. }) => {
+                Ok(other @ (Observed::Absent | Observed::Foreign { .. })) => {
                     return rebuild(&self.nft, table, &self.intent, &other, done).await;
                 }
+                // Updates must not wait for whoever writes that much.
+                Err(error @ Error::Unstable { .. }) if table.installed.is_some() => {
+                    tracing::warn!(%family, %error, "going on with what is known of the table");
+                    table.suspect = false;
+                    self.generation = None;
+                }
+                Err(error) => return Err(error),
             }
         }
         let Some(installed) = table.installed.as_mut() else {
@@ -222,6 +258,13 @@ impl Syncer {
         }
         Ok(())
     }
+}
+
+/// The generation after so many transactions. It is never 0 (`nf_tables_commit` in Linux's
+/// net/netfilter/nf_tables_api.c).
+fn later(generation: u32, commits: u32) -> u32 {
+    let (sum, wrapped) = generation.overflowing_add(commits);
+    sum + u32::from(wrapped)
 }
 
 async fn rebuild(
@@ -258,6 +301,7 @@ async fn rebuild(
     tracing::info!(%family, elements = installed.len(), "table written");
     table.layout = layout;
     table.installed = Some(installed);
+    table.suspect = false;
     done.rebuilt += 1;
     done.changes += changes.len();
     Ok(())

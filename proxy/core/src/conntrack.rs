@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use berth_model::Protocol;
 
+use crate::nft::Installed;
 use crate::{Frontend, Intent, Target, Touched};
 
 /// Which endpoints served each UDP frontend when flows were last looked at.
@@ -55,6 +56,18 @@ pub struct StaleFlows {
 }
 
 impl StaleFlows {
+    /// UDP frontends that the kernel holds and nobody claims: their Services went while nobody watched,
+    /// and no update will ever touch them.
+    pub fn unclaimed(installed: &Installed, intent: &Intent) -> Self {
+        let unclaimed = installed
+            .frontends()
+            .map(|(frontend, _)| *frontend)
+            .filter(|frontend| frontend.protocol() == Protocol::Udp && intent.get(frontend).is_none());
+        Self {
+            allowed: unclaimed.map(|frontend| (frontend, Arc::from([]))).collect(),
+        }
+    }
+
     /// Whether there is nothing to look for.
     pub fn is_empty(&self) -> bool {
         self.allowed.is_empty()

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Elements to and from their bytes in the kernel.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use berth_model::{IpFamily, Port, Protocol};
 use berth_proxy_core::names::{MapName, SetName, TABLE};
 use berth_proxy_core::nft::{Element, Field, Key};
 use berth_proxy_core::{Frontend, Target};
+use ipnet::IpNet;
 use nlink::netlink::nftables::{Set, SetDataType, SetElement, SetElementData, SetKeyType};
 
 use super::family_of;
@@ -106,6 +108,21 @@ pub(super) fn encode(element: &Element) -> Result<SetElement, Error> {
     })
 }
 
+/// Whether these are the elements of just these networks, in any order.
+pub(super) fn are_networks(elements: &[SetElement], networks: &[IpNet]) -> Result<bool, Error> {
+    let range = |element: &SetElement| {
+        let end = element.key_end().unwrap_or(element.key());
+        (element.key().to_vec(), end.to_vec())
+    };
+    let found: BTreeSet<_> = elements.iter().map(range).collect();
+    let mut wanted = BTreeSet::new();
+    for net in networks {
+        let element = encode(&Element::Member(SetName::PodCidrs, Key::Net(*net)))?;
+        wanted.insert(range(&element));
+    }
+    Ok(found == wanted)
+}
+
 /// Reads fields off a key, each padded to four bytes.
 struct Fields<'a> {
     family: IpFamily,
@@ -155,7 +172,7 @@ impl Fields<'_> {
     }
 }
 
-/// A set's element as ours; `None` for networks (part of the layout) and for what we did not write.
+/// A set's element as ours; `None` for networks ([`are_networks`]) and for what we did not write.
 pub(super) fn decode_member(family: IpFamily, name: SetName, element: &SetElement) -> Option<Element> {
     let mut fields = Fields {
         family,

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use berth_model::IpFamily;
 use berth_proxy_core::names::{MapName, SetName, TABLE, UNTRANSLATED};
@@ -47,6 +48,8 @@ pub struct Nft {
     pub(super) connection: Connection<Nftables>,
     /// How many bytes one transaction may have.
     budget: usize,
+    /// Transactions committed here.
+    commits: AtomicU32,
 }
 
 impl fmt::Debug for Nft {
@@ -83,6 +86,7 @@ impl Nft {
         Ok(Self {
             connection,
             budget: granted.saturating_sub(MARGIN),
+            commits: AtomicU32::new(0),
         })
     }
 
@@ -181,6 +185,11 @@ impl Nft {
             .map_err(Error::kernel("read the ruleset's generation"))
     }
 
+    /// How many transactions this socket has committed: as often, the generation grew by our doing.
+    pub fn commits(&self) -> u32 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
     /// Whether the family has a table of ours.
     ///
     /// # Errors
@@ -209,7 +218,9 @@ impl Nft {
         transaction
             .commit(&self.connection)
             .await
-            .map_err(Error::kernel(what))
+            .map_err(Error::kernel(what))?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 }
 

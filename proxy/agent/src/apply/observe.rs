@@ -46,6 +46,8 @@ pub enum Mismatch {
     Rules,
     /// Sets or maps are missing or too many.
     Sets,
+    /// The set of networks holds others.
+    Networks,
 }
 
 impl std::fmt::Display for Mismatch {
@@ -55,6 +57,7 @@ impl std::fmt::Display for Mismatch {
             Self::Chains => "Chains",
             Self::Rules => "Rules",
             Self::Sets => "Sets",
+            Self::Networks => "Networks",
         })
     }
 }
@@ -89,6 +92,11 @@ impl Nft {
         let mut found: Vec<Element> = Vec::new();
         for set in layout.sets() {
             let listed = self.list(family, &set.to_string()).await?;
+            if set == SetName::PodCidrs && !elements::are_networks(&listed, layout.pod_cidrs())? {
+                return Ok(Observed::Foreign {
+                    why: Mismatch::Networks,
+                });
+            }
             found.extend(
                 listed
                     .iter()

@@ -79,6 +79,16 @@ impl Cluster {
         self
     }
 
+    /// The Service `n` with these Pods behind it and no IPv6 address.
+    pub(crate) fn only_in_v4(&mut self, n: u16, pods: &[u16]) -> ServiceKey {
+        self.set(n, Some(pods));
+        let key = ServiceKey::new("shop", format!("s{n}"));
+        let mut service = mk_service(&key, n);
+        service.cluster_ips.truncate(1);
+        self.view.services.insert(key.clone(), Arc::new(service));
+        key
+    }
+
     /// Hands what changed to the syncer and has it carried out.
     pub(crate) async fn sync(&mut self, syncer: &mut Syncer) -> anyhow::Result<()> {
         let dirty = std::mem::take(&mut self.dirty);

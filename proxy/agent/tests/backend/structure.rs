@@ -11,6 +11,7 @@ use berth_model::IpFamily;
 use berth_proxy_agent::apply::Observed;
 use berth_proxy_agent::apply::nft::Nft;
 use berth_proxy_agent::sync::Syncer;
+use berth_proxy_core::Settings;
 use berth_proxy_core::nft::{Installed, Layout, Scope, StageKind, diff, script, slots};
 use berth_testkit::in_sandbox_async;
 
@@ -174,6 +175,134 @@ fn a_restart_writes_nothing() {
         restarted.audit().await?;
         ensure!(!restarted.turn().await?.is_nothing());
         ensure!(restarted.turn().await?.is_nothing());
+        anyhow::Ok(())
+    });
+}
+
+/// Somebody's change between two of ours: the ruleset's generation is then one that we made.
+#[test]
+fn a_foreign_change_before_one_of_ours_is_still_noticed() {
+    in_sandbox_async!(async {
+        let mut cluster = small();
+        let mut syncer = mk_syncer(NOW)?;
+        cluster.sync(&mut syncer).await?;
+        retire(&mut syncer).await?;
+        let whole = list("ip6")?;
+        nft(&["delete", "table", "ip6", "berth-proxy"], "")?;
+        // Of one family only, so that nothing of ours meets the missing table.
+        let key = cluster.only_in_v4(9, &[11]);
+        cluster.sync(&mut syncer).await?;
+        syncer.audit().await?;
+        syncer.turn().await?;
+        ensure!(list("ip6").is_ok_and(|listed| listed == whole), "{key} hid it");
+        ensure!(list("ip")?.contains("10.96.0.9 . tcp . 80"));
+        // The whole ruleset goes, and the first of our tables that is missed brings both back.
+        nft(&["flush", "ruleset"], "")?;
+        cluster.only_in_v4(9, &[12]);
+        let failed = cluster.sync(&mut syncer).await.is_err();
+        syncer.turn().await?;
+        ensure!(
+            list("ip6").is_ok_and(|listed| listed == whole),
+            "failed: {failed}"
+        );
+        ensure!(list("ip")?.contains("10.96.0.9 . tcp . 80"));
+        let before = syncer.nft().generation().await?;
+        syncer.audit().await?;
+        ensure!(syncer.turn().await?.is_nothing());
+        ensure!(syncer.nft().generation().await? == before);
+        anyhow::Ok(())
+    });
+}
+
+#[test]
+fn what_follows_a_foreign_change_of_somebody_elses_table_writes_nothing() {
+    in_sandbox_async!(async {
+        let mut cluster = small();
+        let mut syncer = mk_syncer(NOW)?;
+        cluster.sync(&mut syncer).await?;
+        nft(&["add", "table", "ip", "other"], "")?;
+        let before = syncer.nft().generation().await?;
+        for _ in 0..2 {
+            syncer.audit().await?;
+            ensure!(syncer.turn().await?.is_nothing());
+        }
+        ensure!(syncer.nft().generation().await? == before);
+        anyhow::Ok(())
+    });
+}
+
+#[test]
+fn left_overs_are_retired_though_somebody_else_writes_all_the_time() {
+    in_sandbox_async!(async {
+        let mut cluster = small();
+        let mut syncer = mk_syncer(Duration::from_millis(300))?;
+        cluster.sync(&mut syncer).await?;
+        retire(&mut syncer).await?;
+        cluster.set(2, Some(&[11])).sync(&mut syncer).await?;
+        for n in 0..5 {
+            let Some(wait) = syncer.next_retirement() else {
+                return Ok(());
+            };
+            tokio::time::sleep(wait).await;
+            nft(&["add", "table", "ip", &format!("other{n}")], "")?;
+            syncer.audit().await?;
+            syncer.turn().await?;
+        }
+        anyhow::bail!("never retired")
+    });
+}
+
+#[test]
+fn networks_of_pods_that_went_come_back() {
+    in_sandbox_async!(async {
+        for tampering in [
+            "flush set ip berth-proxy pod-cidrs",
+            "flush set ip6 berth-proxy pod-cidrs",
+            "add element ip berth-proxy pod-cidrs { 192.0.2.0/24 }",
+        ] {
+            let mut cluster = small();
+            let mut syncer = mk_syncer(NOW)?;
+            cluster.sync(&mut syncer).await?;
+            let whole = [list("ip")?, list("ip6")?];
+            nft(&["-f", "-"], tampering)?;
+            syncer.audit().await?;
+            ensure!(syncer.turn().await?.rebuilt == 1, "{tampering}");
+            ensure!(whole == [list("ip")?, list("ip6")?], "{tampering}");
+        }
+        anyhow::Ok(())
+    });
+}
+
+#[test]
+fn networks_of_any_shape_read_back_as_written() {
+    in_sandbox_async!(async {
+        let shapes: [&[&str]; 4] = [
+            &[],
+            &["10.1.1.0/24", "10.1.2.0/24", "fd00:1:1::/48", "fd00:1:2::/48"],
+            &["10.1.1.1/32", "10.1.1.2/32", "fd00::1/128", "fd00::2/128"],
+            &["128.0.0.0/1", "0.0.0.0/8", "8000::/1", "::/16"],
+        ];
+        for cidrs in shapes {
+            let settings = Settings {
+                cluster_cidrs: cidrs.iter().map(|cidr| cidr.parse()).collect::<Result<_, _>>()?,
+                ..Settings::default()
+            };
+            let mut cluster = small();
+            cluster
+                .sync(&mut Syncer::new(Nft::open()?, settings.clone(), NOW))
+                .await?;
+            let listed = [list("ip")?, list("ip6")?];
+            // As we wrote them, and as nft does.
+            for pass in 0..2 {
+                let mut restarted = Syncer::new(Nft::open()?, settings.clone(), NOW);
+                restarted.take(&cluster.view, &cluster.view.services.keys().cloned().collect());
+                ensure!(restarted.turn().await?.is_nothing(), "{cidrs:?}, pass {pass}");
+                for ((_, word), text) in FAMILIES.iter().zip(&listed) {
+                    nft(&["delete", "table", word, "berth-proxy"], "")?;
+                    nft(&["-f", "-"], text)?;
+                }
+            }
+        }
         anyhow::Ok(())
     });
 }

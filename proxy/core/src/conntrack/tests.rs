@@ -2,12 +2,13 @@
 use std::collections::BTreeMap;
 
 use berth_model::{
-    Conditions, Endpoint, EndpointHints, EndpointPort, PortName, Service, ServiceKey, ServiceKind,
+    Conditions, Endpoint, EndpointHints, EndpointPort, IpFamily, PortName, Service, ServiceKey, ServiceKind,
     ServicePort, SessionAffinity, TrafficPolicy, View,
 };
 
 use super::*;
 use crate::Settings;
+use crate::nft::{Scope, diff};
 
 fn mk_target(n: u8) -> Target {
     Target {
@@ -120,4 +121,19 @@ fn tcp_flows_are_left_alone() {
     let mut intent = Intent::empty(Settings::default());
     let touched = intent.update(&mk_view(Protocol::Tcp, &[1]), [&key]);
     assert!(Flows::default().changed(&touched, &intent).is_empty());
+}
+
+#[test]
+fn flows_of_a_service_that_went_unwatched_are_looked_at() {
+    let delay = std::time::Duration::ZERO;
+    for protocol in [Protocol::Udp, Protocol::Tcp] {
+        let before = Intent::of(&mk_view(protocol, &[1]), Settings::default());
+        let mut installed = Installed::default();
+        let plan = diff(IpFamily::V4, &installed, &before, Scope::All, delay, delay);
+        plan.stages.iter().for_each(|stage| installed.apply(stage, delay));
+        assert!(StaleFlows::unclaimed(&installed, &before).is_empty());
+        let after = Intent::empty(Settings::default());
+        let stale = StaleFlows::unclaimed(&installed, &after);
+        assert_eq!(stale.is_stale(&vip(), mk_target(1)), protocol == Protocol::Udp);
+    }
 }

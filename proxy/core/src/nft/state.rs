@@ -89,6 +89,26 @@ impl Installed {
         installed
     }
 
+    /// The same, with left-overs as old as an earlier look knows them to be.
+    #[must_use]
+    pub fn as_old_as(mut self, earlier: &Self) -> Self {
+        for (frontend, state) in &mut self.frontends {
+            let Some(known) = earlier.frontends.get(frontend) else {
+                continue;
+            };
+            for (count, since) in &mut state.shadowed {
+                *since = known
+                    .shadowed
+                    .get(count)
+                    .map_or(*since, |known| *known.min(since));
+            }
+            state.idle_since = state
+                .idle_since
+                .map(|since| known.idle_since.map_or(since, |known| known.min(since)));
+        }
+        self
+    }
+
     /// Takes over what a committed stage changed at time `now`.
     pub fn apply(&mut self, stage: &Stage, now: Duration) {
         let mut touched = BTreeSet::new();
