@@ -245,7 +245,9 @@ impl Engine {
     fn note_changes(&mut self) {
         let changes = self.membership.take_changes();
         self.stale |= !changes.is_empty();
-        self.contested |= changes.iter().any(|change| matches!(change, Change::Returned(_)));
+        self.contested |= changes
+            .iter()
+            .any(|change| matches!(change, Change::Returned(_) | Change::Discovered(_)));
         self.outputs.extend(changes.into_iter().map(Output::Membership));
     }
 

@@ -101,11 +101,18 @@ struct Peer {
     phase: Phase,
     reach: Reach,
     alive: bool,
+    /// The instance last heard joining: this one, or a successor that does not count yet.
+    joining: Option<u64>,
 }
 
 impl Peer {
     fn is_candidate(&self) -> bool {
         self.alive && self.phase == Phase::Established
+    }
+
+    /// Whether the instance that a heartbeat comes from is known, as established or joining.
+    fn foretells(&self, heartbeat: &Heartbeat) -> bool {
+        self.instance == heartbeat.instance || self.joining == Some(heartbeat.instance)
     }
 }
 
@@ -137,8 +144,11 @@ pub enum Change {
     Stalled(Duration),
     /// This announcer can reach the LAN again after it could not: it joins anew.
     Reconnected,
-    /// A peer can own addresses from now on.
+    /// A peer that was heard joining can own addresses from now on.
     Appeared(NodeName),
+    /// A peer is heard first when it can own addresses already: it may have announced the same ones as we while
+    /// neither heard the other.
+    Discovered(NodeName),
     /// A peer that had fallen silent is heard again, and has run all the while: it may have announced the
     /// same addresses as we.
     Returned(NodeName),
@@ -373,14 +383,22 @@ impl Membership {
         if !self.nodes.contains_key(&heartbeat.node) {
             return Err(Ignored::UnknownNode);
         }
-        let known = self.peers.get(&heartbeat.node);
-        if let Some(peer) = known {
-            judge(peer, &heartbeat)?;
+        if let Some(peer) = self.peers.get_mut(&heartbeat.node)
+            && let Err(ignored) = judge(peer, &heartbeat)
+        {
+            if heartbeat.phase == Phase::Joining {
+                peer.joining = Some(heartbeat.instance);
+            }
+            return Err(ignored);
         }
+        let known = self.peers.get(&heartbeat.node);
         let before = known.filter(|peer| peer.is_candidate());
         let change = match (before, heartbeat.phase) {
             (None, Phase::Established) => Some(appearance(known, &heartbeat)),
             (Some(_), Phase::Joining | Phase::Leaving) => Some(Change::Left(heartbeat.node.clone())),
+            (Some(peer), Phase::Established) if !peer.foretells(&heartbeat) => {
+                Some(Change::Discovered(heartbeat.node.clone()))
+            }
             (Some(peer), Phase::Established) if peer.reach != heartbeat.reach => {
                 Some(Change::ReachChanged(heartbeat.node.clone()))
             }
@@ -395,6 +413,7 @@ impl Membership {
             phase: heartbeat.phase,
             reach: heartbeat.reach,
             alive: heartbeat.phase != Phase::Leaving,
+            joining: (heartbeat.phase == Phase::Joining).then_some(heartbeat.instance),
         };
         self.peers.insert(heartbeat.node, peer);
         Ok(())
@@ -428,14 +447,13 @@ impl Membership {
     }
 }
 
-/// How an established peer that was no candidate comes back into sight.
+/// How an established peer that was no candidate comes into sight.
 fn appearance(known: Option<&Peer>, heartbeat: &Heartbeat) -> Change {
     let node = heartbeat.node.clone();
-    let silent = |peer: &Peer| !peer.alive && peer.instance == heartbeat.instance;
-    if known.is_some_and(silent) {
-        Change::Returned(node)
-    } else {
-        Change::Appeared(node)
+    match known {
+        Some(peer) if peer.alive && peer.foretells(heartbeat) => Change::Appeared(node),
+        Some(peer) if peer.instance == heartbeat.instance => Change::Returned(node),
+        Some(_) | None => Change::Discovered(node),
     }
 }
 

@@ -9,6 +9,12 @@ use crate::Moment;
 /// Rounds of the burst, counted from the take-over. The first three are for speed where a frame is
 /// lost. The later ones lie more than a second apart because Linux before 4.11 ignores a neighbour update
 /// within a second of the last (`locktime`; MetalLB issue 172).
+///
+/// For IPv6 this deviates on purpose from RFC 4861 section 7.2.6, which allows at most three unsolicited
+/// Neighbor Advertisements (`MAX_NEIGHBOR_ADVERTISEMENT`), at least `RetransTimer` (1 s) apart: six rounds, and three of
+/// them within 200 ms. With the RFC's spacing one lost frame would leave a neighbour with the dead owner for a second,
+/// as long again as the detection of the death took. Linux hosts and routers take each advertisement as it comes: a
+/// receiver has no limit to enforce (section 7.2.5).
 pub const BURST: [Duration; 6] = [
     Duration::ZERO,
     Duration::from_millis(50),
@@ -19,7 +25,7 @@ pub const BURST: [Duration; 6] = [
 ];
 
 /// After the burst: below the 300 s after which switches forget a station, while routers remember the
-/// neighbour for longer (MetalLB issue 2910).
+/// neighbour for longer (MetalLB issue 2910). The limit of three does not allow for it either.
 pub const REFRESH: Duration = Duration::from_secs(60);
 
 /// Where one item is in its burst.

@@ -503,6 +503,55 @@ fn after_a_partition_the_owner_says_again_that_it_is_the_owner() {
 }
 
 #[test]
+fn after_a_partition_in_which_a_peer_was_started_the_owner_says_again_that_it_is_the_owner() {
+    // Longer and shorter than the dead time: the predecessor is dead, or counts as alive when the cut heals.
+    for cut in [Duration::from_secs(10), Duration::from_millis(800)] {
+        let mut net = Net::new(2, 13);
+        net.run(Duration::from_secs(10));
+        let before = net.owners(0);
+        net.node(2).side = 1;
+        net.kill(2);
+        // What is under way still arrives.
+        net.run(Duration::from_millis(10));
+        net.start(2);
+        net.run(cut);
+        net.owners(1);
+        net.node(2).side = 0;
+        net.spoken.clear();
+        net.run(Duration::from_millis(400));
+        for (address, _) in before.iter().filter(|(_, owner)| **owner == name(1)) {
+            let frames = net
+                .spoken
+                .iter()
+                .filter(|(node, said)| *node == name(1) && said == address);
+            assert_eq!(frames.count(), 6, "{address}: three rounds of two after {cut:?}");
+        }
+        assert_eq!(net.owners(0), before);
+    }
+}
+
+#[test]
+fn a_peer_that_is_heard_joining_makes_nobody_say_again_what_it_owns() {
+    for down in [Duration::from_secs(5), Duration::from_millis(200)] {
+        let mut net = Net::new(2, 14);
+        net.run(Duration::from_secs(10));
+        let before = net.owners(0);
+        net.kill(2);
+        net.run(down);
+        net.start(2);
+        net.run(Duration::from_millis(400));
+        net.spoken.clear();
+        net.run(Duration::from_millis(400));
+        let needless: Vec<_> = net
+            .spoken
+            .iter()
+            .filter(|(node, address)| *node == name(1) && before[address] == name(1))
+            .collect();
+        assert!(needless.is_empty(), "down for {down:?}: {needless:?}");
+    }
+}
+
+#[test]
 fn random_deaths_restarts_and_loss_end_with_one_owner() {
     for seed in 1..=60 {
         let count = if seed % 2 == 0 { 3 } else { 7 };

@@ -32,8 +32,8 @@ pub struct AnnouncerArgs {
     pub interfaces: Vec<String>,
 
     /// spec.loadBalancerClass of the Services whose addresses are announced
-    #[arg(long, env = "BERTH_CLASS", value_name = "CLASS", default_value = berth_crds::BARE_METAL_CLASS)]
-    pub class: String,
+    #[arg(long, visible_alias = "class", env = "BERTH_LOAD_BALANCER_CLASS", value_name = "CLASS", default_value = berth_crds::BARE_METAL_CLASS)]
+    pub load_balancer_class: String,
 
     /// Announce the addresses of Services without a class too
     #[arg(long, env = "BERTH_DEFAULT_PROVIDER", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
@@ -92,7 +92,7 @@ impl AnnouncerArgs {
 
     pub(crate) fn services(&self) -> ServiceFilter {
         ServiceFilter {
-            class: self.class.clone(),
+            class: self.load_balancer_class.clone(),
             unclassed: self.default_provider,
         }
     }
@@ -136,8 +136,15 @@ mod tests {
         let args = parse(&[]);
         assert_eq!(args.timing().unwrap(), Timing::default());
         assert!(args.node().is_ok());
-        assert_eq!(args.class, "berth.dev/bare-metal");
+        assert_eq!(args.load_balancer_class, "berth.dev/bare-metal");
         assert!(args.key().unwrap().is_none());
+    }
+
+    #[test]
+    fn the_class_has_the_controllers_flag_and_a_short_one() {
+        for flag in ["--load-balancer-class=example.com/lb", "--class=example.com/lb"] {
+            assert_eq!(parse(&[flag]).services().class, "example.com/lb", "{flag}");
+        }
     }
 
     #[test]

@@ -343,6 +343,7 @@ fn log_change(change: &Change) {
         }
         Change::Reconnected => tracing::info!("connected again; joining the announcers anew"),
         Change::Appeared(node) => tracing::info!(%node, "announcer appeared"),
+        Change::Discovered(node) => tracing::info!(%node, "announcer is heard for the first time, already at work"),
         Change::Returned(node) => tracing::info!(%node, "announcer is heard again"),
         Change::Died(node) => tracing::warn!(%node, "announcer is silent and taken for dead"),
         Change::Left(node) => tracing::info!(%node, "announcer left"),
