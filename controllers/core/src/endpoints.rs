@@ -44,6 +44,15 @@ pub struct EndpointsInput<'a> {
     pub leftovers: Leftovers,
 }
 
+/// What is known of a Service that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// It was seen to go while these very Endpoints stood.
+    Deleted,
+    /// It was not seen: it may be about to appear, or there never was one.
+    NotSeen,
+}
+
 /// The write for one Service, if any, and what was left out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EndpointsPlan {
@@ -55,26 +64,20 @@ pub struct EndpointsPlan {
 
 /// Plans the Endpoints of one Service.
 ///
-/// Without a Service the Endpoints go, unless they are a leader-election record. A Service without
-/// selector or of type ExternalName is left alone, or cleaned up where `leftovers` says so and the
-/// Endpoints are ours. An update replaces the labels, keeps foreign annotations, and carries the
-/// resource version it was planned from.
+/// Without a Service only Endpoints of ours go: [`plan_orphan`] with [`Absence::NotSeen`]. A Service
+/// without selector or of type ExternalName is left alone, or cleaned up where `leftovers` says so
+/// and the Endpoints are ours. An update replaces the labels, keeps foreign annotations, and carries
+/// the resource version it was planned from.
 pub fn plan_endpoints(input: &EndpointsInput<'_>) -> EndpointsPlan {
     let mut plan = EndpointsPlan::default();
-    let reference = || input.current.map(|current| ObjectRef::of(&current.metadata));
     let Some(service) = input.service else {
-        if input.current.is_some_and(is_leader_election) {
-            plan.skips
-                .add(SkipReason::LeaderElection, || input.key.to_string());
-        } else {
-            plan.writes.delete.extend(reference());
-        }
-        return plan;
+        return plan_orphan(input.key, input.current, Absence::NotSeen);
     };
     if let Err(reason) = selector_of(service) {
         plan.skips.add(reason, || input.key.to_string());
-        if input.leftovers == Leftovers::Delete && input.current.is_some_and(is_ours) {
-            plan.writes.delete.extend(reference());
+        let leftover = input.current.filter(|current| is_ours(current));
+        if let (Leftovers::Delete, Some(leftover)) = (input.leftovers, leftover) {
+            plan.writes.delete.push(ObjectRef::of(&leftover.metadata));
         }
         return plan;
     }
@@ -109,6 +112,25 @@ pub fn plan_endpoints(input: &EndpointsInput<'_>) -> EndpointsPlan {
     set_trigger_time(&mut endpoints.metadata, input.trigger_time);
     set_truncated(&mut endpoints.metadata, over_capacity);
     list.push(endpoints);
+    plan
+}
+
+/// Plans Endpoints that no Service stands behind.
+///
+/// With a Service that was deleted they go, whoever wrote them. Otherwise only ours do: people may
+/// write Endpoints before their Service, or without one. A leader-election record stays.
+pub fn plan_orphan(key: &ServiceKey, current: Option<&Endpoints>, absence: Absence) -> EndpointsPlan {
+    let mut plan = EndpointsPlan::default();
+    let Some(current) = current else {
+        return plan;
+    };
+    if is_leader_election(current) {
+        plan.skips.add(SkipReason::LeaderElection, || key.to_string());
+    } else if absence == Absence::Deleted || is_ours(current) {
+        plan.writes.delete.push(ObjectRef::of(&current.metadata));
+    } else {
+        plan.skips.add(SkipReason::ServiceMissing, || key.to_string());
+    }
     plan
 }
 
@@ -208,7 +230,8 @@ fn labels_are_right(current: &Endpoints, wanted: &Labels) -> bool {
             .all(|(key, value)| key == names::HEADLESS || wanted.get(key) == Some(value))
 }
 
-fn is_ours(current: &Endpoints) -> bool {
+/// Whether the label says that an Endpoints controller writes the object: ours, or upstream's.
+pub fn is_ours(current: &Endpoints) -> bool {
     let labels = current.metadata.labels.as_ref();
     let managed_by = labels.and_then(|labels| labels.get(names::ENDPOINTS_MANAGED_BY));
     managed_by.map(String::as_str) == Some(names::ENDPOINTS_CONTROLLER)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What was last seen of the API, indexed for the planners; says what each change makes due.
 
+mod adopted;
 mod endpoints;
 mod slices;
 
@@ -43,6 +44,10 @@ pub(crate) struct Cache {
     pub(crate) own_endpoints: EndpointsTracker,
     /// The version that our last write of Endpoints was answered with: its echo is no news.
     endpoints_answered: BTreeMap<ServiceKey, Box<str>>,
+    /// The uids of Endpoints whose Service was seen to go.
+    bereft: BTreeMap<ServiceKey, Box<str>>,
+    /// The uids of Services that the load balancer took over from a list and the watch has not shown.
+    adopted: BTreeMap<ServiceKey, Box<str>>,
     /// The version of a Service that our last status write replaced.
     status_replaced: BTreeMap<ServiceKey, Box<str>>,
     pub(crate) slice_triggers: TriggerTimes,
@@ -64,6 +69,8 @@ impl Cache {
             return Dirty::default();
         }
         self.selectors.insert(&key, selector_of(&service).ok());
+        self.bereft.remove(&key);
+        self.adopted_seen(&key, &service);
         self.services.insert(key.clone(), Arc::new(service));
         self.service_dirty(&key)
     }
@@ -74,6 +81,10 @@ impl Cache {
             return Dirty::default();
         }
         self.selectors.remove(key);
+        if let Some(endpoints) = self.endpoints.get(key) {
+            self.bereft
+                .insert(key.clone(), uid_of(&endpoints.metadata).into());
+        }
         self.status_replaced.remove(key);
         self.service_dirty(key)
     }
@@ -276,6 +287,10 @@ pub(crate) fn service_key(key: &ObjectKey) -> ServiceKey {
         key.namespace.clone().unwrap_or_else(|| Arc::from("")),
         Arc::clone(&key.name),
     )
+}
+
+fn uid_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> &str {
+    meta.uid.as_deref().unwrap_or_default()
 }
 
 /// Whether two sights are of the same write: a relist repeats what is known.

@@ -7,9 +7,11 @@ mod mirror;
 mod pool_status;
 mod slices;
 
-use k8s_openapi::api::core::v1::ObjectReference;
+use berth_model::ServiceKey;
+use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Resource;
+use kube::api::ListParams;
+use kube::{Api, Resource};
 
 use crate::context::Context;
 use crate::task::Task;
@@ -27,7 +29,7 @@ const DOUBT_AFTER: u32 = 4;
 pub(crate) enum Turn {
     /// All is as it should be.
     Done,
-    /// The cache is behind our own writes: nothing was planned. Due again at the next news.
+    /// The cache is behind our own writes or a list: nothing was planned. Due again at the next news.
     Behind(String),
     /// All that could be written is; something is missing that may yet come.
     Incomplete(String),
@@ -44,6 +46,16 @@ pub(crate) async fn turn(context: &Context, task: &Task, failures: u32) -> Resul
     }
 }
 
+/// Asks the API server, where the cache may be behind. A list of one: our role may list Services only.
+async fn service_exists(context: &Context, key: &ServiceKey) -> Result<bool, WriteError> {
+    let api: Api<Service> = Api::namespaced(context.writer.client(), key.namespace());
+    let by_name = ListParams::default().fields(&format!("metadata.name={}", key.name()));
+    let listed = api.list_metadata(&by_name).await;
+    listed
+        .map(|listed| !listed.items.is_empty())
+        .map_err(|error| WriteError::of(&error))
+}
+
 /// The wall clock: plans take it as an argument.
 fn now() -> Time {
     Time(jiff::Timestamp::now())
@@ -58,3 +70,6 @@ fn one_line(plan: &impl ToString) -> String {
 fn about<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
     object.object_ref(&())
 }
+
+#[cfg(test)]
+mod tests;

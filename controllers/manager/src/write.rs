@@ -55,7 +55,8 @@ impl WriteError {
         }
     }
 
-    fn of(error: &kube::Error) -> Self {
+    /// Sorts what the API server, or the way to it, answered.
+    pub(crate) fn of(error: &kube::Error) -> Self {
         let (fault, text) = explain(error);
         if let kube::Error::Api(status) = error
             && let Some(details) = &status.details

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use berth_controllers_core::endpoints::is_leader_election;
+use berth_controllers_core::endpoints::{Absence, is_leader_election, is_ours};
 use berth_controllers_core::key_of;
 use berth_model::ServiceKey;
 use berth_runtime::watch::ObjectKey;
 use k8s_openapi::api::core::v1::Endpoints;
 
-use super::{Cache, object_key, same_version};
+use super::{Cache, object_key, same_version, uid_of};
 use crate::task::{Dirty, Task};
 
 impl Cache {
@@ -22,12 +22,17 @@ impl Cache {
             return Dirty::default();
         }
         let record = is_leader_election(&endpoints);
+        let kept = self.services.contains_key(&key) || is_ours(&endpoints);
+        if self.endpoints_absence(&key, &endpoints) == Absence::NotSeen {
+            self.bereft.remove(&key);
+        }
         let version = endpoints.metadata.resource_version.as_deref();
         let echo = version.is_some() && self.endpoints_answered.get(&key).map(|own| &**own) == version;
         self.endpoints.insert(key.clone(), Arc::new(endpoints));
         let mut dirty = Dirty::default();
-        // A legacy leader-election record is renewed every two seconds and never ours.
-        if !echo && !record {
+        // A legacy leader-election record is renewed every two seconds and never ours. What others wrote
+        // without a Service waits for it.
+        if !echo && !record && kept {
             dirty.now.insert(Task::Endpoints(key.clone()));
         }
         self.bring_back(Task::Endpoints(key.clone()), &mut dirty);
@@ -45,6 +50,7 @@ impl Cache {
             return dirty;
         }
         self.own_endpoints.forget(key);
+        self.bereft.remove(key);
         dirty.now.insert(Task::Endpoints(key.clone()));
         dirty.now.insert(Task::Mirror(key.clone()));
         dirty
@@ -59,6 +65,14 @@ impl Cache {
             .cloned()
             .collect();
         self.each(gone, |cache, key| cache.delete_endpoints(&key))
+    }
+
+    /// What is known of the Service of these Endpoints if it is not in the cache.
+    pub(crate) fn endpoints_absence(&self, key: &ServiceKey, endpoints: &Endpoints) -> Absence {
+        match self.bereft.get(key) {
+            Some(uid) if **uid == *uid_of(&endpoints.metadata) => Absence::Deleted,
+            Some(_) | None => Absence::NotSeen,
+        }
     }
 
     /// Whether a write of ours was answered that no deletion was seen of.

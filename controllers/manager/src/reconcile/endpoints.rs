@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use berth_controllers_core::endpoints::{EndpointsInput, plan_endpoints};
+use berth_controllers_core::endpoints::{Absence, EndpointsInput, plan_endpoints, plan_orphan};
 use berth_controllers_core::plan::Plan;
 use berth_controllers_core::selector_of;
 use berth_model::ServiceKey;
@@ -11,7 +11,7 @@ use berth_snapshot::pod::Pod;
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::jiff::Timestamp;
 
-use super::{DOUBT_AFTER, Turn, about, one_line};
+use super::{DOUBT_AFTER, Turn, about, one_line, service_exists};
 use crate::Controller;
 use crate::context::Context;
 use crate::events::Note;
@@ -24,6 +24,8 @@ struct Snapshot {
     pods: Vec<Arc<Pod>>,
     current: Option<Arc<Endpoints>>,
     trigger_time: Option<Timestamp>,
+    /// Counts without a Service only.
+    absence: Absence,
 }
 
 pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> Result<Turn, WriteError> {
@@ -31,16 +33,24 @@ pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> 
         Ok(snapshot) => snapshot,
         Err(behind) => return Ok(Turn::Behind(behind)),
     };
-    let plan = plan_endpoints(&EndpointsInput {
-        key,
-        service: snapshot.service.as_deref(),
-        pods: &snapshot.pods,
-        current: snapshot.current.as_deref(),
-        trigger_time: snapshot.trigger_time,
-        leftovers: context.args.leftovers(),
-    });
+    let plan = match &snapshot.service {
+        Some(service) => plan_endpoints(&EndpointsInput {
+            key,
+            service: Some(service),
+            pods: &snapshot.pods,
+            current: snapshot.current.as_deref(),
+            trigger_time: snapshot.trigger_time,
+            leftovers: context.args.leftovers(),
+        }),
+        None => plan_orphan(key, snapshot.current.as_deref(), snapshot.absence),
+    };
     if plan.writes.is_empty() {
         return Ok(Turn::Done);
+    }
+    // The watches of Services and Endpoints are not in step: one that was not seen may still be there.
+    let unsure = snapshot.service.is_none() && snapshot.absence == Absence::NotSeen;
+    if unsure && service_exists(context, key).await? {
+        return Ok(Turn::Behind("the Service is not cached yet".to_owned()));
     }
     tracing::debug!(endpoints = %key, plan = one_line(&plan.writes), skips = %plan.skips, "endpoints");
     apply(context, key, &plan.writes).await?;
@@ -62,11 +72,15 @@ fn snapshot(context: &Context, key: &ServiceKey, failures: u32) -> Result<Snapsh
     }
     let Some(service) = cache.services.get(key).cloned() else {
         cache.endpoints_triggers.forget(key);
+        let absence = current
+            .as_deref()
+            .map_or(Absence::NotSeen, |current| cache.endpoints_absence(key, current));
         return Ok(Snapshot {
             service: None,
             pods: Vec::new(),
             current,
             trigger_time: None,
+            absence,
         });
     };
     let pods = selector_of(&service)
@@ -78,6 +92,7 @@ fn snapshot(context: &Context, key: &ServiceKey, failures: u32) -> Result<Snapsh
         pods,
         current,
         trigger_time,
+        absence: Absence::NotSeen,
     })
 }
 

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Service;
 use kube::Api;
 use kube::api::ListParams;
 
-use super::{Turn, about, now};
+use super::{Turn, about, now, service_exists};
 use crate::Controller;
 use crate::context::Context;
 use crate::events::Note;
@@ -42,6 +42,7 @@ pub(crate) async fn adopt(context: &Context) -> Result<(), kube::Error> {
         pools = pools.len(),
         "took over what is given out"
     );
+    context.cache().adopt_services(&services.items);
     context.open_book();
     for key in adopted.order {
         context.enqueue(Task::LoadBalancer(key), Duration::ZERO);
@@ -57,6 +58,15 @@ pub(crate) async fn adopt(context: &Context) -> Result<(), kube::Error> {
 }
 
 pub(super) async fn turn(context: &Context, key: &ServiceKey) -> Result<Turn, WriteError> {
+    let awaited = context.cache().awaits_adopted(key);
+    if awaited {
+        if service_exists(context, key).await? {
+            return Ok(Turn::Behind(
+                "the Service was taken over but is not cached yet".to_owned(),
+            ));
+        }
+        context.cache().adopted_is_gone(key);
+    }
     let service = {
         let cache = context.cache();
         if cache.status_is_behind(key) {

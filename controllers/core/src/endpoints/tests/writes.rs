@@ -141,24 +141,50 @@ fn the_trigger_time_is_set_or_removed_with_a_write_and_is_no_reason_for_one() {
 }
 
 #[test]
-fn without_a_service_endpoints_go_unless_they_are_a_leader_election_record() {
-    let mut world = World::with(mk_pods(1..2));
-    world.converge();
-    world.service = None;
-    let election = |endpoints: &mut Endpoints| {
+fn without_a_service_only_our_endpoints_go_and_with_a_deleted_one_any() {
+    type Edit = fn(&mut Endpoints);
+    let record: Edit = |endpoints| {
         endpoints.metadata.annotations = Some(mk_labels(&[(names::LEADER, "{}")]));
     };
-    let mut elected = World::with(mk_pods(1..2));
-    elected.converge();
-    elected.service = None;
-    elected.tamper(election);
-    let plan = elected.converge();
-    assert!(plan.writes.is_empty() && plan.skips.has(SkipReason::LeaderElection));
-
-    let plan = world.converge();
-    assert_eq!(plan.writes.to_string(), "delete Endpoints shop/web\n");
-    assert_eq!(plan.writes.delete[0].uid.as_deref(), Some("uid-endpoints"));
-    assert!(world.plan().writes.is_empty(), "nothing to delete any more");
+    let hand_written: Edit = |endpoints| endpoints.metadata.labels = None;
+    let others: Edit = |endpoints| {
+        endpoints.metadata.labels = Some(mk_labels(&[(names::ENDPOINTS_MANAGED_BY, "me")]));
+    };
+    let missing = Some(SkipReason::ServiceMissing);
+    let election = Some(SkipReason::LeaderElection);
+    let rows: [(&str, Edit, Absence, Option<SkipReason>); 8] = [
+        ("ours", |_| {}, Absence::NotSeen, None),
+        ("ours", |_| {}, Absence::Deleted, None),
+        ("hand-written", hand_written, Absence::NotSeen, missing),
+        ("hand-written", hand_written, Absence::Deleted, None),
+        ("another's", others, Absence::NotSeen, missing),
+        ("another's", others, Absence::Deleted, None),
+        ("a record", record, Absence::NotSeen, election),
+        ("a record", record, Absence::Deleted, election),
+    ];
+    let key = ServiceKey::new("shop", "web");
+    for (name, edit, absence, left_alone) in rows {
+        let mut world = World::with(mk_pods(1..2));
+        world.converge();
+        world.service = None;
+        world.tamper(edit);
+        let plan = plan_orphan(&key, world.current.as_ref(), absence);
+        let writes = plan.writes.to_string();
+        match left_alone {
+            None => {
+                assert_eq!(writes, "delete Endpoints shop/web\n", "{name} {absence:?}");
+                assert_eq!(plan.writes.delete[0].uid.as_deref(), Some("uid-endpoints"));
+            }
+            Some(reason) => {
+                assert!(plan.skips.has(reason), "{name} {absence:?}");
+                assert_eq!(writes, "", "{name} {absence:?}");
+            }
+        }
+        if absence == Absence::NotSeen {
+            assert_eq!(world.plan(), plan, "{name}");
+        }
+        assert!(plan_orphan(&key, None, absence).writes.is_empty());
+    }
 }
 
 #[test]

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whole turns against a stand-in for the API server.
+
+mod endpoints;
+mod load_balancer;
+mod server;
+
+use std::sync::Arc;
+
+use berth_model::ServiceKey;
+use berth_runtime::lease::Leadership;
+use clap::Parser;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Client, Config};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::ControllersArgs;
+use crate::events::Events;
+use crate::metrics::Metrics;
+use crate::write::Writer;
+
+use server::Server;
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    controllers: ControllersArgs,
+}
+
+fn key(name: &str) -> ServiceKey {
+    ServiceKey::new("shop", name)
+}
+
+fn mk_meta(name: &str, version: u32) -> ObjectMeta {
+    ObjectMeta {
+        namespace: Some("shop".to_owned()),
+        name: Some(name.to_owned()),
+        uid: Some(format!("uid-{name}")),
+        resource_version: Some(version.to_string()),
+        ..ObjectMeta::default()
+    }
+}
+
+/// A leader with an empty cache whose API server is the stand-in.
+fn mk_context(server: &Server) -> Context {
+    let flags = Flags::parse_from(["controllers"]);
+    let client = Client::try_from(Config::new(server.url().parse().unwrap())).unwrap();
+    let metrics = Metrics::default();
+    let (events, _) = Events::new(
+        client.clone(),
+        "test".to_owned(),
+        metrics.clone(),
+        CancellationToken::new(),
+    );
+    let writer = Writer::new(client, Leadership::always(), metrics.clone());
+    Context::new(flags.controllers, writer, events, metrics)
+}
+
+/// Takes every turn that waits in the queue of a controller, once; how each ended.
+async fn work(context: &Arc<Context>, controller: crate::Controller) -> Vec<Turn> {
+    let queue = context.queue(controller).unwrap();
+    let mut ended = Vec::new();
+    for _ in 0..queue.len() {
+        let taken = queue.next().await.unwrap();
+        ended.push(turn(context, taken.key(), 0).await.unwrap());
+        taken.done();
+    }
+    ended
+}

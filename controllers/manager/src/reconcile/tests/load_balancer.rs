@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+use berth_controllers_core::load_balancer::Settings;
+use berth_crds::{AddressPool, AddressPoolSpec, PoolUse};
+use k8s_openapi::api::core::v1::{
+    LoadBalancerIngress, LoadBalancerStatus, Service, ServiceSpec, ServiceStatus,
+};
+
+use super::*;
+use crate::Controller;
+
+const ADDRESS: &str = "10.0.0.1";
+
+fn mk_service(uid: &str, version: u32) -> Service {
+    let mut service = Service {
+        metadata: mk_meta("web", version),
+        spec: Some(ServiceSpec {
+            type_: Some("LoadBalancer".to_owned()),
+            load_balancer_class: Some(Settings::default().class),
+            ip_families: Some(vec!["IPv4".to_owned()]),
+            ..ServiceSpec::default()
+        }),
+        status: Some(ServiceStatus {
+            load_balancer: Some(LoadBalancerStatus {
+                ingress: Some(vec![LoadBalancerIngress {
+                    ip: Some(ADDRESS.to_owned()),
+                    ip_mode: Some("VIP".to_owned()),
+                    ..LoadBalancerIngress::default()
+                }]),
+            }),
+            ..ServiceStatus::default()
+        }),
+    };
+    service.metadata.uid = Some(uid.to_owned());
+    service
+}
+
+/// A leader that took over a Service which its watch has not shown yet: it has shown what `seen` says.
+async fn mk_successor(listed: Service, seen: Option<Service>) -> (Server, Arc<Context>) {
+    let server = Server::start(vec![listed]).await;
+    let context = Arc::new(mk_context(&server));
+    let spec = AddressPoolSpec {
+        r#use: PoolUse::LoadBalancer,
+        addresses: vec!["10.0.0.0/29".to_owned()],
+    };
+    context.cache().apply_pool(AddressPool::new("lan", spec));
+    if let Some(seen) = seen {
+        context.cache().apply_service(seen);
+    }
+    adopt(&context).await.unwrap();
+    (server, context)
+}
+
+fn holder(context: &Context) -> Option<ServiceKey> {
+    context.book().pools().holder(ADDRESS.parse().unwrap()).cloned()
+}
+
+async fn turn_of_web(context: &Context) -> Turn {
+    turn(context, &Task::LoadBalancer(key("web")), 0).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_adopted_service_keeps_its_address_until_the_watch_has_shown_it() {
+    let (_server, context) = mk_successor(mk_service("uid-1", 7), None).await;
+    assert_eq!(holder(&context), Some(key("web")));
+    let ended = work(&context, Controller::LoadBalancer).await;
+    assert!(
+        ended.iter().any(|turn| matches!(turn, Turn::Behind(_))),
+        "{ended:?}"
+    );
+    assert_eq!(holder(&context), Some(key("web")));
+
+    let dirty = context.cache().apply_service(mk_service("uid-1", 7));
+    context.route(dirty);
+    context.cache().delete_service(&key("web"));
+    assert_eq!(turn_of_web(&context).await, Turn::Done, "seen, then seen deleted");
+    assert_eq!(holder(&context), None);
+}
+
+#[tokio::test]
+async fn an_adopted_service_that_was_deleted_unseen_gives_its_address_back() {
+    let (server, context) = mk_successor(mk_service("uid-1", 7), None).await;
+    server.set_services(Vec::new());
+    assert_eq!(turn_of_web(&context).await, Turn::Done);
+    assert_eq!(holder(&context), None);
+}
+
+#[tokio::test]
+async fn the_deletion_of_an_earlier_service_of_the_name_releases_nothing() {
+    let earlier = mk_service("uid-0", 3);
+    let (_server, context) = mk_successor(mk_service("uid-1", 7), Some(earlier)).await;
+    context.cache().delete_service(&key("web"));
+    assert!(matches!(turn_of_web(&context).await, Turn::Behind(_)));
+    assert_eq!(holder(&context), Some(key("web")));
+}
