@@ -101,8 +101,9 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// Session affinity.
     pub affinity: SessionAffinity,
-    /// `spec.loadBalancerSourceRanges`, parsable ones; empty means unrestricted.
-    pub source_ranges: Vec<IpNet>,
+    /// `spec.loadBalancerSourceRanges`, parsable ones; `None` means unrestricted. An empty list admits
+    /// nobody: there are ranges, and none can be read.
+    pub source_ranges: Option<Vec<IpNet>>,
     /// `spec.healthCheckNodePort`.
     pub health_check_node_port: Option<Port>,
 }

@@ -22,7 +22,7 @@ pub enum Skip {
         /// What stands there.
         value: String,
     },
-    /// A source range that is no CIDR.
+    /// A source range that is no CIDR: it admits nobody.
     MalformedSourceRange(String),
     /// A port number out of 1 to 65535, or an unknown protocol.
     MalformedPort(String),
@@ -241,15 +241,20 @@ fn affinity(spec: &api::ServiceSpec) -> SessionAffinity {
     }
 }
 
-fn source_ranges(spec: &api::ServiceSpec, skipped: &mut Vec<Skip>) -> Vec<ipnet::IpNet> {
+/// An unreadable range admits nobody, rather than being left out of the question whether there are any.
+fn source_ranges(spec: &api::ServiceSpec, skipped: &mut Vec<Skip>) -> Option<Vec<ipnet::IpNet>> {
+    let texts = spec
+        .load_balancer_source_ranges
+        .as_ref()
+        .filter(|texts| !texts.is_empty())?;
     let mut found = Vec::new();
-    for text in spec.load_balancer_source_ranges.iter().flatten() {
+    for text in texts {
         match text.trim().parse::<ipnet::IpNet>() {
             Ok(net) => found.push(net.trunc()),
             Err(_) => skipped.push(Skip::MalformedSourceRange(text.clone())),
         }
     }
-    found
+    Some(found)
 }
 
 #[cfg(test)]

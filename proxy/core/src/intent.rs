@@ -337,7 +337,7 @@ fn frontends(
         .iter()
         .filter(|ip| IpFamily::of(**ip) == family);
     found.extend(external.map(|ip| (vip(*ip), Role::ExternalIp)));
-    if service.source_ranges.is_empty() {
+    if service.source_ranges.is_none() {
         let served = service
             .load_balancer
             .iter()
@@ -373,7 +373,7 @@ fn shortfalls(service: &Service) -> BTreeSet<ShortfallKind> {
             ShortfallKind::SessionAffinity,
         ),
         (
-            !service.source_ranges.is_empty() && !service.load_balancer.is_empty(),
+            service.source_ranges.is_some() && !service.load_balancer.is_empty(),
             ShortfallKind::SourceRanges,
         ),
     ];

@@ -48,7 +48,7 @@ fn a_dual_stack_load_balancer_comes_over_whole() {
             timeout_seconds: 10_800
         }
     );
-    assert_eq!(service.source_ranges, ["192.0.2.0/24".parse().unwrap()]);
+    assert_eq!(service.source_ranges, Some(vec!["192.0.2.0/24".parse().unwrap()]));
 }
 
 #[test]
@@ -84,9 +84,9 @@ fn a_bad_value_is_skipped_and_the_rest_stays() {
         (
             service.external_ips.len(),
             service.ports.len(),
-            service.source_ranges.len()
+            service.source_ranges
         ),
-        (1, 1, 0)
+        (1, 1, Some(vec![]))
     );
     assert_eq!(converted.skipped.len(), 4);
     assert!(
@@ -95,6 +95,24 @@ fn a_bad_value_is_skipped_and_the_rest_stays() {
             .iter()
             .any(|skip| skip.to_string().contains("\"nonsense\""))
     );
+}
+
+#[test]
+fn source_ranges_restrict_whether_they_can_be_read_or_not() {
+    for (written, read) in [
+        (serde_json::Value::Null, None),
+        (serde_json::json!([]), None),
+        (serde_json::json!(["10.0.0.0/99"]), Some(vec![])),
+        (serde_json::json!([""]), Some(vec![])),
+        (
+            serde_json::json!(["nonsense", "10.1.2.3/8"]),
+            Some(vec!["10.0.0.0/8".parse().unwrap()]),
+        ),
+    ] {
+        let spec = serde_json::json!({"clusterIP": "10.0.0.1", "loadBalancerSourceRanges": written.clone()});
+        let converted = convert_service(&web(spec, serde_json::Value::Null));
+        assert_eq!(converted.service.unwrap().source_ranges, read, "{written}");
+    }
 }
 
 #[test]

@@ -148,7 +148,7 @@ fn mk_service(key: &ServiceKey, n: u16) -> Service {
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: SessionAffinity::None,
-        source_ranges: vec![],
+        source_ranges: None,
         health_check_node_port: None,
     }
 }

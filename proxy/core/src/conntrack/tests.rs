@@ -38,7 +38,7 @@ fn mk_view(protocol: Protocol, serving: &[u8]) -> View {
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: SessionAffinity::None,
-        source_ranges: vec![],
+        source_ranges: None,
         health_check_node_port: None,
     };
     let endpoints = serving

@@ -28,7 +28,7 @@ fn mk_service(name: &str, created: i64, cluster_ip: u8) -> Service {
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: SessionAffinity::None,
-        source_ranges: vec![],
+        source_ranges: None,
         health_check_node_port: None,
     }
 }
@@ -111,26 +111,29 @@ fn the_oldest_service_wins_a_contested_frontend_and_the_loser_is_named() {
 
 #[test]
 fn what_is_not_supported_is_said_and_source_ranges_fail_closed() {
-    let mut service = mk_service("web", 1, 10);
-    service.affinity = SessionAffinity::ClientIp { timeout_seconds: 10 };
-    service.external_policy = TrafficPolicy::Local;
-    service.load_balancer = vec![LoadBalancerIngress {
-        ip: [10, 77, 0, 200].into(),
-        mode: IpMode::Vip,
-    }];
-    service.source_ranges = vec!["10.0.0.0/8".parse().unwrap()];
-    let intent = Intent::of(&mk_view([(service, vec![1])]), Settings::default());
-    let kinds: Vec<&str> = intent
-        .shortfalls()
-        .iter()
-        .map(|shortfall| shortfall.kind.as_str())
-        .collect();
-    assert_eq!(kinds, ["ExternalPolicyLocal", "SessionAffinity", "SourceRanges"]);
-    assert!(
-        intent
-            .frontends()
-            .all(|(_, frontend)| frontend.role == Role::ClusterIp)
-    );
+    // Even if none of them could be read.
+    for ranges in [vec!["10.0.0.0/8".parse().unwrap()], vec![]] {
+        let mut service = mk_service("web", 1, 10);
+        service.affinity = SessionAffinity::ClientIp { timeout_seconds: 10 };
+        service.external_policy = TrafficPolicy::Local;
+        service.load_balancer = vec![LoadBalancerIngress {
+            ip: [10, 77, 0, 200].into(),
+            mode: IpMode::Vip,
+        }];
+        service.source_ranges = Some(ranges);
+        let intent = Intent::of(&mk_view([(service, vec![1])]), Settings::default());
+        let kinds: Vec<&str> = intent
+            .shortfalls()
+            .iter()
+            .map(|shortfall| shortfall.kind.as_str())
+            .collect();
+        assert_eq!(kinds, ["ExternalPolicyLocal", "SessionAffinity", "SourceRanges"]);
+        assert!(
+            intent
+                .frontends()
+                .all(|(_, frontend)| frontend.role == Role::ClusterIp)
+        );
+    }
 }
 
 #[test]

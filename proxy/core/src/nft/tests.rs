@@ -37,7 +37,7 @@ fn mk_service(n: u8) -> Service {
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: SessionAffinity::None,
-        source_ranges: vec![],
+        source_ranges: None,
         health_check_node_port: None,
     }
 }
