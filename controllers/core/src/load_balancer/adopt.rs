@@ -54,6 +54,7 @@ impl LoadBalancers {
         }
         for (key, service) in &others {
             self.adopt_listed(key, &wish::listed(service), &[], &mut adopted);
+            self.offers.make(key, service, self.pools.held_by(key));
         }
         for (key, _, _, wish) in &ours {
             for (address, _) in wish.requested.iter().flatten() {

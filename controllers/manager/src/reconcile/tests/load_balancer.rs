@@ -93,3 +93,22 @@ async fn the_deletion_of_an_earlier_service_of_the_name_releases_nothing() {
     assert!(matches!(turn_of_web(&context).await, Turn::Behind(_)));
     assert_eq!(holder(&context), Some(key("web")));
 }
+
+#[tokio::test]
+async fn an_address_listed_for_another_controller_stays_set_apart_while_the_cache_is_older() {
+    let of_another = |version| {
+        let mut service = mk_service("uid-1", version);
+        service.spec.as_mut().unwrap().load_balancer_class = Some("example.com/other".to_owned());
+        service
+    };
+    let mut earlier = of_another(3);
+    earlier.status = None;
+    let (_server, context) = mk_successor(of_another(7), Some(earlier.clone())).await;
+    assert_eq!(turn_of_web(&context).await, Turn::Done);
+    assert_eq!(holder(&context), Some(key("web")));
+
+    earlier.metadata.resource_version = Some("8".to_owned());
+    context.cache().apply_service(earlier);
+    assert_eq!(turn_of_web(&context).await, Turn::Done);
+    assert_eq!(holder(&context), None, "no longer listed");
+}
