@@ -107,6 +107,9 @@ impl Speaker {
         if !first {
             return Err(SpeakerError::Ended("watching the API server"));
         }
+        // Those who said it may be dead by now: the API server can keep us waiting for minutes.
+        let discarded = self.heartbeats.discard();
+        tracing::debug!(discarded, "heartbeats from before the start");
         let mut engine = Engine::new(self.setup.clone(), self.clock.now());
         self.take_cluster(&mut engine, &mut cluster);
         self.take_links(&mut engine, &mut links);
@@ -343,7 +346,9 @@ fn log_change(change: &Change) {
         }
         Change::Reconnected => tracing::info!("connected again; joining the announcers anew"),
         Change::Appeared(node) => tracing::info!(%node, "announcer appeared"),
-        Change::Discovered(node) => tracing::info!(%node, "announcer is heard for the first time, already at work"),
+        Change::Discovered(node) => {
+            tracing::info!(%node, "announcer is heard for the first time, already at work")
+        }
         Change::Returned(node) => tracing::info!(%node, "announcer is heard again"),
         Change::Died(node) => tracing::warn!(%node, "announcer is silent and taken for dead"),
         Change::Left(node) => tracing::info!(%node, "announcer left"),

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The UDP sockets of the heartbeat port: one for each family that the machine has.
 
-use std::io;
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 
 use crate::SpeakerError;
 
 /// Heartbeats are short, but a process that was stopped finds many.
 const RECEIVE_BUFFER: usize = 1 << 20;
+/// More datagrams than the receive buffer holds: who sends faster than we read must not keep us here.
+const MOST_WAITING: usize = 1 << 15;
 
 /// The heartbeat port.
 #[derive(Debug)]
@@ -42,6 +44,12 @@ impl HeartbeatSockets {
         }
     }
 
+    /// Throws away what has arrived: nobody knows how long ago. Returns how many datagrams that were.
+    pub(crate) fn discard(&self) -> usize {
+        let sockets = [&self.v4, &self.v6].into_iter().flatten();
+        sockets.map(discard_one).sum()
+    }
+
     /// Takes what has arrived, at most `limit` datagrams of each family.
     pub(crate) fn drain(&self, limit: usize, mut take: impl FnMut(SocketAddr, &[u8])) {
         let mut buffer = [0; 2048];
@@ -56,6 +64,21 @@ impl HeartbeatSockets {
             }
         }
     }
+}
+
+/// Asks the kernel, not tokio, which may not have noticed yet that there is something to read.
+fn discard_one(socket: &UdpSocket) -> usize {
+    let socket = SockRef::from(socket);
+    let mut discarded = 0;
+    for _ in 0..MOST_WAITING {
+        match (&*socket).read(&mut [0; 1]) {
+            Ok(_) => discarded += 1,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // It is used up by being read.
+            Err(error) => tracing::trace!(%error, "heartbeat socket"),
+        }
+    }
+    discarded
 }
 
 async fn one_readable(socket: Option<&UdpSocket>) {
@@ -106,6 +129,29 @@ fn bind_one(address: SocketAddr) -> Result<Option<UdpSocket>, SpeakerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_waited_is_discarded_and_what_comes_later_is_not() {
+        let sockets = HeartbeatSockets::bind(0).unwrap();
+        let port = sockets.v4.as_ref().unwrap().local_addr().unwrap().port();
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let say = |text: &[u8]| peer.send_to(text, ("127.0.0.1", port)).unwrap();
+        for _ in 0..3 {
+            say(b"stale");
+        }
+        let mut discarded = 0;
+        while discarded < 3 {
+            discarded += sockets.discard();
+        }
+        assert_eq!((discarded, sockets.discard()), (3, 0));
+        say(b"fresh");
+        let mut heard = Vec::new();
+        while heard.is_empty() {
+            sockets.readable().await;
+            sockets.drain(8, |_, datagram| heard.push(datagram.to_vec()));
+        }
+        assert_eq!(heard, [b"fresh"]);
+    }
 
     #[tokio::test]
     async fn a_port_that_is_taken_is_named() {

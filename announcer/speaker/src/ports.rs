@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_announcer_core::filter;
 use berth_announcer_core::wire::ethernet::{Frame, TYPE_ARP, TYPE_IPV6};
@@ -21,6 +22,8 @@ pub(crate) type Received = (u32, Vec<u8>);
 const QUEUE: usize = 1024;
 /// The questions are shorter than a hundred bytes; a longer frame is none of them.
 const LONGEST: usize = 256;
+/// After an error, which may come again at once.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A socket and the task that reads it, which ends with it.
 #[derive(Debug)]
@@ -125,11 +128,28 @@ fn program(ether_type: u16, addresses: &BTreeSet<IpAddr>) -> Vec<Instruction> {
     program.into_iter().map(convert).collect()
 }
 
-async fn read(socket: Arc<PacketSocket>, interface: u32, frames: mpsc::Sender<Received>) {
+/// Where frames come from.
+trait Source: Send + Sync {
+    fn receive(&self, buffer: &mut [u8]) -> impl Future<Output = io::Result<usize>> + Send;
+}
+
+impl Source for PacketSocket {
+    fn receive(&self, buffer: &mut [u8]) -> impl Future<Output = io::Result<usize>> + Send {
+        Self::receive(self, buffer)
+    }
+}
+
+/// Hands on frames for as long as somebody takes them. No error ends it: the node goes on owning addresses, and
+/// must answer for them as soon as it can.
+async fn read(socket: Arc<impl Source>, interface: u32, frames: mpsc::Sender<Received>) {
     let mut buffer = [0; LONGEST];
+    let mut failing = None;
     loop {
         match socket.receive(&mut buffer).await {
             Ok(length) => {
+                if failing.take().is_some() {
+                    tracing::info!(interface, "packet socket receives again");
+                }
                 if frames.try_send((interface, buffer[..length].to_vec())).is_err() && frames.is_closed() {
                     return;
                 }
@@ -137,9 +157,56 @@ async fn read(socket: Arc<PacketSocket>, interface: u32, frames: mpsc::Sender<Re
             // The interface went down: the socket goes on when it is up again.
             Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
             Err(error) => {
-                tracing::warn!(interface, %error, "packet socket");
-                return;
+                let kind = (error.kind(), error.raw_os_error());
+                if failing.replace(kind) != Some(kind) {
+                    tracing::warn!(interface, %error, "packet socket receives nothing; trying again");
+                }
+                tokio::time::sleep(PAUSE).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Gives what it was given, then waits.
+    struct Script(Mutex<VecDeque<io::Result<u8>>>);
+
+    impl Source for Script {
+        async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+            let next = self.0.lock().unwrap().pop_front();
+            match next {
+                Some(result) => {
+                    buffer[0] = result?;
+                    Ok(1)
+                }
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_goes_on_after_every_error() {
+        let failed = |code| Err(io::Error::from_raw_os_error(code));
+        let script = [
+            Ok(1),
+            failed(libc::ENETDOWN),
+            Ok(2),
+            failed(libc::ENOMEM),
+            failed(libc::ENOMEM),
+            failed(libc::ENOBUFS),
+            Ok(3),
+        ];
+        let (sender, mut frames) = mpsc::channel(QUEUE);
+        let reader = tokio::spawn(read(Arc::new(Script(Mutex::new(script.into()))), 7, sender));
+        for expected in 1..=3 {
+            assert_eq!(frames.recv().await, Some((7, vec![expected])));
+        }
+        assert!(!reader.is_finished());
     }
 }

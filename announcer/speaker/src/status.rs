@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The `NodeAnnouncement` of this node, written by this process only and only when it changes.
+//! The `NodeAnnouncement` of this node, written by this process only: when it changes, and from time to time in
+//! case it was deleted.
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Resource};
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Cluster, Report};
@@ -24,6 +26,8 @@ use crate::{Cluster, Report};
 const FIELD_MANAGER: &str = "berth-announcer";
 /// A burst of take-overs becomes one write.
 const GATHER: Duration = Duration::from_millis(100);
+/// An object that somebody has deleted is back after this time; the same writes again change nothing in the API.
+const REAPPLY: Duration = Duration::from_secs(300);
 /// The last write must not hold up the end of the process.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 
@@ -34,6 +38,8 @@ pub(crate) struct StatusWriter {
     cluster: watch::Receiver<Option<Cluster>>,
     written: Option<NodeAnnouncementStatus>,
     created: bool,
+    /// The Node that owns what was created.
+    owner: Option<String>,
 }
 
 impl StatusWriter {
@@ -44,6 +50,7 @@ impl StatusWriter {
             cluster,
             written: None,
             created: false,
+            owner: None,
         }
     }
 
@@ -61,17 +68,18 @@ impl StatusWriter {
 
     async fn follow(mut self, mut reports: watch::Receiver<Option<Report>>) {
         let mut failures = 0;
+        let mut retry = Instant::now();
+        let mut reapply = tokio::time::interval_at(Instant::now() + REAPPLY, REAPPLY);
         loop {
-            let next = if failures == 0 {
-                reports.changed().await
-            } else {
-                let pause = Backoff::CONNECT.delay(failures);
-                tokio::time::timeout(pause, reports.changed())
-                    .await
-                    .unwrap_or(Ok(()))
-            };
-            if next.is_err() {
-                break;
+            tokio::select! {
+                next = reports.changed() => if next.is_err() { break },
+                () = tokio::time::sleep_until(retry), if failures > 0 => {}
+                Ok(()) = self.cluster.changed() => {
+                    if !self.has_new_node() {
+                        continue;
+                    }
+                }
+                _ = reapply.tick() => self.created = false,
             }
             tokio::time::sleep(GATHER).await;
             let report = reports.borrow_and_update().clone();
@@ -82,6 +90,7 @@ impl StatusWriter {
                     if failures == 0 {
                         tracing::warn!(%fault, error, "NodeAnnouncement not written; trying again");
                     }
+                    retry = Instant::now() + Backoff::CONNECT.delay(failures + 1);
                     failures + 1
                 }
             };
@@ -99,6 +108,11 @@ impl StatusWriter {
     }
 
     async fn write(&mut self, report: Option<Report>) -> Result<(), kube::Error> {
+        if self.has_new_node() {
+            // What belonged to the Node's predecessor goes with that, now or later.
+            self.written = None;
+            self.created = false;
+        }
         // A second announcer of this name must learn of it before it overwrites the status of the first.
         let Some(report) = report.filter(|report| report.phase != Phase::Joining || self.written.is_some())
         else {
@@ -111,11 +125,16 @@ impl StatusWriter {
             conditions.unwrap_or_default(),
             Timestamp::now(),
         );
-        if self.written.as_ref() == Some(&status) {
+        if self.created && self.written.as_ref() == Some(&status) {
             return Ok(());
         }
         if !self.created {
-            self.create().await?;
+            let uid = self.uid();
+            if uid.is_none() && self.owner.is_some() {
+                // Its Node is gone, and it with the Node: made anew it would belong to nobody and stay.
+                return Ok(());
+            }
+            self.create(uid).await?;
         }
         let patch = json!({
             "apiVersion": NodeAnnouncement::api_version(&()),
@@ -143,15 +162,23 @@ impl StatusWriter {
         self.identity.node.as_str()
     }
 
+    /// The UID of the Node, if the cluster has it.
+    fn uid(&self) -> Option<String> {
+        let cluster = self.cluster.borrow();
+        let uid = cluster.as_ref()?.uids.get(&self.identity.node)?;
+        Some(uid.clone()).filter(|uid| !uid.is_empty())
+    }
+
+    /// Whether what was created belongs to a Node of the past, or to none while there is one.
+    fn has_new_node(&self) -> bool {
+        let uid = self.uid();
+        uid.is_some() && uid != self.owner
+    }
+
     /// Makes the object, owned by the Node, so that it goes with it.
-    async fn create(&mut self) -> Result<(), kube::Error> {
-        let uid = self
-            .cluster
-            .borrow()
-            .as_ref()
-            .and_then(|cluster| cluster.uids.get(&self.identity.node).cloned());
+    async fn create(&mut self, uid: Option<String>) -> Result<(), kube::Error> {
         let owners: Vec<_> = uid
-            .filter(|uid| !uid.is_empty())
+            .as_ref()
             .map(|uid| json!({"apiVersion": "v1", "kind": "Node", "name": self.name(), "uid": uid}))
             .into_iter()
             .collect();
@@ -165,6 +192,7 @@ impl StatusWriter {
             .patch(self.name(), &params(), &Patch::Apply(object))
             .await?;
         self.created = true;
+        self.owner = uid;
         Ok(())
     }
 }
@@ -237,8 +265,65 @@ fn status_of(
 #[cfg(test)]
 mod tests {
     use berth_model::NodeName;
+    use http::{Request, Response};
+    use kube::client::Body;
+    use tokio::sync::mpsc;
 
     use super::*;
+
+    /// An API server that says yes to everything, and what is asked of it: the subresource, or the owner's UID.
+    fn api_server() -> (Client, mpsc::UnboundedReceiver<String>) {
+        let (sender, calls) = mpsc::unbounded_channel();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let sender = sender.clone();
+            async move {
+                let status = request.uri().path().ends_with("/status");
+                let body = request.into_body().collect_bytes().await?;
+                let sent: serde_json::Value = serde_json::from_slice(&body)?;
+                let owner = sent["metadata"]["ownerReferences"][0]["uid"].as_str();
+                let call = if status {
+                    "status"
+                } else {
+                    owner.unwrap_or("nobody")
+                };
+                sender.send(call.to_owned())?;
+                let stored = json!({"metadata": {"name": "node-1"}, "spec": {}});
+                Ok::<_, tower::BoxError>(Response::new(Body::from(stored.to_string().into_bytes())))
+            }
+        });
+        (Client::new(service, "default"), calls)
+    }
+
+    fn node_with_uid(uid: &str) -> Option<Cluster> {
+        Some(Cluster {
+            uids: [(NodeName::new("node-1"), uid.to_owned())].into(),
+            ..Cluster::default()
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_comes_back_after_a_deletion_and_for_a_new_node_but_not_without_one() {
+        let (client, mut calls) = api_server();
+        let (cluster, observed) = watch::channel(node_with_uid("first"));
+        let (reports, reported) = watch::channel(None);
+        let writer = StatusWriter::new(client, identity(), observed);
+        tokio::spawn(writer.run(reported, CancellationToken::new()));
+        let mut expect = async |owner: &str| {
+            assert_eq!(calls.recv().await.as_deref(), Some(owner));
+            assert_eq!(calls.recv().await.as_deref(), Some("status"));
+            Instant::now()
+        };
+        reports.send_replace(Some(report()));
+        let first = expect("first").await;
+        let again = expect("first").await;
+        assert!(again - first > REAPPLY / 2, "not without need");
+        cluster.send_replace(node_with_uid("second"));
+        let new = expect("second").await;
+        assert!(new - again < REAPPLY / 2, "at once");
+        cluster.send_replace(Some(Cluster::default()));
+        let silence = tokio::time::timeout(REAPPLY * 3, calls.recv()).await;
+        assert!(silence.is_err(), "{silence:?}");
+    }
 
     fn report() -> Report {
         Report {
@@ -254,13 +339,16 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn status(report: &Report, conditions: Vec<Condition>, now: i64) -> NodeAnnouncementStatus {
-        let identity = Identity {
+    fn identity() -> Identity {
+        Identity {
             node: NodeName::new("node-1"),
             instance: 0xab,
             incarnation: 1,
-        };
-        status_of(report, &identity, conditions, at(now))
+        }
+    }
+
+    fn status(report: &Report, conditions: Vec<Condition>, now: i64) -> NodeAnnouncementStatus {
+        status_of(report, &identity(), conditions, at(now))
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "a test's own tools may fail the test")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
@@ -27,6 +28,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// Tells [`speaker_process`] for which node it is to speak.
 const NODE: &str = "BERTH_TEST_SPEAKER_NODE";
+/// Tells [`speaker_process`] after how many seconds of silence a peer is dead; the default otherwise.
+const DEAD_AFTER: &str = "BERTH_TEST_SPEAKER_DEAD_AFTER";
 const NODES: u8 = 3;
 /// Generous: the machine may be busy. What is awaited comes within two seconds otherwise.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -61,7 +64,7 @@ async fn speak(name: NodeName) -> Result<()> {
             instance: micros ^ u64::from(std::process::id()) << 40,
             incarnation: micros,
         },
-        timing: Timing::default(),
+        timing: timing()?,
         selection: Selection::default(),
         key: None,
         port: 7947,
@@ -91,14 +94,27 @@ async fn speak(name: NodeName) -> Result<()> {
     Ok(said.await?)
 }
 
+fn timing() -> Result<Timing> {
+    let mut timing = Timing::default();
+    if let Ok(seconds) = std::env::var(DEAD_AFTER) {
+        timing.dead_after = Duration::from_secs(seconds.parse()?);
+    }
+    Ok(timing)
+}
+
 fn start(netns: &Netns, name: &NodeName) -> Result<Process> {
+    start_with(netns, name, vec![])
+}
+
+fn start_with(netns: &Netns, name: &NodeName, env: Vec<(String, OsString)>) -> Result<Process> {
     let folder = Path::new(berth_testkit::sandbox::SCRATCH);
     let log = folder.join(format!("speaker-{name}-in-{}.log", netns.name()));
     let mut spec = Spec::new(&format!("speaker of {name}"), std::env::current_exe()?, &log);
     spec.args = ["--exact", "speaker_process", "--nocapture"]
         .map(str::to_owned)
         .into();
-    spec.env = vec![(NODE.to_owned(), name.as_str().into())];
+    spec.env = env;
+    spec.env.push((NODE.to_owned(), name.as_str().into()));
     Ok(Process::start(netns, &spec)?)
 }
 
@@ -336,7 +352,13 @@ fn an_announcer_that_is_stopped_cleanly_hands_over() {
     in_sandbox_async!(async {
         let lan = Lan::builder().nodes(NODES).build()?;
         let asker = Asker::on(lan.client())?;
-        let mut speakers = start_all(&lan)?;
+        // Silence proves nothing before everybody's patience has ended: only the farewell can hand over.
+        let never = (PATIENCE * 60).as_secs().to_string();
+        let patient = |n: usize| {
+            let env = vec![(DEAD_AFTER.to_owned(), OsString::from(&never))];
+            start_with(lan.nodes()[n].netns(), &NodeName::new(lan.nodes()[n].name()), env)
+        };
+        let mut speakers = (0..lan.nodes().len()).map(patient).collect::<Result<Vec<_>>>()?;
         asker.await_owners(&lan, &[1, 2, 3]).await?;
         let status = speakers[0].terminate(PATIENCE)?;
         ensure!(status.success(), "{status}: {}", speakers[0].output()?);
