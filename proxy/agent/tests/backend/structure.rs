@@ -4,16 +4,21 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use berth_model::IpFamily;
+use berth_proxy_agent::Error;
 use berth_proxy_agent::apply::Observed;
 use berth_proxy_agent::apply::nft::Nft;
 use berth_proxy_agent::sync::Syncer;
 use berth_proxy_core::Settings;
 use berth_proxy_core::nft::{Installed, Layout, Scope, StageKind, diff, script, slots};
 use berth_testkit::in_sandbox_async;
+use nlink::netlink::nftables::Family;
+use nlink::netlink::{Connection, Nftables};
 
 use crate::cluster::{Cluster, mk_syncer, retire, settings};
 
@@ -249,6 +254,56 @@ fn left_overs_are_retired_though_somebody_else_writes_all_the_time() {
             syncer.turn().await?;
         }
         anyhow::bail!("never retired")
+    });
+}
+
+#[test]
+fn updates_go_on_while_somebody_else_never_stops_writing() {
+    in_sandbox_async!(async {
+        let mut cluster = small();
+        let mut syncer = mk_syncer(NOW)?;
+        cluster.sync(&mut syncer).await?;
+        retire(&mut syncer).await?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let writing = std::thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || -> anyhow::Result<()> {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                runtime.block_on(async {
+                    let busy = Connection::<Nftables>::new()?;
+                    while !stop.load(Ordering::Relaxed) {
+                        let add = busy.transaction().add_table("busy", Family::Inet);
+                        add.commit(&busy).await?;
+                        busy.del_table_if_exists("busy", Family::Inet).await?;
+                    }
+                    Ok(())
+                })
+            }
+        });
+        let mut unreadable = 0;
+        for n in 10..13 {
+            cluster.set(n, Some(&[11])).sync(&mut syncer).await?;
+            ensure!(list("ip6")?.contains(&format!("fd00:10:96::{n:x} . tcp . 80")));
+            syncer.audit().await?;
+            let read = syncer
+                .nft()
+                .observe(&Layout::new(IpFamily::V4, &settings()), NOW)
+                .await;
+            unreadable += usize::from(matches!(read, Err(Error::Unstable { .. })));
+        }
+        stop.store(true, Ordering::Relaxed);
+        writing
+            .join()
+            .map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+        ensure!(unreadable > 0, "the writer was too slow to matter");
+        // Then it is looked up after all.
+        nft(&["flush", "set", "ip6", "berth-proxy", "vip-frontends"], "")?;
+        syncer.audit().await?;
+        ensure!(!syncer.turn().await?.is_nothing());
+        ensure!(syncer.turn().await?.is_nothing());
+        anyhow::Ok(())
     });
 }
 
