@@ -71,7 +71,7 @@ pub struct ControllersArgs {
         long,
         env = "BERTH_ADMIN_ADDRESS",
         value_name = "HOST:PORT",
-        default_value = "127.0.0.1:9471"
+        default_value = "127.0.0.1:10357"
     )]
     pub admin_address: SocketAddr,
 

@@ -46,9 +46,9 @@ impl Role {
 
     fn admin_port(self) -> u16 {
         match self {
-            Self::Controllers => 9471,
-            Self::Announcer => 9472,
-            Self::Proxy => 9473,
+            Self::Controllers => 10_357,
+            Self::Announcer => 10_358,
+            Self::Proxy => 10_356,
         }
     }
 }

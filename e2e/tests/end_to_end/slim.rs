@@ -43,6 +43,10 @@ fn three_controllers_run_without_any_of_berths_own_types() {
         ];
         let mut controllers = Process::start(lan.router(), &spec)?;
         let endpoints: Api<Endpoints> = Api::default_namespaced(client.clone());
+        let services: Api<Service> = Api::default_namespaced(client.clone());
+        endpoints
+            .create(&PostParams::default(), &by_hand("early")?)
+            .await?;
         create_objects(&client).await?;
         let slices: Api<EndpointSlice> = Api::default_namespaced(client);
         eventually("Endpoints, slices and mirrored slices", PATIENCE, || async {
@@ -60,6 +64,7 @@ fn three_controllers_run_without_any_of_berths_own_types() {
             anyhow::Ok(())
         })
         .await?;
+        mirrored_once_their_service_is_there(&slices, &endpoints, &services).await?;
         ensure!(
             controllers.try_wait()?.is_none(),
             "the controllers have ended:\n{}",
@@ -86,11 +91,42 @@ async fn create_objects(client: &Client) -> anyhow::Result<()> {
         )
         .await?;
     let endpoints: Api<Endpoints> = Api::default_namespaced(client.clone());
-    let by_hand: Endpoints = serde_json::from_value(json!({
-        "metadata": {"name": "outside"},
+    endpoints
+        .create(&PostParams::default(), &by_hand("outside")?)
+        .await?;
+    Ok(())
+}
+
+/// Endpoints that point to a machine outside.
+fn by_hand(name: &str) -> anyhow::Result<Endpoints> {
+    Ok(serde_json::from_value(json!({
+        "metadata": {"name": name},
         "subsets": [{"addresses": [{"ip": "10.77.0.100"}], "ports": [{"name": "http", "port": 9080}]}],
-    }))?;
-    endpoints.create(&PostParams::default(), &by_hand).await?;
+    }))?)
+}
+
+/// Hand-written Endpoints that were there before their Service are left alone until it comes.
+async fn mirrored_once_their_service_is_there(
+    slices: &Api<EndpointSlice>,
+    endpoints: &Api<Endpoints>,
+    services: &Api<Service>,
+) -> anyhow::Result<()> {
+    // All that came later has been worked off: these have had their turn.
+    endpoints.get("early").await?;
+    let port = mk_service_port("http", 80, "9080", "TCP");
+    services
+        .create(
+            &PostParams::default(),
+            &mk_service("default", "early", &[], &[port]),
+        )
+        .await?;
+    eventually("mirrored slice of early", PATIENCE, || async {
+        let found = slices.list(&labelled("early")).await?.items.len();
+        ensure!(found == 1, "{found} slices");
+        anyhow::Ok(())
+    })
+    .await?;
+    endpoints.get("early").await?;
     Ok(())
 }
 
