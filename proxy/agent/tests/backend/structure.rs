@@ -283,7 +283,11 @@ fn updates_go_on_while_somebody_else_never_stops_writing() {
             }
         });
         let mut unreadable = 0;
-        for n in 10..13 {
+        // On a machine with other work the writer may come too seldom at first.
+        for n in 10..60 {
+            if n >= 13 && unreadable > 0 {
+                break;
+            }
             cluster.set(n, Some(&[11])).sync(&mut syncer).await?;
             ensure!(list("ip6")?.contains(&format!("fd00:10:96::{n:x} . tcp . 80")));
             syncer.audit().await?;
