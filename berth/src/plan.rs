@@ -7,4 +7,4 @@ mod outcome;
 
 pub(crate) use assume::Assumer;
 pub(crate) use input::Objects;
-pub(crate) use outcome::{Outcome, nft_scripts, plan};
+pub(crate) use outcome::{Outcome, plan};

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 
 use berth_controllers_core::load_balancer::Settings as LbSettings;
 use berth_model::NodeName;
+use berth_proxy_core::nft::full_script;
 use berth_proxy_core::{FrontendIntent, Outcome as Verdict, Settings as ProxySettings};
 use clap::ValueEnum;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
-use crate::plan::{Assumer, Objects, Outcome, nft_scripts, plan};
+use crate::plan::{Assumer, Objects, Outcome, plan};
 
 /// Shows what Berth would make of some YAML, without a cluster.
 ///
@@ -80,7 +81,7 @@ fn render(args: &PlanArgs) -> anyhow::Result<String> {
     Ok(match args.output {
         Output::Text => as_text(&assumptions, &objects, &outcome)?,
         Output::Json => format!("{:#}\n", as_json(&assumptions, &objects, &outcome)),
-        Output::Nft => nft_scripts(&outcome.intent),
+        Output::Nft => full_script(&outcome.intent),
     })
 }
 

@@ -2,7 +2,6 @@
 //! The planners, one after the other, as the daemons would run them on a cluster that holds these objects.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use berth_controllers_core::endpoints::{EndpointsInput, plan_endpoints};
 use berth_controllers_core::load_balancer::{LbPlan, LoadBalancers, Settings as LbSettings};
@@ -11,8 +10,7 @@ use berth_controllers_core::selector::PodIndex;
 use berth_controllers_core::skips::{SkipReason, Skips};
 use berth_controllers_core::slices::{Leftovers, NodeFacts, Nodes, SliceInput, SliceOptions, plan_slices};
 use berth_controllers_core::{key_of, selector_of};
-use berth_model::{IpFamily, ServiceKey};
-use berth_proxy_core::nft::{Installed, Layout, Scope, diff, script};
+use berth_model::ServiceKey;
 use berth_proxy_core::{Intent, Settings as ProxySettings};
 use berth_snapshot::Index;
 use k8s_openapi::api::core::v1::{LoadBalancerStatus, Service};
@@ -242,26 +240,4 @@ fn write_status(service: &mut Service, plan: &LbPlan) {
     status.load_balancer = Some(LoadBalancerStatus {
         ingress: Some(ingress),
     });
-}
-
-/// The complete ruleset of both families as scripts for `nft -f`.
-pub(crate) fn nft_scripts(intent: &Intent) -> String {
-    let mut text = String::new();
-    for family in IpFamily::ALL {
-        let mut installed = Installed::default();
-        let plan = diff(
-            family,
-            &installed,
-            intent,
-            Scope::All,
-            Duration::ZERO,
-            Duration::ZERO,
-        );
-        let layout = Layout::new(family, intent.settings()).with_limit_for(plan.largest_count());
-        for stage in &plan.stages {
-            installed.apply(stage, Duration::ZERO);
-        }
-        text.push_str(&script(&layout, &installed.elements()));
-    }
-    text
 }

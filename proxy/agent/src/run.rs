@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use berth_model::IpFamily;
-use berth_proxy_core::nft::{Installed, Layout, Scope, diff, script};
+use berth_proxy_core::nft::full_script;
 use berth_proxy_core::{Conflict, Intent, Shortfall};
 use berth_runtime::admin::Admin;
 use berth_runtime::backoff::{Backoff, jitter};
@@ -115,22 +115,7 @@ async fn dry_run(
         }
     }
     let intent = Intent::of(state.index.view(), settings);
-    for family in IpFamily::ALL {
-        let mut installed = Installed::default();
-        let plan = diff(
-            family,
-            &installed,
-            &intent,
-            Scope::All,
-            Duration::ZERO,
-            Duration::ZERO,
-        );
-        let layout = Layout::new(family, intent.settings()).with_limit_for(plan.largest_count());
-        plan.stages
-            .iter()
-            .for_each(|stage| installed.apply(stage, Duration::ZERO));
-        print!("{}", script(&layout, &installed.elements()));
-    }
+    print!("{}", full_script(&intent));
     Ok(())
 }
 

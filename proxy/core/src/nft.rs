@@ -9,12 +9,40 @@ pub mod render;
 pub mod slots;
 pub mod state;
 
+use std::time::Duration;
+
+use berth_model::IpFamily;
+
+use crate::Intent;
+
 pub use diff::{Scope, diff};
 pub use layout::Layout;
 pub use objects::{Action, BaseChain, Chain, Element, Field, Hook, Key, Match, Rule};
 pub use plan::{Change, Plan, Stage, StageKind};
 pub use render::{script, table_text};
 pub use state::{FrontendState, Installed};
+
+/// The complete tables of both families as one script for `nft -f`: what a node that starts from nothing comes to
+/// have. For people: `berth plan -o nft` and `berth proxy --dry-run`.
+pub fn full_script(intent: &Intent) -> String {
+    let table = |family| {
+        let mut installed = Installed::default();
+        let plan = diff(
+            family,
+            &installed,
+            intent,
+            Scope::All,
+            Duration::ZERO,
+            Duration::ZERO,
+        );
+        let layout = Layout::new(family, intent.settings()).with_limit_for(plan.largest_count());
+        for stage in &plan.stages {
+            installed.apply(stage, Duration::ZERO);
+        }
+        script(&layout, &installed.elements())
+    };
+    IpFamily::ALL.into_iter().map(table).collect()
+}
 
 #[cfg(test)]
 mod tests;
