@@ -12,6 +12,9 @@ use berth_testkit::wait::eventually;
 
 use crate::cluster::{Cluster, PATIENCE};
 
+/// How long one question for a neighbour is given: the kernel asks three times, a second apart.
+const ANSWER: Duration = Duration::from_secs(3);
+
 /// The link-layer address that a host of the LAN has learned for an address, if any.
 ///
 /// # Errors
@@ -38,7 +41,10 @@ pub async fn owner(cluster: &Cluster, address: IpAddr) -> Result<Node> {
             client.output("ip", &["neigh", "flush", "to", &address.to_string()])?;
             // Whether the ping itself is answered does not matter: asking for the neighbour does.
             client.run(|| ask_for_neighbour(address))??;
-            let mac = neighbour(client, address)?.context("no neighbour entry")?;
+            let mac = eventually("a neighbour entry", ANSWER, || async {
+                neighbour(client, address)?.context("nobody has answered yet")
+            })
+            .await?;
             let node = cluster.lan.nodes().iter().find(|node| node.mac() == mac);
             node.cloned().with_context(|| format!("{mac} is no node's"))
         },
@@ -56,7 +62,6 @@ fn ask_for_neighbour(address: IpAddr) -> Result<()> {
     };
     let socket = std::net::UdpSocket::bind(any)?;
     socket.send_to(b"?", SocketAddr::new(address, 9))?;
-    std::thread::sleep(Duration::from_millis(50));
     Ok(())
 }
 
