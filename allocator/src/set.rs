@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use berth_model::{IpFamily, IpRange};
+use berth_model::{IpFamily, IpRange, address_bits};
 
 /// A set of addresses of both families, normalised: two sets with the same members are equal,
 /// however they were written. Every operation on one address is `O(log intervals)`.
@@ -19,36 +19,36 @@ impl AddressSet {
     /// Adds every address of the range.
     pub fn insert(&mut self, range: IpRange) {
         self.family_mut(range.family())
-            .insert(to_bits(range.first()), to_bits(range.last()));
+            .insert(address_bits(range.first()), address_bits(range.last()));
     }
 
     /// Takes every address of the range out.
     pub fn remove(&mut self, range: IpRange) {
         self.family_mut(range.family())
-            .remove(to_bits(range.first()), to_bits(range.last()));
+            .remove(address_bits(range.first()), address_bits(range.last()));
     }
 
     /// Adds one address.
     pub fn insert_address(&mut self, address: IpAddr) {
-        let bits = to_bits(address);
+        let bits = address_bits(address);
         self.family_mut(IpFamily::of(address)).insert(bits, bits);
     }
 
     /// Takes one address out.
     pub fn remove_address(&mut self, address: IpAddr) {
-        let bits = to_bits(address);
+        let bits = address_bits(address);
         self.family_mut(IpFamily::of(address)).remove(bits, bits);
     }
 
     /// Whether the address is a member.
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.family(IpFamily::of(address)).contains(to_bits(address))
+        self.family(IpFamily::of(address)).contains(address_bits(address))
     }
 
     /// The lowest member of a family.
     pub fn first(&self, family: IpFamily) -> Option<IpAddr> {
         let (start, _) = self.family(family).by_start.first_key_value()?;
-        Some(from_bits(family, *start))
+        Some(family.address(*start))
     }
 
     /// How many members a family has. All of IPv6, one more than fits, counts as `u128::MAX`.
@@ -210,21 +210,7 @@ impl Intervals {
 }
 
 fn range(family: IpFamily, first: u128, last: u128) -> Option<IpRange> {
-    IpRange::new(from_bits(family, first), from_bits(family, last)).ok()
-}
-
-fn to_bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => u128::from(v4.to_bits()),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
-}
-
-fn from_bits(family: IpFamily, bits: u128) -> IpAddr {
-    match family {
-        IpFamily::V4 => IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits).unwrap_or(u32::MAX))),
-        IpFamily::V6 => IpAddr::V6(Ipv6Addr::from_bits(bits)),
-    }
+    IpRange::new(family.address(first), family.address(last)).ok()
 }
 
 #[cfg(test)]
@@ -304,7 +290,7 @@ mod tests {
             IpFamily::V6 => u128::MAX,
         };
         let base = [0, 0x0a00_0000, top - u128::from(u8::MAX)][usize::from(place % 3)];
-        from_bits(family, base + u128::from(offset))
+        family.address(base + u128::from(offset))
     }
 
     proptest! {
@@ -337,7 +323,7 @@ mod tests {
             }
             let ranges = set.ranges();
             for pair in ranges.windows(2) {
-                prop_assert!(to_bits(pair[0].last()) + 1 < to_bits(pair[1].first()), "touching: {:?}", ranges);
+                prop_assert!(address_bits(pair[0].last()) + 1 < address_bits(pair[1].first()), "touching: {:?}", ranges);
             }
         }
     }

@@ -36,6 +36,14 @@ impl IpFamily {
         }
     }
 
+    /// The address of this family with this number; the last one where the number is beyond the family.
+    pub fn address(self, bits: u128) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits).unwrap_or(u32::MAX))),
+            Self::V6 => IpAddr::V6(Ipv6Addr::from_bits(bits)),
+        }
+    }
+
     /// Bits in an address of this family: 32 or 128.
     pub fn bits(self) -> u8 {
         match self {
@@ -123,34 +131,27 @@ impl IpRange {
 
     /// How many addresses it holds, or `u128::MAX` for all of IPv6 (whose count is one more than that).
     pub fn size(&self) -> u128 {
-        (to_bits(self.last) - to_bits(self.first)).saturating_add(1)
+        (address_bits(self.last) - address_bits(self.first)).saturating_add(1)
     }
 
     /// The address `offset` behind the first one, if it still lies within.
     pub fn nth(&self, offset: u128) -> Option<IpAddr> {
-        let bits = to_bits(self.first).checked_add(offset)?;
-        (bits <= to_bits(self.last)).then(|| from_bits(self.family(), bits))
+        let bits = address_bits(self.first).checked_add(offset)?;
+        (bits <= address_bits(self.last)).then(|| self.family().address(bits))
     }
 
     /// How far behind the first address this one lies, if it lies within.
     pub fn offset(&self, addr: IpAddr) -> Option<u128> {
-        self.contains(addr).then(|| to_bits(addr) - to_bits(self.first))
+        self.contains(addr)
+            .then(|| address_bits(addr) - address_bits(self.first))
     }
 }
 
-/// The address as a number, high bits zero for IPv4.
-fn to_bits(addr: IpAddr) -> u128 {
+/// The address as a number, high bits zero for IPv4. [`IpFamily::address`] is the inverse.
+pub fn address_bits(addr: IpAddr) -> u128 {
     match addr {
         IpAddr::V4(v4) => u128::from(v4.to_bits()),
         IpAddr::V6(v6) => v6.to_bits(),
-    }
-}
-
-/// The inverse of [`to_bits`] for a number that came from that family.
-fn from_bits(family: IpFamily, bits: u128) -> IpAddr {
-    match family {
-        IpFamily::V4 => IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits).unwrap_or(u32::MAX))),
-        IpFamily::V6 => IpAddr::V6(Ipv6Addr::from_bits(bits)),
     }
 }
 

@@ -18,7 +18,7 @@ mod port;
 mod service;
 mod view;
 
-pub use addr::{IpFamily, IpRange, RangeError};
+pub use addr::{IpFamily, IpRange, RangeError, address_bits};
 pub use endpoint::{Conditions, Endpoint, EndpointHints};
 pub use key::{KeyError, NodeName, PortName, ServiceKey, ServicePortName};
 pub use port::{Port, Protocol, UnknownProtocol};
