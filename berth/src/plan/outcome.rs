@@ -8,6 +8,7 @@ use berth_controllers_core::load_balancer::{LbPlan, LoadBalancers, Settings as L
 use berth_controllers_core::mirror::{DEFAULT_MAX_ENDPOINTS, MirrorInput, plan_mirror};
 use berth_controllers_core::selector::PodIndex;
 use berth_controllers_core::skips::{SkipReason, Skips};
+use berth_controllers_core::slices::topology::{HintState, ZoneShares};
 use berth_controllers_core::slices::{Leftovers, NodeFacts, Nodes, SliceInput, SliceOptions, plan_slices};
 use berth_controllers_core::{key_of, selector_of};
 use berth_model::ServiceKey;
@@ -91,6 +92,7 @@ fn plan_objects(objects: &Objects, outcome: &mut Outcome) -> Vec<Arc<EndpointSli
         .iter()
         .filter_map(|node| Some((node.metadata.name.as_deref()?.into(), NodeFacts::of(node))))
         .collect();
+    let shares = ZoneShares::of(&nodes);
     let mut slices = Slices {
         all: objects.slices.clone(),
     };
@@ -119,6 +121,8 @@ fn plan_objects(objects: &Objects, outcome: &mut Outcome) -> Vec<Arc<EndpointSli
             existing: &slices.of(&key),
             trigger_time: None,
             options: SliceOptions::default(),
+            shares: &shares,
+            hints: &HintState::default(),
         });
         note(outcome, &key, &planned.writes.to_string(), &planned.skips);
         slices.write(planned.writes.create.into_iter().chain(planned.writes.update));

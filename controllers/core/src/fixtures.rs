@@ -129,6 +129,7 @@ pub(crate) fn mk_container_of(name: &str, port: i32, protocol: Option<&str>) -> 
 pub(crate) fn mk_nodes(nodes: &[(&str, &str)]) -> Nodes {
     let facts = |zone: &str| NodeFacts {
         zone: Some(zone).filter(|zone| !zone.is_empty()).map(Into::into),
+        ..NodeFacts::default()
     };
     nodes
         .iter()

@@ -32,6 +32,10 @@ pub const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// Node label: its zone.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
+/// Node label, with any value: a control-plane Node.
+pub const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+/// The older name of [`CONTROL_PLANE`].
+pub const MASTER: &str = "node-role.kubernetes.io/master";
 /// Service annotation: topology mode.
 pub const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
 /// The older name of [`TOPOLOGY_MODE`], which wins where both are set.

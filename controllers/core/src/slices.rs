@@ -4,7 +4,7 @@
 //! ```text
 //! Service, Pods, Nodes -> desired -> groups of endpoints, one per family and resolved port list
 //! existing slices ------> pack ----> the fewest writes that hold every endpoint exactly once
-//!                         hints ---> zone and node hints as trafficDistribution asks
+//!                         hints ---> zone and node hints as trafficDistribution or topology mode asks
 //!                         plan ----> placeholders, strangers, recycling: the whole Service
 //! ```
 //!
@@ -17,6 +17,7 @@ mod identity;
 mod meta;
 mod pack;
 mod plan;
+pub mod topology;
 
 #[cfg(test)]
 mod tests;
@@ -28,34 +29,64 @@ use berth_model::IpFamily;
 use berth_snapshot::pod::Pod;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::names;
 use crate::plan::Plan;
+use crate::service::Labels;
 use crate::skips::Skips;
+use topology::{HintState, TopologyEvent, ZoneShares};
 
 pub(crate) use identity::{EndpointId, PortsKey, same_beyond_identity, same_target};
 pub(crate) use meta::{controller_ref, generate_name, set_trigger_time};
 pub(crate) use plan::recycle;
 
+pub use hints::topology_mode;
 pub use plan::plan_slices;
 
 /// What the planners use of a Node.
+///
+/// Only the zone ends up in slices: another zone concerns the Services with Pods on the Node.
+/// Everything here together decides the [`topology::ZoneShares`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
     /// Its zone label, if set and not empty.
     pub zone: Option<Arc<str>>,
+    /// Whether its Ready condition is True.
+    pub ready: bool,
+    /// Its allocatable CPU, if stated, readable and not zero.
+    pub cpu: Option<topology::Cpu>,
+    /// Whether topology mode leaves it out: it is labelled as control plane.
+    pub excluded: bool,
 }
 
 impl NodeFacts {
     /// Reads them off a Node.
     pub fn of(node: &Node) -> Self {
-        let labels = node.metadata.labels.as_ref();
-        let zone = labels.and_then(|labels| labels.get(names::ZONE));
+        let status = node.status.as_ref();
+        let mut conditions = status
+            .iter()
+            .flat_map(|status| status.conditions.iter().flatten());
+        let ready = conditions.find(|condition| condition.type_ == "Ready");
+        let allocatable = status.and_then(|status| status.allocatable.as_ref());
+        Self::from_parts(
+            node.metadata.labels.as_ref(),
+            ready.is_some_and(|ready| ready.status == "True"),
+            allocatable.and_then(|allocatable| allocatable.get("cpu")),
+        )
+    }
+
+    /// From a Node's labels, whether its Ready condition is True, and `status.allocatable.cpu`: for
+    /// those who watch Nodes trimmed.
+    pub fn from_parts(labels: Option<&Labels>, ready: bool, cpu: Option<&Quantity>) -> Self {
+        let label = |key: &str| labels.and_then(|labels| labels.get(key));
+        let zone = label(names::ZONE).filter(|zone| !zone.is_empty());
         Self {
-            zone: zone
-                .filter(|zone| !zone.is_empty())
-                .map(|zone| zone.as_str().into()),
+            zone: zone.map(|zone| zone.as_str().into()),
+            ready,
+            cpu: cpu.and_then(topology::Cpu::of),
+            excluded: label(names::CONTROL_PLANE).or(label(names::MASTER)).is_some(),
         }
     }
 }
@@ -106,6 +137,10 @@ pub struct SliceInput<'a> {
     pub trigger_time: Option<Timestamp>,
     /// Settings.
     pub options: SliceOptions,
+    /// How the CPU of the cluster divides among zones, for Services in topology mode.
+    pub shares: &'a ZoneShares,
+    /// What [`SlicePlan::hints`] was at the last turn of this Service; empty at the first.
+    pub hints: &'a HintState,
 }
 
 /// Figures of one family of one Service, for metrics.
@@ -132,6 +167,11 @@ pub struct SlicePlan {
     pub skips: Skips,
     /// Figures per family.
     pub counts: BTreeMap<IpFamily, FamilyCounts>,
+    /// What to pass as [`SliceInput::hints`] next time. It counts from when the writes begin, whether
+    /// they go well or not.
+    pub hints: HintState,
+    /// Events to record on the Service after the writes: topology mode began or ceased to give hints.
+    pub events: Vec<TopologyEvent>,
 }
 
 /// Whether a slice is written by the controller of this name, for the Service or Endpoints of this name.

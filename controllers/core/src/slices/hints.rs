@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Zone and node hints after `spec.trafficDistribution` (KEP-4444, KEP-3015).
+//! Zone and node hints: which kind a Service asks for, and those after `spec.trafficDistribution`
+//! (KEP-4444, KEP-3015).
 
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointSlice, ForNode, ForZone};
 
+use super::topology::{Verdict, Written, ZoneShares, hint, is_ready};
 use crate::names;
 
 /// Which hints the endpoints of a Service carry.
@@ -17,14 +19,15 @@ pub(crate) enum Hinting {
     OwnZone,
     /// Each ready endpoint serves its own node and zone.
     OwnNode,
+    /// Zones get endpoints in proportion to the CPU of their Nodes.
+    ByCpu,
 }
 
 impl Hinting {
-    /// What the Service asks for. Topology mode, where enabled, beats `trafficDistribution`; its
-    /// own hints are not computed, which is what upstream does where too few endpoints allow them.
+    /// What the Service asks for. Topology mode, where enabled, beats `trafficDistribution`.
     pub(crate) fn of(service: &Service) -> Self {
         if topology_mode(service) {
-            return Self::None;
+            return Self::ByCpu;
         }
         let spec = service.spec.as_ref();
         match spec.and_then(|spec| spec.traffic_distribution.as_deref()) {
@@ -34,13 +37,52 @@ impl Hinting {
         }
     }
 
+    /// Settles the hints of one family: sets them in what is written anyway, and adds the unchanged
+    /// slices whose hints are wrong. The verdict is topology mode's, where that is asked for.
+    pub(crate) fn settle(
+        self,
+        mut written: Written<'_>,
+        unchanged: &[Arc<EndpointSlice>],
+        shares: &ZoneShares,
+    ) -> Option<Verdict> {
+        let simple = match self {
+            Self::None => Simple::None,
+            Self::OwnZone => Simple::OwnZone,
+            Self::OwnNode => Simple::OwnNode,
+            Self::ByCpu => {
+                let verdict = hint(&mut written, unchanged, shares);
+                if let Verdict::Off(..) = verdict {
+                    Simple::None.settle(&mut written, unchanged);
+                }
+                return Some(verdict);
+            }
+        };
+        simple.settle(&mut written, unchanged);
+        None
+    }
+}
+
+/// Hints that each endpoint gets by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Simple {
+    None,
+    OwnZone,
+    OwnNode,
+}
+
+impl Simple {
+    fn settle(self, written: &mut Written<'_>, unchanged: &[Arc<EndpointSlice>]) {
+        written.slices().for_each(|slice| self.set(slice));
+        let corrected = unchanged.iter().filter_map(|slice| self.corrected(slice));
+        written.update.extend(corrected);
+    }
+
     /// The hints that an endpoint should have, or nothing where whatever it has may stay.
     fn wanted(self, endpoint: &Endpoint) -> Option<Option<EndpointHints>> {
         if self == Self::None {
             return Some(None);
         }
-        let conditions = endpoint.conditions.as_ref();
-        if conditions.and_then(|conditions| conditions.ready) != Some(true) {
+        if !is_ready(endpoint) {
             return None;
         }
         let for_zones = endpoint.zone.clone().map(|name| vec![ForZone { name }]);
@@ -56,7 +98,7 @@ impl Hinting {
     }
 
     /// Sets the hints of a slice that is written anyway.
-    pub(crate) fn set(self, slice: &mut EndpointSlice) {
+    fn set(self, slice: &mut EndpointSlice) {
         for endpoint in slice.endpoints.iter_mut().flatten() {
             if let Some(wanted) = self.wanted(endpoint) {
                 endpoint.hints = wanted;
@@ -65,7 +107,7 @@ impl Hinting {
     }
 
     /// A copy with right hints, if the hints of this slice are wrong.
-    pub(crate) fn corrected(self, slice: &Arc<EndpointSlice>) -> Option<EndpointSlice> {
+    fn corrected(self, slice: &Arc<EndpointSlice>) -> Option<EndpointSlice> {
         let endpoints = slice.endpoints.as_deref().unwrap_or_default();
         if endpoints.iter().all(|endpoint| self.is_right(endpoint)) {
             return None;
@@ -87,7 +129,7 @@ fn normal(hints: Option<&EndpointHints>) -> Option<EndpointHints> {
 }
 
 /// Whether the Service asks for topology mode; the older annotation wins where both are set.
-fn topology_mode(service: &Service) -> bool {
+pub fn topology_mode(service: &Service) -> bool {
     let annotations = service.metadata.annotations.as_ref();
     let value = annotations.and_then(|annotations| {
         annotations

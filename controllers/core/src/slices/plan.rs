@@ -16,6 +16,7 @@ use super::meta::{
     controller_ref, generate_name, is_owned_by, labels_differ, set_trigger_time, slice_labels,
 };
 use super::pack::pack;
+use super::topology::{Verdict, Written, ZoneShares};
 use super::{FamilyCounts, Leftovers, SliceInput, SlicePlan, is_managed};
 use crate::names;
 use crate::plan::{ObjectRef, Plan};
@@ -76,9 +77,11 @@ pub fn plan_slices(input: &SliceInput<'_>) -> SlicePlan {
             family,
             labels: &labels,
             max: input.options.max_endpoints,
+            shares: input.shares,
         };
-        let counts = planner.plan(slices, groups, &mut drafts);
+        let (counts, verdict) = planner.plan(slices, groups, &mut drafts);
         plan.counts.insert(family, counts);
+        plan.events.extend(plan.hints.note(input.hints, family, verdict));
     }
     finish(input, drafts, &mut plan);
     plan
@@ -142,10 +145,16 @@ struct FamilyPlanner<'a> {
     family: IpFamily,
     labels: &'a Labels,
     max: usize,
+    shares: &'a ZoneShares,
 }
 
 impl FamilyPlanner<'_> {
-    fn plan(&self, existing: Vec<Arc<EndpointSlice>>, groups: Groups, drafts: &mut Drafts) -> FamilyCounts {
+    fn plan(
+        &self,
+        existing: Vec<Arc<EndpointSlice>>,
+        groups: Groups,
+        drafts: &mut Drafts,
+    ) -> (FamilyCounts, Option<Verdict>) {
         let mut counts = FamilyCounts::default();
         let before = existing.len();
         let (mut create, mut update, mut unchanged) = (Vec::new(), Vec::new(), Vec::new());
@@ -191,15 +200,15 @@ impl FamilyPlanner<'_> {
             counts.optimal_slices = counts.optimal_slices.max(1);
         }
         counts.slices = before + create.len() - delete.len();
-        let hinting = Hinting::of(self.service);
-        for slice in create.iter_mut().chain(&mut update) {
-            hinting.set(slice);
-        }
-        update.extend(unchanged.iter().filter_map(|slice| hinting.corrected(slice)));
+        let written = Written {
+            create: &mut create,
+            update: &mut update,
+        };
+        let verdict = Hinting::of(self.service).settle(written, &unchanged, self.shares);
         drafts.create.append(&mut create);
         drafts.update.append(&mut update);
         drafts.delete.append(&mut delete);
-        counts
+        (counts, verdict)
     }
 
     /// A slice that does not exist yet.

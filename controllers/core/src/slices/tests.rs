@@ -18,6 +18,7 @@ pub(super) struct World {
     pub(super) nodes: Nodes,
     pub(super) options: SliceOptions,
     pub(super) trigger_time: Option<Timestamp>,
+    pub(super) hints: HintState,
     pub(super) server: Server,
 }
 
@@ -29,6 +30,7 @@ impl World {
             nodes: mk_nodes(&[("node-1", "zone-a"), ("node-2", "zone-b"), ("node-3", "")]),
             options: SliceOptions::default(),
             trigger_time: None,
+            hints: HintState::default(),
             server: Server::default(),
         }
     }
@@ -42,6 +44,8 @@ impl World {
             existing: &existing,
             trigger_time: self.trigger_time,
             options: self.options,
+            shares: &ZoneShares::of(&self.nodes),
+            hints: &self.hints,
         })
     }
 
@@ -49,6 +53,7 @@ impl World {
     pub(super) fn converge(&mut self) -> SlicePlan {
         let plan = self.plan();
         self.server.apply(&plan.writes);
+        self.hints = plan.hints.clone();
         let again = self.plan();
         assert!(
             again.writes.is_empty(),
@@ -56,6 +61,8 @@ impl World {
             plan.writes,
             again.writes
         );
+        assert!(again.events.is_empty(), "said twice: {:?}", again.events);
+        assert_eq!(again.hints, self.hints);
         plan
     }
 

@@ -184,6 +184,7 @@ fn a_pod_makes_only_the_services_that_select_it_due() {
 fn a_new_zone_of_a_node_reaches_the_services_with_pods_there() {
     let zone = |zone: &str| NodeFacts {
         zone: Some(zone.into()),
+        ..NodeFacts::default()
     };
     let mut cache = Cache::default();
     cache.apply_service(mk_service("web", 1, Some("web")));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use berth_controllers_core::plan::Plan;
 use berth_controllers_core::skips::SkipReason;
+use berth_controllers_core::slices::topology::{HintState, ZoneShares};
 use berth_controllers_core::slices::{Nodes, SliceInput, plan_slices};
 use berth_controllers_core::tracker::Stale;
 use berth_controllers_core::{names, selector_of};
@@ -51,6 +52,8 @@ pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> 
         existing: &snapshot.existing,
         trigger_time: snapshot.trigger_time,
         options: context.args.slice_options(),
+        shares: &ZoneShares::default(),
+        hints: &HintState::default(),
     });
     if !plan.writes.is_empty() {
         tracing::debug!(service = %key, plan = one_line(&plan.writes), skips = %plan.skips, "slices");
