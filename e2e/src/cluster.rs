@@ -20,7 +20,8 @@ use berth_testkit::wait::eventually;
 use k8s_openapi::api::core::v1::Service;
 use kube::api::Api;
 
-pub use audit::{Audit, Refused};
+pub(crate) use audit::CREDENTIAL;
+pub use audit::{Audit, Object, Refused, Request};
 pub use daemons::{Daemon, Daemons, Role};
 
 use crate::controlplane::{ControlPlane, ControlPlaneConfig};
@@ -94,10 +95,7 @@ impl Cluster {
         })
         .await?;
         progress("manifests: CRDs, service accounts, roles");
-        control_plane
-            .apply_kustomize(&repository().join("manifests/base"))
-            .await?;
-        control_plane.settle_rbac().await?;
+        install(&control_plane).await?;
         progress("node agents");
         let client = control_plane.client();
         let mut kubelets = Vec::new();
@@ -198,6 +196,14 @@ impl Cluster {
     }
 }
 
+/// Applies `manifests/base` and waits until its rights count.
+pub(crate) async fn install(control_plane: &ControlPlane) -> Result<()> {
+    control_plane
+        .apply_kustomize(&repository().join("manifests/base"))
+        .await?;
+    Ok(control_plane.settle_rbac().await?)
+}
+
 /// The LoadBalancer addresses in a Service's status.
 pub fn load_balancer_ips(service: &Service) -> Vec<IpAddr> {
     let status = service
@@ -234,7 +240,7 @@ pub fn repository() -> PathBuf {
 }
 
 /// A new, empty folder for logs beside the build, outside the sandbox's memory, so that it can be read afterwards.
-fn log_folder(name: &str) -> Result<PathBuf> {
+pub(crate) fn log_folder(name: &str) -> Result<PathBuf> {
     let running = std::env::current_exe()?;
     // target/debug/berth-e2e, or target/debug/deps/e2e-HASH.
     let target = running

@@ -28,8 +28,11 @@ mod server;
 mod toolchain;
 
 pub use binaries::Binaries;
+pub(crate) use binaries::Surroundings;
+pub(crate) use build::Module;
 pub use config::ControlPlaneConfig;
 pub use error::ControlPlaneError;
+pub use kubeconfig::Access;
 pub use kubectl::Kubectl;
 pub use server::ControlPlane;
 

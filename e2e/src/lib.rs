@@ -16,3 +16,6 @@ pub mod demo;
 pub mod examples;
 pub mod failover;
 mod keep;
+pub mod metrics;
+pub mod peers;
+pub mod stage;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use berth_e2e::controlplane::Binaries;
+use berth_e2e::peers::Peers;
 use berth_testkit::sandbox::{self, Side};
 use clap::{Parser, Subcommand};
 
@@ -26,6 +27,8 @@ enum Command {
     },
     /// Builds the control plane (etcd, kube-apiserver, kubectl), or says that it is there.
     ControlPlane,
+    /// Builds what Berth is compared with (kube-controller-manager) beside the control plane, or says that it is there.
+    Peers,
 }
 
 fn main() -> ExitCode {
@@ -42,6 +45,9 @@ fn run(command: &Command) -> Result<ExitCode> {
     if !sandbox::is_inside() {
         // There is no way to any registry from inside.
         Binaries::find_or_build()?;
+        if matches!(command, Command::Peers) {
+            Peers::find_or_build()?;
+        }
     }
     let Command::Demo { keep } = command else {
         return Ok(ExitCode::SUCCESS);

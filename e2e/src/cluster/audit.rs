@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The API server's audit log: did Berth ask for anything that its roles do not allow?
+//! The API server's audit log: who asked for what, when, and did Berth ask for anything that its roles do not allow?
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use serde::Deserialize;
 
-/// Only what Berth's service accounts ask for, answered requests, without bodies.
-const POLICY: &str = r#"
+/// Answered requests of whom the policy names, without bodies.
+const POLICY: &str = r"
 apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived, ResponseStarted]
 rules:
-  - level: Metadata
-    userGroups: ["system:serviceaccounts:berth-system"]
+  - {level: Metadata, WHOM}
   - level: None
-"#;
+";
+
+/// Where the API server notes which token a user was authenticated by (KEP-4193).
+pub(crate) const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
 
 /// The audit log of one API server.
 #[derive(Clone, Debug)]
@@ -35,22 +40,46 @@ pub struct Refused {
     pub uri: String,
 }
 
-/// One answered request of one of Berth's service accounts.
+/// One answered request.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
-    /// get, list, watch, create, update, patch, delete.
+    /// get, list, watch, create, update, patch, delete, deletecollection.
     pub verb: String,
     /// The path asked for.
     #[serde(rename = "requestURI")]
     pub uri: String,
+    /// When it came in.
+    #[serde(rename = "requestReceivedTimestamp")]
+    pub received: MicroTime,
+    /// When it was answered.
+    #[serde(rename = "stageTimestamp")]
+    pub answered: MicroTime,
+    /// What it was about; absent for paths that are no resources.
+    pub object_ref: Option<Object>,
     user: User,
     response_status: Option<Status>,
+}
+
+/// What a request was about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Object {
+    /// As in the path: "endpointslices".
+    pub resource: String,
+    /// Its namespace, where it has one.
+    pub namespace: Option<String>,
+    /// Its name; the server chooses it for some creations.
+    pub name: Option<String>,
+    /// "status", "token".
+    pub subresource: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 struct User {
     username: String,
+    #[serde(default)]
+    extra: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -59,23 +88,77 @@ struct Status {
 }
 
 impl Request {
-    /// The service account that asked.
+    /// Who asked.
     pub fn user(&self) -> &str {
         &self.user.username
+    }
+
+    /// Which token was presented: tells processes of one service account apart (see `CREDENTIAL`).
+    pub fn credential(&self) -> Option<&str> {
+        self.user.extra.get(CREDENTIAL)?.first().map(String::as_str)
+    }
+
+    /// The HTTP status that it was answered with.
+    pub fn code(&self) -> Option<u16> {
+        self.response_status.as_ref().and_then(|status| status.code)
+    }
+
+    /// Whether it asked for a change.
+    pub fn is_write(&self) -> bool {
+        matches!(
+            self.verb.as_str(),
+            "create" | "update" | "patch" | "delete" | "deletecollection"
+        )
+    }
+
+    /// The kind of object it was about; empty for paths that are no resources.
+    pub fn resource(&self) -> &str {
+        self.object_ref
+            .as_ref()
+            .map_or("", |object| object.resource.as_str())
+    }
+
+    /// The namespace of the object, empty where there is none.
+    pub fn namespace(&self) -> &str {
+        self.object_ref
+            .as_ref()
+            .and_then(|object| object.namespace.as_deref())
+            .unwrap_or_default()
+    }
+}
+
+/// One line: "update /api/v1/... 200 by USER".
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let code = self.code().unwrap_or_default();
+        write!(f, "{} {} {code} by {}", self.verb, self.uri, self.user())
     }
 }
 
 impl Audit {
-    /// Writes the policy beside where the log will be.
+    /// Writes the policy beside where the log will be: requests of Berth's service accounts.
     ///
     /// # Errors
     /// The folder cannot be written.
     pub fn prepare(folder: &Path) -> Result<Self> {
+        Self::of(folder, r#"userGroups: ["system:serviceaccounts:berth-system"]"#)
+    }
+
+    /// As [`Audit::prepare`], for requests of the users of these names.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn of_users(folder: &Path, users: &[&str]) -> Result<Self> {
+        Self::of(folder, &format!("users: {users:?}"))
+    }
+
+    fn of(folder: &Path, whom: &str) -> Result<Self> {
+        let policy = POLICY.replace("WHOM", whom);
         let this = Self {
             policy: folder.join("audit-policy.yaml"),
             log: folder.join("audit.log"),
         };
-        std::fs::write(&this.policy, POLICY).with_context(|| this.policy.display().to_string())?;
+        std::fs::write(&this.policy, policy).with_context(|| this.policy.display().to_string())?;
         Ok(this)
     }
 
@@ -109,7 +192,7 @@ impl Audit {
         let mut refused: Vec<_> = self
             .requests()?
             .into_iter()
-            .filter(|request| request.response_status.as_ref().and_then(|status| status.code) == Some(403))
+            .filter(|request| request.code() == Some(403))
             .map(|request| Refused {
                 user: request.user.username,
                 verb: request.verb,
@@ -132,7 +215,8 @@ mod tests {
         let audit = Audit::prepare(folder.path()).unwrap();
         let line = |code: u16, verb: &str| {
             format!(
-                r#"{{"verb":"{verb}","requestURI":"/api/v1/x","user":{{"username":"u"}},"responseStatus":{{"code":{code}}}}}"#
+                r#"{{"verb":"{verb}","requestURI":"/api/v1/x","user":{{"username":"u"}},"responseStatus":{{"code":{code}}},
+                    "requestReceivedTimestamp":"2026-11-22T20:00:00.000001Z","stageTimestamp":"2026-11-22T20:00:00.000002Z"}}"#
             )
         };
         let text = [

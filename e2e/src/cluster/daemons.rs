@@ -13,6 +13,7 @@ use berth_testkit::process::{Process, Spec, binary};
 
 use super::{CLUSTER_CIDRS, PATIENCE};
 use crate::controlplane::ControlPlane;
+use crate::metrics::{Page, http_get};
 
 /// One of Berth's daemons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -279,14 +280,7 @@ impl Daemons {
             .with_context(|| format!("{daemon} was never started"))?;
         let url = format!("http://127.0.0.1:{}/metrics", daemon.role.admin_port());
         let page = netns.run(|| http_get(&url))??;
-        let matching = page.lines().filter(|line| {
-            line.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && line.contains(labels)
-        });
-        Ok(matching
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum())
+        Ok(Page::new(page).sum(name, labels))
     }
 }
 
@@ -302,20 +296,4 @@ fn with_shipped_capabilities(mut spec: Spec, role: Role) -> Spec {
     spec.args.insert(0, format!("--inh-caps={only}"));
     spec.args.insert(0, format!("--bounding-set={only}"));
     spec
-}
-
-/// The body of one GET, from the calling thread's namespace.
-fn http_get(url: &str) -> Result<String> {
-    use std::io::{Read, Write};
-    let rest = url.strip_prefix("http://").context("http only")?;
-    let (host, path) = rest.split_once('/').context("a path")?;
-    let mut stream = std::net::TcpStream::connect(host).with_context(|| url.to_owned())?;
-    write!(
-        stream,
-        "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let (_, body) = text.split_once("\r\n\r\n").context("no HTTP answer")?;
-    Ok(body.to_owned())
 }

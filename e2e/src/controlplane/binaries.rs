@@ -5,7 +5,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::build;
+use super::build::{CONTROL_PLANE, Module};
 use super::error::ControlPlaneError;
 
 /// The programs of the control plane, ready to be started.
@@ -31,24 +31,12 @@ impl Binaries {
         match tokio::task::spawn_blocking(Self::find_or_build).await {
             Ok(found) => found,
             Err(stopped) => Err(ControlPlaneError::Build {
+                what: CONTROL_PLANE.what,
                 why: stopped.to_string(),
                 log: PathBuf::new(),
                 tail: String::new(),
             }),
         }
-    }
-
-    /// The links that a finished build in `folder` has; `None` where it has none.
-    pub(super) fn in_cache(folder: &Path) -> Option<Self> {
-        let [etcd, kube_apiserver, kubectl] = build::PROGRAMS.map(|name| folder.join(name));
-        let complete = [&etcd, &kube_apiserver, &kubectl]
-            .iter()
-            .all(|program| program.is_file());
-        complete.then_some(Self {
-            etcd,
-            kube_apiserver,
-            kubectl: Some(kubectl),
-        })
     }
 
     /// What a `KUBEBUILDER_ASSETS` folder holds; kubectl may come from PATH instead.
@@ -78,7 +66,7 @@ impl Binaries {
 }
 
 /// What the environment says about finding and building, read once.
-pub(super) struct Surroundings {
+pub(crate) struct Surroundings {
     /// `KUBEBUILDER_ASSETS`.
     pub(super) assets: Option<PathBuf>,
     /// `BERTH_CACHE`.
@@ -90,7 +78,7 @@ pub(super) struct Surroundings {
 }
 
 impl Surroundings {
-    fn observe() -> Self {
+    pub(crate) fn observe() -> Self {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
         Self {
             assets: variable("KUBEBUILDER_ASSETS").map(PathBuf::from),
@@ -101,7 +89,7 @@ impl Surroundings {
     }
 
     /// `${BERTH_CACHE:-~/.cache/berth}`.
-    fn cache_folder(&self) -> Result<PathBuf, ControlPlaneError> {
+    pub(super) fn cache_folder(&self) -> Result<PathBuf, ControlPlaneError> {
         let in_home = || self.home.as_ref().map(|home| home.join(".cache/berth"));
         self.cache
             .clone()
@@ -113,16 +101,17 @@ impl Surroundings {
         if let Some(assets) = &self.assets {
             return Binaries::in_assets(assets, self.path.as_ref());
         }
-        let cache = self.cache_folder()?;
-        std::fs::create_dir_all(&cache).map_err(ControlPlaneError::io("create cache folder", &cache))?;
-        let cache = cache
-            .canonicalize()
-            .map_err(ControlPlaneError::io("read cache folder", &cache))?;
-        let folder = cache.join(build::folder_name());
-        match Binaries::in_cache(&folder) {
-            Some(found) => Ok(found),
-            None => build::build(&cache, &folder, self),
-        }
+        let folder = CONTROL_PLANE.find_or_build(self)?;
+        Ok(Binaries {
+            etcd: folder.join("etcd"),
+            kube_apiserver: folder.join("kube-apiserver"),
+            kubectl: Some(folder.join("kubectl")),
+        })
+    }
+
+    /// The folder of another module's programs, built where it has to be.
+    pub(crate) fn programs_of(&self, module: &Module) -> Result<PathBuf, ControlPlaneError> {
+        module.find_or_build(self)
     }
 }
 
@@ -206,9 +195,9 @@ mod tests {
     #[test]
     fn the_cache_is_used_without_building() {
         let cache = tempfile::tempdir().unwrap();
-        let folder = cache.path().join(build::folder_name());
+        let folder = cache.path().join(CONTROL_PLANE.folder_name());
         std::fs::create_dir(&folder).unwrap();
-        touch(&folder, &build::PROGRAMS);
+        touch(&folder, CONTROL_PLANE.programs);
         let found = Surroundings {
             cache: Some(cache.path().into()),
             ..surroundings()
@@ -219,13 +208,6 @@ mod tests {
             found.kube_apiserver,
             folder.canonicalize().unwrap().join("kube-apiserver")
         );
-    }
-
-    #[test]
-    fn an_unfinished_folder_is_no_build() {
-        let folder = tempfile::tempdir().unwrap();
-        touch(folder.path(), &["etcd", "kubectl"]);
-        assert_eq!(Binaries::in_cache(folder.path()), None);
     }
 
     #[test]

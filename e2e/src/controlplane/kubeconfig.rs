@@ -12,6 +12,34 @@ use serde_json::json;
 
 use super::error::ControlPlaneError;
 
+/// What a kubeconfig says beyond the control plane's own address and authority.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Name of its user entry, for people.
+    pub user: String,
+    /// Namespace of its context.
+    pub namespace: String,
+    /// The credential.
+    pub token: String,
+    /// Another address than the API server's own: that of something in front of it.
+    pub server: Option<String>,
+    /// The authority that the other address's certificate is of, if not the control plane's.
+    pub authority_pem: Option<String>,
+}
+
+impl Access {
+    /// To the API server itself.
+    pub fn new(namespace: &str, user: &str, token: String) -> Self {
+        Self {
+            user: user.to_owned(),
+            namespace: namespace.to_owned(),
+            token,
+            server: None,
+            authority_pem: None,
+        }
+    }
+}
+
 /// Writes a kubeconfig: JSON, which every reader of YAML takes. The certificate authority is inside, so that
 /// the file can be handed around.
 pub(super) fn write(

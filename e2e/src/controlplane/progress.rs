@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 /// A task under way. Writes to stderr only.
 pub(super) struct Progress {
-    what: &'static str,
+    what: String,
     started: Instant,
     live: bool,
 }
 
 impl Progress {
     /// `note` is what to expect, as how long it takes.
-    pub(super) fn start(what: &'static str, note: &str) -> Self {
+    pub(super) fn start(what: impl Into<String>, note: &str) -> Self {
+        let what = what.into();
         write_stderr(&format!("{what} ({note}) ...\n"));
         Self {
             what,

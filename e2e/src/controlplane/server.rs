@@ -14,7 +14,7 @@ use super::binaries::Binaries;
 use super::certificates::Certificates;
 use super::config::{ControlPlaneConfig, apiserver_arguments, etcd_arguments};
 use super::error::ControlPlaneError;
-use super::kubeconfig;
+use super::kubeconfig::{self, Access};
 use super::kubectl::Kubectl;
 use super::listen::HeldPort;
 use super::process::{Process, log_tail};
@@ -193,6 +193,19 @@ impl ControlPlane {
         namespace: &str,
         name: &str,
     ) -> Result<PathBuf, ControlPlaneError> {
+        let token = self.service_account_token(namespace, name).await?;
+        self.write_kubeconfig(
+            &format!("{namespace}.{name}"),
+            &Access::new(namespace, name, token),
+        )
+    }
+
+    /// Another token of an existing ServiceAccount, valid for 24 hours.
+    pub async fn service_account_token(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<String, ControlPlaneError> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client(), namespace);
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
@@ -205,10 +218,26 @@ impl ControlPlane {
             .create_token_request(name, &PostParams::default(), &request)
             .await
             .map_err(api_error(format!("token for ServiceAccount {namespace}/{name}")))?;
-        let token = answer.status.unwrap_or_default().token.unwrap_or_default();
-        let path = self.config.dir.join(format!("{namespace}.{name}.kubeconfig"));
-        kubeconfig::write(&path, &self.url(), &self.authority_pem, name, &token, namespace)?;
+        Ok(answer.status.unwrap_or_default().token.unwrap_or_default())
+    }
+
+    /// Writes `FILE.kubeconfig` into the control plane's folder.
+    pub fn write_kubeconfig(&self, file: &str, access: &Access) -> Result<PathBuf, ControlPlaneError> {
+        let path = self.kubeconfig_path(file);
+        kubeconfig::write(
+            &path,
+            access.server.as_ref().unwrap_or(&self.url()),
+            access.authority_pem.as_ref().unwrap_or(&self.authority_pem),
+            &access.user,
+            &access.token,
+            &access.namespace,
+        )?;
         Ok(path)
+    }
+
+    /// Where [`ControlPlane::write_kubeconfig`] puts them.
+    pub fn kubeconfig_path(&self, file: &str) -> PathBuf {
+        self.config.dir.join(format!("{file}.kubeconfig"))
     }
 
     /// kubectl as the admin.
