@@ -22,6 +22,7 @@ mod pods;
 mod service;
 
 pub mod endpoints;
+pub mod figures;
 pub mod load_balancer;
 pub mod mirror;
 pub mod names;

@@ -54,6 +54,14 @@ pub struct MirrorPlan {
     pub counts: BTreeMap<IpFamily, FamilyCounts>,
 }
 
+impl MirrorPlan {
+    /// Addresses of the Endpoints that are in no slice: unreadable ones and those over the cap
+    /// (`addresses_skipped_per_sync`).
+    pub fn addresses_skipped(&self) -> usize {
+        self.skips.count(SkipReason::InvalidAddress) + self.skips.count(SkipReason::OverCapacity)
+    }
+}
+
 /// Whether these Endpoints are mirrored.
 ///
 /// # Errors
@@ -216,13 +224,20 @@ fn write(
         }
         let kept = slices.remove(keep.unwrap_or(0));
         delete.append(&mut slices);
+        count_changes(counts, &kept, &wanted);
         if keep.is_none() {
             let mut wanted = wanted;
             wanted.metadata.name.clone_from(&kept.metadata.name);
             update.push(wanted);
         }
     }
-    delete.extend(by_group.into_values().flatten());
+    for ((family, _), slices) in by_group {
+        for slice in slices {
+            let counts = plan.counts.entry(family).or_default();
+            counts.removed += slice.endpoints.as_ref().map_or(0, Vec::len);
+            delete.push(slice);
+        }
+    }
     recycle(&mut create, &mut update, &mut delete, |_| true);
     if endpoints.metadata.deletion_timestamp.is_some() {
         plan.skips
@@ -282,19 +297,34 @@ fn is_right(slice: &EndpointSlice, wanted: &EndpointSlice) -> bool {
         && same_endpoints(slice, wanted)
 }
 
+/// Counts what replacing one slice by another adds, changes and removes.
+fn count_changes(counts: &mut FamilyCounts, before: &EndpointSlice, after: &EndpointSlice) {
+    let (before, after) = (by_id(before), by_id(after));
+    let kept: Vec<(&Endpoint, &Endpoint)> = before
+        .iter()
+        .filter_map(|(id, endpoint)| Some((*endpoint, *after.get(id)?)))
+        .collect();
+    counts.added += after.len() - kept.len();
+    counts.removed += before.len() - kept.len();
+    let updated = kept
+        .iter()
+        .filter(|(before, after)| !same_beyond_identity(before, after));
+    counts.updated += updated.count();
+}
+
+fn by_id(slice: &EndpointSlice) -> BTreeMap<EndpointId<'_>, &Endpoint> {
+    let endpoints = slice.endpoints.iter().flatten();
+    endpoints
+        .map(|endpoint| (EndpointId::of(endpoint), endpoint))
+        .collect()
+}
+
 fn same_endpoints(left: &EndpointSlice, right: &EndpointSlice) -> bool {
-    let by_id = |slice: &'_ EndpointSlice| slice.endpoints.as_deref().unwrap_or_default().len();
-    if by_id(left) != by_id(right) {
+    let count = |slice: &EndpointSlice| slice.endpoints.as_deref().unwrap_or_default().len();
+    if count(left) != count(right) {
         return false;
     }
-    let index = |slice| -> BTreeMap<EndpointId<'_>, &Endpoint> {
-        let slice: &EndpointSlice = slice;
-        let endpoints = slice.endpoints.iter().flatten();
-        endpoints
-            .map(|endpoint| (EndpointId::of(endpoint), endpoint))
-            .collect()
-    };
-    let (left, right) = (index(left), index(right));
+    let (left, right) = (by_id(left), by_id(right));
     left.len() == right.len()
         && left
             .iter()

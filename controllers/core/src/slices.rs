@@ -17,6 +17,7 @@ mod identity;
 mod meta;
 mod pack;
 mod plan;
+mod routing;
 pub mod topology;
 
 #[cfg(test)]
@@ -42,8 +43,10 @@ pub(crate) use identity::{EndpointId, PortsKey, same_beyond_identity, same_targe
 pub(crate) use meta::{controller_ref, generate_name, set_trigger_time};
 pub(crate) use plan::recycle;
 
-pub use hints::topology_mode;
 pub use plan::plan_slices;
+pub use routing::{Routing, TrafficDistribution};
+
+pub use crate::figures::FamilyCounts;
 
 /// What the planners use of a Node.
 ///
@@ -143,21 +146,6 @@ pub struct SliceInput<'a> {
     pub hints: &'a HintState,
 }
 
-/// Figures of one family of one Service, for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FamilyCounts {
-    /// Endpoints wanted.
-    pub endpoints: usize,
-    /// Slices there will be.
-    pub slices: usize,
-    /// Slices there would be if all were packed densely.
-    pub optimal_slices: usize,
-    /// Endpoints that are in no slice yet.
-    pub added: usize,
-    /// Endpoints that leave their slice for good.
-    pub removed: usize,
-}
-
 /// The writes for one Service, what was left out, and the figures.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SlicePlan {
@@ -165,8 +153,10 @@ pub struct SlicePlan {
     pub writes: Plan<EndpointSlice>,
     /// What was left out. [`crate::skips::SkipReason::NodeUnknown`] among it means: write, then retry.
     pub skips: Skips,
-    /// Figures per family.
+    /// Figures per family: [`crate::figures::SliceFigures`] sums them over all Services.
     pub counts: BTreeMap<IpFamily, FamilyCounts>,
+    /// What the Service says about where its traffic should go.
+    pub routing: Routing,
     /// What to pass as [`SliceInput::hints`] next time. It counts from when the writes begin, whether
     /// they go well or not.
     pub hints: HintState,

@@ -22,6 +22,8 @@ pub(crate) struct Packed {
     pub(crate) unchanged: Vec<Arc<EndpointSlice>>,
     /// Endpoints that were in no slice.
     pub(crate) added: usize,
+    /// Endpoints that stay in their slice, changed.
+    pub(crate) updated: usize,
     /// Entries that left their slice.
     pub(crate) removed: usize,
 }
@@ -37,6 +39,8 @@ enum Fate {
 struct Draft<'a> {
     slice: &'a Arc<EndpointSlice>,
     holds: Vec<usize>,
+    updated: usize,
+    lost: usize,
     fate: Fate,
 }
 
@@ -53,14 +57,13 @@ pub(crate) fn pack(
     relabel: impl Fn(&EndpointSlice) -> bool,
 ) -> Packed {
     let max = max.max(1);
-    let mut removed = 0;
     let mut drafts: Vec<Draft<'_>> = Vec::with_capacity(existing.len());
     let mut wanted: BTreeMap<EndpointId<'_>, usize> = BTreeMap::new();
     for (index, endpoint) in desired.iter().enumerate() {
         wanted.entry(EndpointId::of(endpoint)).or_insert(index);
     }
     for slice in existing {
-        drafts.push(keep(slice, &desired, &mut wanted, &relabel, &mut removed));
+        drafts.push(keep(slice, &desired, &mut wanted, &relabel));
     }
     let mut leftovers: Vec<usize> = wanted.into_values().collect();
     let added = leftovers.len();
@@ -68,7 +71,7 @@ pub(crate) fn pack(
     leftovers.reverse();
     fill_updates(&mut drafts, &mut leftovers, max);
     let fresh = place_rest(&mut drafts, &mut leftovers, max);
-    finish(drafts, fresh, desired, added, removed)
+    finish(drafts, fresh, desired, added)
 }
 
 /// Pass 1, for one slice.
@@ -77,28 +80,32 @@ fn keep<'slice: 'id, 'id>(
     desired: &[Endpoint],
     wanted: &mut BTreeMap<EndpointId<'id>, usize>,
     relabel: impl Fn(&EndpointSlice) -> bool,
-    removed: &mut usize,
 ) -> Draft<'slice> {
     let present = slice.endpoints.as_deref().unwrap_or_default();
     let mut holds = Vec::with_capacity(present.len());
-    let mut changed = false;
+    let mut updated = 0;
     for endpoint in present {
         // Taken out of the wanted ones: a duplicate in a later slice is dropped there.
         if let Some(index) = wanted.remove(&EndpointId::of(endpoint)) {
-            changed |= !same_beyond_identity(&desired[index], endpoint);
+            updated += usize::from(!same_beyond_identity(&desired[index], endpoint));
             holds.push(index);
         }
     }
     let lost = present.len() - holds.len();
-    *removed += lost;
     let fate = if lost > 0 && holds.is_empty() {
         Fate::Delete
-    } else if lost > 0 || changed || relabel(slice) {
+    } else if lost > 0 || updated > 0 || relabel(slice) {
         Fate::Update
     } else {
         Fate::Unchanged
     };
-    Draft { slice, holds, fate }
+    Draft {
+        slice,
+        holds,
+        updated,
+        lost,
+        fate,
+    }
 }
 
 /// Pass 2.
@@ -150,13 +157,7 @@ fn take(leftovers: &mut Vec<usize>, room: usize, into: &mut Vec<usize>) {
     into.extend(leftovers.drain(rest..).rev());
 }
 
-fn finish(
-    drafts: Vec<Draft<'_>>,
-    fresh: Vec<Vec<usize>>,
-    desired: Vec<Endpoint>,
-    added: usize,
-    removed: usize,
-) -> Packed {
+fn finish(drafts: Vec<Draft<'_>>, fresh: Vec<Vec<usize>>, desired: Vec<Endpoint>, added: usize) -> Packed {
     let mut desired: Vec<Option<Endpoint>> = desired.into_iter().map(Some).collect();
     let mut endpoints = |holds: Vec<usize>| -> Vec<Endpoint> {
         holds
@@ -166,7 +167,8 @@ fn finish(
     };
     let mut packed = Packed {
         added,
-        removed,
+        updated: drafts.iter().map(|draft| draft.updated).sum(),
+        removed: drafts.iter().map(|draft| draft.lost).sum(),
         ..Packed::default()
     };
     for draft in drafts {

@@ -10,12 +10,13 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::desired::{Groups, desired};
-use super::hints::Hinting;
+use super::hints::settle;
 use super::identity::PortsKey;
 use super::meta::{
     controller_ref, generate_name, is_owned_by, labels_differ, set_trigger_time, slice_labels,
 };
 use super::pack::pack;
+use super::routing::Routing;
 use super::topology::{Verdict, Written, ZoneShares};
 use super::{FamilyCounts, Leftovers, SliceInput, SlicePlan, is_managed};
 use crate::names;
@@ -56,6 +57,7 @@ pub fn plan_slices(input: &SliceInput<'_>) -> SlicePlan {
         return plan;
     }
 
+    plan.routing = Routing::of(service);
     let families = slice_families(service);
     let wanted = desired(service, input.pods, input.nodes, &families, &mut plan.skips);
     let labels = slice_labels(service);
@@ -77,6 +79,7 @@ pub fn plan_slices(input: &SliceInput<'_>) -> SlicePlan {
             family,
             labels: &labels,
             max: input.options.max_endpoints,
+            routing: plan.routing,
             shares: input.shares,
         };
         let (counts, verdict) = planner.plan(slices, groups, &mut drafts);
@@ -145,6 +148,7 @@ struct FamilyPlanner<'a> {
     family: IpFamily,
     labels: &'a Labels,
     max: usize,
+    routing: Routing,
     shares: &'a ZoneShares,
 }
 
@@ -171,11 +175,12 @@ impl FamilyPlanner<'_> {
         for (key, group) in groups {
             let slices = by_ports.remove(&key).unwrap_or_default();
             counts.endpoints += group.endpoints.len();
-            counts.optimal_slices += group.endpoints.len().div_ceil(self.max.max(1)).max(1);
+            counts.optimal_slices += group.endpoints.len().div_ceil(self.max.max(1));
             let packed = pack(&slices, group.endpoints, self.max, |slice| {
                 labels_differ(slice, self.labels)
             });
             counts.added += packed.added;
+            counts.updated += packed.updated;
             counts.removed += packed.removed;
             let fresh = packed.create.into_iter();
             create.extend(fresh.map(|endpoints| self.fresh(group.ports.clone(), endpoints)));
@@ -197,14 +202,15 @@ impl FamilyPlanner<'_> {
                 Some(position) => unchanged.push(delete.remove(position)),
                 None => create.push(placeholder),
             }
-            counts.optimal_slices = counts.optimal_slices.max(1);
         }
+        // A family that has endpoints nowhere has its placeholder.
+        counts.optimal_slices = counts.optimal_slices.max(1);
         counts.slices = before + create.len() - delete.len();
         let written = Written {
             create: &mut create,
             update: &mut update,
         };
-        let verdict = Hinting::of(self.service).settle(written, &unchanged, self.shares);
+        let verdict = settle(self.routing, written, &unchanged, self.shares);
         drafts.create.append(&mut create);
         drafts.update.append(&mut update);
         drafts.delete.append(&mut delete);
