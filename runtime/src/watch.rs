@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One watch per kind as a stream that never ends: relists come as a set of keys, so that deletions
 //! missed while the watch was down are seen; failures are logged once and retried.
+//!
+//! [`watch_protobuf`] is for built-in kinds, [`watch`] for custom ones, which the API server has in JSON only.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,8 +16,11 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 mod metrics;
+mod protobuf;
+mod session;
 
 pub use metrics::WatchMetrics;
+pub use protobuf::{Selection, watch_protobuf};
 
 use crate::backoff::{Backoff, jitter};
 use crate::client::{Fault, explain, status_text};
@@ -197,6 +202,7 @@ fn report(what: &'static str, fault: Fault, text: &str, news: bool) {
         | Fault::Invalid
         | Fault::Throttled
         | Fault::Server
+        | Fault::Malformed
         | Fault::Other => "retrying",
     };
     if !news || fault == Fault::Expired {

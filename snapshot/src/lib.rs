@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The doorway: where the optionals of the Kubernetes API end.
 //!
-//! In: Services, EndpointSlices and Pods as the API server sends them. Out: `berth_model::View`, the
+//! In: Services, EndpointSlices, Pods and Nodes as the API server sends them. Out: `berth_model::View`, the
 //! keys that changed, and a typed reason for everything that was left out. Touches: nothing.
 //!
 //! ```text
@@ -13,8 +13,11 @@
 
 mod convert;
 mod index;
+pub mod intern;
+pub mod node;
 pub mod pod;
 mod slice;
+pub mod wire;
 
 pub use convert::{Converted, Skip, convert_service, parse_ip};
 pub use index::Index;

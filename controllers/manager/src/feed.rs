@@ -2,22 +2,21 @@
 //! From the watches into the cache and on to the queues: each kind is watched once.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 
 use berth_controllers_core::names;
 use berth_controllers_core::slices::NodeFacts;
 use berth_crds::AddressPool;
 use berth_runtime::ready::Condition;
-use berth_runtime::watch::{ObjectKey, WatchEvent, watch_with};
+use berth_runtime::watch::{Selection, WatchEvent, watch_protobuf, watch_with};
+use berth_snapshot::node::Node;
 use berth_snapshot::pod::Pod;
-use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
+use berth_snapshot::wire::Wire;
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::core::PartialObjectMeta;
 use kube::runtime::watcher;
-use kube::{Api, Client, Resource};
-use serde::de::DeserializeOwned;
+use kube::{Api, Client};
 use tokio::sync::watch;
 
 use crate::Controller;
@@ -113,23 +112,20 @@ pub(crate) fn feeds(
 }
 
 fn start(feed: Feed, client: Client) -> futures::future::BoxFuture<'static, ()> {
+    let everything = Selection::everything();
     match feed.kind {
-        Kind::Services => Box::pin(feed.run::<Service>(Api::all(client), everything(), services)),
-        Kind::Pods => Box::pin(feed.run::<Pod>(Api::all(client), everything(), pods)),
-        Kind::Nodes => Box::pin(feed.run::<PartialObjectMeta<Node>>(Api::all(client), everything(), nodes)),
-        Kind::EndpointSlices => Box::pin(feed.run::<EndpointSlice>(Api::all(client), our_slices(), slices)),
-        Kind::Endpoints => Box::pin(feed.run::<Endpoints>(Api::all(client), everything(), endpoints)),
-        Kind::AddressPools => Box::pin(feed.run::<AddressPool>(Api::all(client), everything(), pools)),
+        Kind::Services => Box::pin(feed.built_in::<Service>(client, everything, services)),
+        Kind::Pods => Box::pin(feed.built_in::<Pod>(client, everything, pods)),
+        Kind::Nodes => Box::pin(feed.built_in::<Node>(client, everything, nodes)),
+        Kind::EndpointSlices => Box::pin(feed.built_in::<EndpointSlice>(client, our_slices(), slices)),
+        Kind::Endpoints => Box::pin(feed.built_in::<Endpoints>(client, everything, endpoints)),
+        Kind::AddressPools => Box::pin(feed.address_pools(client)),
     }
 }
 
-fn everything() -> watcher::Config {
-    watcher::Config::default()
-}
-
 /// Slices of other writers are none of our business, and in some clusters they are most of them.
-fn our_slices() -> watcher::Config {
-    everything().labels(&format!(
+fn our_slices() -> Selection {
+    Selection::everything().labels(format!(
         "{} in ({}, {})",
         names::SLICE_MANAGED_BY,
         names::SLICE_CONTROLLER,
@@ -146,16 +142,31 @@ struct Feed {
 }
 
 impl Feed {
+    async fn built_in<K: Wire + Send + 'static>(
+        self,
+        client: Client,
+        selection: Selection,
+        accept: fn(&mut Cache, WatchEvent<K>) -> Dirty,
+    ) {
+        let metrics = self.context.metrics.watches.clone();
+        let events = watch_protobuf(client, selection, self.kind.as_str(), metrics);
+        self.run(events, accept).await;
+    }
+
+    /// Custom kinds are served in JSON only.
+    async fn address_pools(self, client: Client) {
+        let metrics = self.context.metrics.watches.clone();
+        let config = watcher::Config::default();
+        let events = watch_with(Api::all(client), config, self.kind.as_str(), metrics);
+        self.run(events, pools).await;
+    }
+
     async fn run<K>(
         self,
-        api: Api<K>,
-        config: watcher::Config,
+        events: impl Stream<Item = WatchEvent<K>>,
         accept: fn(&mut Cache, WatchEvent<K>) -> Dirty,
-    ) where
-        K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
-    {
-        let metrics = self.context.metrics.watches.clone();
-        let mut events = Box::pin(watch_with(api, config, self.kind.as_str(), metrics));
+    ) {
+        let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
             let complete = matches!(event, WatchEvent::Listed(_));
             let dirty = accept(&mut self.context.cache(), event);
@@ -184,15 +195,12 @@ fn pods(cache: &mut Cache, event: WatchEvent<Pod>) -> Dirty {
     }
 }
 
-fn nodes(cache: &mut Cache, event: WatchEvent<PartialObjectMeta<Node>>) -> Dirty {
+fn nodes(cache: &mut Cache, event: WatchEvent<Node>) -> Dirty {
     match event {
         WatchEvent::Applied(node) => {
-            let name = ObjectKey::of(&node).name;
-            let facts = NodeFacts::of(&Node {
-                metadata: node.metadata,
-                ..Node::default()
-            });
-            cache.apply_node(name, facts)
+            let facts =
+                NodeFacts::from_parts(node.labels.as_ref(), node.ready, node.allocatable_cpu.as_ref());
+            cache.apply_node(node.name, facts)
         }
         WatchEvent::Deleted(key) => cache.delete_node(&key.name),
         WatchEvent::Listed(keys) => cache.retain_nodes(&keys),

@@ -78,6 +78,7 @@ impl WriteError {
             | Fault::Invalid
             | Fault::Throttled
             | Fault::Server
+            | Fault::Malformed
             | Fault::Other => Self::Failed(fault, text),
         }
     }

@@ -162,6 +162,8 @@ pub enum Fault {
     Throttled,
     /// 5xx.
     Server,
+    /// The answer cannot be read.
+    Malformed,
     /// Anything else.
     Other,
 }
@@ -180,6 +182,7 @@ impl Fault {
             Self::Invalid => "invalid",
             Self::Throttled => "throttled",
             Self::Server => "server",
+            Self::Malformed => "malformed",
             Self::Other => "other",
         }
     }

@@ -26,6 +26,7 @@ pub struct WatchMetrics {
     events: Family<KindLabel, Counter>,
     lists: Family<KindLabel, Counter>,
     failures: Family<FaultLabel, Counter>,
+    bytes: Family<KindLabel, Counter>,
 }
 
 impl WatchMetrics {
@@ -47,6 +48,11 @@ impl WatchMetrics {
             "Failures of lists and watches",
             this.failures.clone(),
         );
+        registry.register(
+            "berth_watch_received_bytes",
+            "Bytes of lists and watches in protobuf, as received",
+            this.bytes.clone(),
+        );
         this
     }
 
@@ -59,6 +65,10 @@ impl WatchMetrics {
                 self.lists.get_or_create(&KindLabel { kind }).inc();
             }
         }
+    }
+
+    pub(super) fn bytes(&self, kind: &'static str, count: usize) {
+        self.bytes.get_or_create(&KindLabel { kind }).inc_by(count as u64);
     }
 
     pub(super) fn failure(&self, kind: &'static str, fault: Fault) {
