@@ -6,11 +6,13 @@
 //! existing slices ------> pack ----> the fewest writes that hold every endpoint exactly once
 //!                         hints ---> zone and node hints as trafficDistribution or topology mode asks
 //!                         plan ----> placeholders, strangers, recycling: the whole Service
+//!                         compaction -> when all that is done, and only if asked for
 //! ```
 //!
 //! Packing never rebalances: one create is preferred over several updates, because each written
 //! slice is sent to every node.
 
+pub mod compaction;
 mod desired;
 mod hints;
 mod identity;
