@@ -118,6 +118,14 @@ impl Request {
             .map_or("", |object| object.resource.as_str())
     }
 
+    /// The name of the object, empty where the server was to choose it.
+    pub fn name(&self) -> &str {
+        self.object_ref
+            .as_ref()
+            .and_then(|object| object.name.as_deref())
+            .unwrap_or_default()
+    }
+
     /// The namespace of the object, empty where there is none.
     pub fn namespace(&self) -> &str {
         self.object_ref
