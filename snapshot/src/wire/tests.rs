@@ -1,1 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
 
+mod encode;
+mod frames;
+mod kinds;
+mod random;
