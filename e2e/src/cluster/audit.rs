@@ -215,17 +215,21 @@ impl Audit {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn a_403_is_found_in_the_log_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let audit = Audit::prepare(folder.path()).unwrap();
+        let time = "2026-11-22T20:00:00.000001Z";
         let line = |code: u16, verb: &str| {
-            format!(
-                r#"{{"verb":"{verb}","requestURI":"/api/v1/x","user":{{"username":"u"}},"responseStatus":{{"code":{code}}},
-                    "requestReceivedTimestamp":"2026-11-22T20:00:00.000001Z","stageTimestamp":"2026-11-22T20:00:00.000002Z"}}"#
-            )
+            json!({
+                "verb": verb, "requestURI": "/api/v1/x", "user": {"username": "u"}, "responseStatus": {"code": code},
+                "requestReceivedTimestamp": time, "stageTimestamp": time,
+            })
+            .to_string()
         };
         let text = [
             line(200, "get"),
