@@ -42,6 +42,8 @@ use valve::Valve;
 struct Shared {
     dice: Mutex<Option<Dice>>,
     ledger: Mutex<Ledger>,
+    /// How many requests are in the ledger.
+    entered: watch::Sender<usize>,
     valve: watch::Sender<Valve>,
 }
 
@@ -52,6 +54,12 @@ impl Shared {
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a request in the ledger, before its client is told anything.
+    fn enter(&self, call: Call, answered: Option<u16>, told: Option<u16>, on_purpose: bool) {
+        self.ledger().enter(call, answered, told, on_purpose);
+        self.entered.send_modify(|entered| *entered += 1);
     }
 }
 
@@ -80,6 +88,7 @@ impl Interposer {
         let shared = Arc::new(Shared {
             dice: Mutex::default(),
             ledger: Mutex::default(),
+            entered: watch::Sender::default(),
             valve: watch::Sender::new(Valve::default()),
         });
         let accepting = tokio::spawn(connection::accept(
@@ -145,6 +154,14 @@ impl Interposer {
     /// Whether clients reach the API server at all.
     pub fn reach(&self, reach: Reach) {
         self.shared.valve.send_modify(|valve| valve.reach = reach);
+    }
+
+    /// Waits until so many further requests have been carried out; the clients have not been told yet.
+    pub async fn further_requests(&self, count: usize) {
+        let mut entered = self.shared.entered.subscribe();
+        let goal = *entered.borrow() + count;
+        // The sender is ours.
+        let _ = entered.wait_for(|entered| *entered >= goal).await;
     }
 
     /// What went through so far.

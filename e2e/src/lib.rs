@@ -15,6 +15,7 @@ pub mod controlplane;
 pub mod demo;
 pub mod examples;
 pub mod failover;
+pub mod faults;
 pub mod interposer;
 mod keep;
 pub mod metrics;

@@ -124,7 +124,7 @@ impl Passage {
         let code = answer.as_ref().ok().map(|answer| answer.status().as_u16());
         let lost = passable(&mut valve).await;
         let told = code.filter(|_| lost.is_ok());
-        self.shared.ledger().enter(call.clone(), code, told, false);
+        self.shared.enter(call.clone(), code, told, false);
         lost?;
         let answer = answer?;
         Ok(if call.verb == Verb::Watch && answer.status().is_success() {
@@ -147,7 +147,7 @@ impl Passage {
         };
         let made_up = answer(fault.told, call.verb);
         let told = made_up.as_ref().map(|answer| answer.status().as_u16());
-        self.shared.ledger().enter(call, code, told, true);
+        self.shared.enter(call, code, told, true);
         let answer = made_up.ok_or(Cut)?;
         Ok(answer.map(|text| Full::new(Bytes::from(text)).map_err(never).boxed_unsync()))
     }

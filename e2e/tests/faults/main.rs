@@ -2,3 +2,16 @@
 //! Berth's controllers while processes die, connections break and others write: the end is what a naive model says.
 
 mod interposer;
+mod replicas;
+mod scenarios;
+
+use berth_e2e::controlplane::Binaries;
+use berth_testkit::sandbox;
+
+/// What has to be there before a sandbox is entered: there is no way to any registry from inside.
+#[expect(clippy::unwrap_used, reason = "a test fails by a panic, its helpers too")]
+fn prepare() {
+    if !sandbox::is_inside() {
+        Binaries::find_or_build().unwrap();
+    }
+}

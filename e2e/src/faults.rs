@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Berth's Endpoints and slices while processes die, connections break, answers get lost and others write.
+//!
+//! In: a seed, a scenario. Out: what it cost; an error where the end is not what the oracle says. Touches: the sandbox.
+//!
+//! ```text
+//!  workload (users) ----------------------> kube-apiserver <--- interposer <--- berth controllers
+//!  oracle (naive) <-- everything listed ---        |                |
+//!  the scenario: kill -9, restart, compact, cut, hold, fail, write in between
+//! ```
+//!
+//! Every scenario ends in the same way: the cluster comes to rest, everything is as the oracle says, the writes
+//! are counted, each refusal is accounted for, and the same fault on the cluster at rest then costs no write at all.
+
+mod etcd;
+mod ground;
+mod oracle;
+mod replicas;
+mod retry;
+mod scenarios;
+mod second_writer;
+mod workload;
+mod world;
+
+use std::fmt;
+
+pub use etcd::compact;
+pub use ground::Ground;
+pub use oracle::Observed;
+pub use replicas::{Loss, Succession, succession};
+pub use scenarios::Scenario;
+pub use workload::{NAMESPACES, Workload};
+
+/// `--max-endpoints-per-slice`: small, so that every Service has several slices that could be lost or doubled.
+pub const MAX_ENDPOINTS: usize = 10;
+
+/// What a scenario cost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Changes of the workload, the making of each namespace as one.
+    pub changes: usize,
+    /// Endpoints and slices at the end.
+    pub objects: usize,
+    /// Writes that the changes cost if each is dealt with by itself.
+    pub needed: usize,
+    /// Writes of Endpoints and slices that were sent.
+    pub writes: usize,
+    /// Of them answered with a fault on purpose.
+    pub failed_on_purpose: usize,
+    /// Of them answered 409 by the API server.
+    pub conflicts: usize,
+    /// Writes that the same fault cost once everything was at rest.
+    pub writes_at_rest: usize,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} changes, {} objects at the end; writes: {} (one by one it were {}), {} failed on purpose, {} conflicts; \
+             at rest {}",
+            self.changes,
+            self.objects,
+            self.writes,
+            self.needed,
+            self.failed_on_purpose,
+            self.conflicts,
+            self.writes_at_rest
+        )
+    }
+}
