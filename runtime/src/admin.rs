@@ -120,7 +120,7 @@ fn answer(method: &Method, path: &str, readiness: &Readiness, metrics: &Metrics)
             let mut response = text(StatusCode::OK, metrics.render());
             response.headers_mut().insert(
                 http::header::CONTENT_TYPE,
-                http::HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+                http::HeaderValue::from_static(crate::metrics::text::CONTENT_TYPE),
             );
             response
         }

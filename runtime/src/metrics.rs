@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The registry that every part's metrics are built from. There is no global one.
 
+mod exact;
+pub(crate) mod text;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+pub use exact::ExactCounter;
 
 /// A registry that the parts register into at start and the admin port reads.
 #[derive(Clone, Debug, Default)]
@@ -32,14 +37,14 @@ impl Metrics {
         f(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The metrics as OpenMetrics text.
+    /// The metrics in the Prometheus text format, as Kubernetes' own components show theirs.
     pub fn render(&self) -> String {
         let mut text = String::new();
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         if encode(&mut text, &registry).is_err() {
             tracing::error!("metrics cannot be encoded");
         }
-        text
+        text::prometheus(&text)
     }
 }
 

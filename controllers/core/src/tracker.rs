@@ -10,6 +10,7 @@ use std::fmt;
 use berth_model::ServiceKey;
 use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// How the cache is behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,11 +103,12 @@ impl SliceTracker {
             .map(|(uid, _)| Stale::Missing { uid: uid.to_string() })
     }
 
-    /// Notes the API server's answer to a create or update.
-    pub fn written(&mut self, key: &ServiceKey, slice: &EndpointSlice) {
-        let generation = slice.metadata.generation.unwrap_or(0);
+    /// Notes the API server's answer to a create or update: the metadata of what it stored.
+    pub fn written(&mut self, key: &ServiceKey, stored: &ObjectMeta) {
+        let generation = stored.generation.unwrap_or(0);
+        let uid = stored.uid.as_deref().unwrap_or_default();
         let tracked = self.services.entry(key.clone()).or_default();
-        tracked.insert(uid_of(slice).into(), Expected::Generation(generation));
+        tracked.insert(uid.into(), Expected::Generation(generation));
     }
 
     /// Notes that a deletion was accepted.
@@ -179,12 +181,12 @@ impl EndpointsTracker {
         })
     }
 
-    /// Notes an update: the object as sent, and as the API server answered. An update that changed
+    /// Notes an update: the metadata as sent, and as the API server answered. An update that changed
     /// nothing keeps its version and is not noted: no newer version will ever come
     /// (<https://github.com/kubernetes/kubernetes/issues/126578>).
-    pub fn updated(&mut self, key: &ServiceKey, sent: &Endpoints, answered: &Endpoints) {
-        let before = sent.metadata.resource_version.as_deref();
-        if let Some(before) = before.filter(|_| before != answered.metadata.resource_version.as_deref()) {
+    pub fn updated(&mut self, key: &ServiceKey, sent: &ObjectMeta, answered: &ObjectMeta) {
+        let before = sent.resource_version.as_deref();
+        if let Some(before) = before.filter(|_| before != answered.resource_version.as_deref()) {
             self.replaced.insert(key.clone(), before.into());
         }
     }

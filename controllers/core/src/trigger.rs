@@ -2,6 +2,7 @@
 //! The trigger time: when did the change happen that a write carries to the nodes?
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use berth_model::ServiceKey;
@@ -13,8 +14,30 @@ use k8s_openapi::jiff::Timestamp;
 #[derive(Clone, Debug, Default)]
 struct Seen {
     created: Option<Timestamp>,
-    /// By Pod name: when its Ready condition last changed.
-    ready_since: BTreeMap<Box<str>, Timestamp>,
+    /// When the Ready condition of each Pod last changed, by a hash of the Pod's name: names would be
+    /// the largest part of it.
+    ready_since: Box<[(u64, Timestamp)]>,
+}
+
+impl Seen {
+    fn ready_since(&self, pod: u64) -> Option<Timestamp> {
+        let found = self.ready_since.binary_search_by_key(&pod, |(pod, _)| *pod);
+        Some(self.ready_since.get(found.ok()?)?.1)
+    }
+}
+
+/// What one turn saw. It counts once the turn's writes are made.
+#[derive(Clone, Debug, Default)]
+pub struct Sight {
+    time: Option<Timestamp>,
+    seen: Seen,
+}
+
+impl Sight {
+    /// The trigger time of this turn; none means that the annotation is to be removed.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.time
+    }
 }
 
 /// Remembers what was seen, per Service. Each controller keeps its own.
@@ -24,19 +47,15 @@ pub struct TriggerTimes {
 }
 
 impl TriggerTimes {
-    /// The trigger time of this turn: the earliest change since the last one.
+    /// The trigger time of a turn: the earliest change since the last one that was committed.
     ///
     /// On the first sight of a Service its creation. Later the earliest of the readiness changes that
     /// are newer than what was remembered, and of the creation if that is newer (a re-created
-    /// Service). None means that the annotation is to be removed. Pods that disappeared give no time.
-    /// To be called on every turn, also on those that end in no write.
-    pub fn observe(&mut self, key: &ServiceKey, service: &Service, pods: &[Arc<Pod>]) -> Option<Timestamp> {
+    /// Service). Pods that disappeared give no time.
+    pub fn look(&self, key: &ServiceKey, service: &Service, pods: &[Arc<Pod>]) -> Sight {
         let created = service.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        let before = self.services.remove(key);
-        let mut now = Seen {
-            created,
-            ready_since: BTreeMap::new(),
-        };
+        let before = self.services.get(key);
+        let mut ready_since = Vec::with_capacity(pods.len());
         let mut earliest: Option<Timestamp> = None;
         let mut note = |time: Timestamp| earliest = Some(earliest.map_or(time, |least| least.min(time)));
         for pod in pods {
@@ -46,13 +65,13 @@ impl TriggerTimes {
             let (Some(since), Some(name)) = (since, pod.metadata.name.as_deref()) else {
                 continue;
             };
-            let remembered = before.as_ref().and_then(|seen| seen.ready_since.get(name));
-            if remembered.is_none_or(|remembered| since.0 > *remembered) {
+            let name = hash(name);
+            let remembered = before.and_then(|seen| seen.ready_since(name));
+            if remembered.is_none_or(|remembered| since.0 > remembered) {
                 note(since.0);
             }
-            now.ready_since.insert(name.into(), since.0);
+            ready_since.push((name, since.0));
         }
-        let known = before.is_some();
         if let Some(created) = created
             && before
                 .and_then(|seen| seen.created)
@@ -60,14 +79,33 @@ impl TriggerTimes {
         {
             note(created);
         }
-        self.services.insert(key.clone(), now);
-        if known { earliest } else { created }
+        ready_since.sort_unstable();
+        Sight {
+            time: if before.is_some() { earliest } else { created },
+            seen: Seen {
+                created,
+                ready_since: ready_since.into(),
+            },
+        }
+    }
+
+    /// Remembers what a turn saw: to be called once its writes are made, or if it had none. A turn
+    /// whose writes failed is not remembered, so that the next one carries the same time.
+    pub fn commit(&mut self, key: &ServiceKey, sight: Sight) {
+        self.services.insert(key.clone(), sight.seen);
     }
 
     /// Forgets a Service that is gone.
     pub fn forget(&mut self, key: &ServiceKey) {
         self.services.remove(key);
     }
+}
+
+/// Two Pods of one Service with one hash would at worst share a time.
+fn hash(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -118,8 +156,9 @@ mod tests {
         let mut times = TriggerTimes::default();
         for (turn, (created, pods, expected)) in turns.iter().enumerate() {
             let pods: Vec<Arc<Pod>> = pods.iter().map(|(name, since)| mk_pod(name, *since)).collect();
-            let got = times.observe(&key, &mk_service(*created), &pods);
-            assert_eq!(got, expected.map(at), "turn {turn}");
+            let sight = times.look(&key, &mk_service(*created), &pods);
+            assert_eq!(sight.time(), expected.map(at), "turn {turn}");
+            times.commit(&key, sight);
         }
     }
 
@@ -176,8 +215,22 @@ mod tests {
     fn a_forgotten_service_is_seen_for_the_first_time_again() {
         let key = ServiceKey::new("shop", "web");
         let mut times = TriggerTimes::default();
-        times.observe(&key, &mk_service(100), &[]);
+        times.commit(&key, times.look(&key, &mk_service(100), &[]));
         times.forget(&key);
-        assert_eq!(times.observe(&key, &mk_service(100), &[]), Some(at(100)));
+        assert_eq!(times.look(&key, &mk_service(100), &[]).time(), Some(at(100)));
+    }
+
+    #[test]
+    fn a_turn_whose_writes_failed_leaves_its_time_to_the_next() {
+        let key = ServiceKey::new("shop", "web");
+        let mut times = TriggerTimes::default();
+        let turn =
+            |times: &TriggerTimes, since| times.look(&key, &mk_service(100), &[mk_pod("a", Some(since))]);
+        assert_eq!(turn(&times, 110).time(), Some(at(100)), "not written");
+        let first = turn(&times, 110);
+        assert_eq!(first.time(), Some(at(100)));
+        times.commit(&key, first);
+        assert_eq!(turn(&times, 120).time(), Some(at(120)), "not written");
+        assert_eq!(turn(&times, 120).time(), Some(at(120)));
     }
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_controllers_core::selector::{PodIndex, SelectorIndex};
+use berth_controllers_core::slices::topology::{TopologyBook, ZoneShares};
 use berth_controllers_core::slices::{NodeFacts, Nodes};
 use berth_controllers_core::tracker::{EndpointsTracker, SliceTracker};
 use berth_controllers_core::trigger::TriggerTimes;
@@ -31,6 +32,9 @@ pub(crate) struct Cache {
     pub(crate) pods: PodIndex,
     /// Shared with plans under way; copied when a Node changes meanwhile.
     pub(crate) nodes: Arc<Nodes>,
+    /// Of these Nodes, once they are listed.
+    pub(crate) shares: Arc<ZoneShares>,
+    pub(crate) topology: TopologyBook,
     pub(crate) endpoints: BTreeMap<ServiceKey, Arc<Endpoints>>,
     pub(crate) pools: BTreeMap<Arc<str>, Arc<AddressPool>>,
     /// By Service, then by slice name.
@@ -151,11 +155,17 @@ impl Cache {
 
     /// Takes in a Node.
     pub(crate) fn apply_node(&mut self, name: Arc<str>, facts: NodeFacts) -> Dirty {
-        if self.nodes.get(&name) == Some(&facts) {
+        let before = self.nodes.get(&name);
+        if before == Some(&facts) {
             return Dirty::default();
         }
+        let moved = before.is_none_or(|before| before.zone != facts.zone);
         Arc::make_mut(&mut self.nodes).insert(Arc::clone(&name), facts);
-        self.node_dirty(&name)
+        let mut dirty = self.shares_dirty();
+        if moved {
+            dirty.merge(self.node_dirty(&name));
+        }
+        dirty
     }
 
     /// Forgets a Node.
@@ -163,7 +173,9 @@ impl Cache {
         if Arc::make_mut(&mut self.nodes).remove(name).is_none() {
             return Dirty::default();
         }
-        self.node_dirty(name)
+        let mut dirty = self.shares_dirty();
+        dirty.merge(self.node_dirty(name));
+        dirty
     }
 
     /// Forgets every Node that is not in a complete list.
@@ -175,8 +187,24 @@ impl Cache {
             .filter(|name| !listed.contains(&***name))
             .cloned()
             .collect();
-        let dirty = self.each(gone, |cache, name| cache.delete_node(&name));
+        let mut dirty = self.each(gone, |cache, name| cache.delete_node(&name));
         self.nodes_listed = true;
+        dirty.merge(self.shares_dirty());
+        dirty
+    }
+
+    /// The Services in topology mode whose hints do not do for the Nodes as they are now.
+    fn shares_dirty(&mut self) -> Dirty {
+        let mut dirty = Dirty::default();
+        if !self.nodes_listed {
+            return dirty;
+        }
+        let shares = ZoneShares::of(&self.nodes);
+        if shares != *self.shares {
+            let due = self.topology.due(&shares);
+            dirty.now.extend(due.into_iter().map(Task::Slices));
+            self.shares = Arc::new(shares);
+        }
         dirty
     }
 

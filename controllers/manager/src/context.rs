@@ -9,7 +9,7 @@ use std::time::Duration;
 use berth_allocator::PoolName;
 use berth_controllers_core::load_balancer::LoadBalancers;
 use berth_runtime::backoff::Backoff;
-use berth_runtime::queue::Queue;
+use berth_runtime::queue::{Budget, Policy, Queue};
 
 use crate::cache::Cache;
 use crate::events::Events;
@@ -18,12 +18,18 @@ use crate::task::{Dirty, Task};
 use crate::write::Writer;
 use crate::{Controller, ControllersArgs};
 
-/// A failed turn: quick at first, since most failures are conflicts that the next watch event settles.
-/// Nothing is ever given up (upstream forgets a key after 15 failures).
+/// Where a failed turn is most likely settled by the next watch event.
 const RETRY: Backoff = Backoff {
     first: Duration::from_millis(250),
-    cap: Duration::from_secs(60),
+    cap: LONGEST,
 };
+/// After a turn that waits for news, which brings it back: for news that does not come.
+const BEHIND: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    cap: LONGEST,
+};
+/// Nothing is ever given up (upstream forgets a key after 15 failures, and waits up to 1000 s before).
+const LONGEST: Duration = Duration::from_secs(60);
 /// Pool statuses are counts: those of a burst are written once.
 const POOL_STATUS_DELAY: Duration = Duration::from_millis(250);
 
@@ -44,18 +50,23 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(args: ControllersArgs, writer: Writer, events: Events, metrics: Metrics) -> Self {
         let enabled: BTreeSet<Controller> = args.enabled();
+        let queues = enabled
+            .into_iter()
+            .map(|controller| {
+                let name = queue_name(controller);
+                let queue = Queue::reporting(policy(controller), name, &metrics.queues);
+                (controller, queue)
+            })
+            .collect();
         Self {
             writer,
             events,
             metrics,
-            pool_statuses: Queue::new(RETRY),
+            pool_statuses: Queue::new(Policy::simple(RETRY)),
             cache: Mutex::default(),
             book: Mutex::new(LoadBalancers::new(args.load_balancer_settings())),
             book_open: AtomicBool::new(false),
-            queues: enabled
-                .into_iter()
-                .map(|controller| (controller, Queue::new(RETRY)))
-                .collect(),
+            queues,
             args,
         }
     }
@@ -113,6 +124,33 @@ impl Context {
     pub(crate) fn close(&self) {
         self.queues.values().for_each(Queue::close);
         self.pool_statuses.close();
+    }
+}
+
+/// The name of a queue in metrics; those of the first three are upstream's.
+fn queue_name(controller: Controller) -> &'static str {
+    match controller {
+        Controller::Endpoints => "endpoint",
+        Controller::EndpointSlices => "endpoint_slice",
+        Controller::Mirroring => "endpoint_slice_mirroring",
+        Controller::LoadBalancer => "load_balancer",
+    }
+}
+
+/// How failed turns are taken again; first delays and the overall budget of the first three are
+/// upstream's.
+fn policy(controller: Controller) -> Policy {
+    let backoff = |first, cap| Backoff { first, cap };
+    let failed = match controller {
+        Controller::Endpoints => backoff(Duration::from_millis(5), LONGEST),
+        Controller::EndpointSlices => backoff(Duration::from_secs(1), LONGEST),
+        Controller::Mirroring => backoff(Duration::from_secs(1), Duration::from_secs(100)),
+        Controller::LoadBalancer => return Policy::simple(RETRY),
+    };
+    Policy {
+        failed,
+        behind: BEHIND,
+        budget: Some(Budget::UPSTREAM),
     }
 }
 

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the controllers count. Labels come from closed sets only.
 
+mod mirror;
+mod slices;
+
+use berth_runtime::queue::QueueMetrics;
 use berth_runtime::watch::WatchMetrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -9,16 +13,33 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::Controller;
+use crate::cache::Writes;
+
+pub(crate) use mirror::MirrorMetrics;
+pub(crate) use slices::{SliceMetrics, changed_by_family};
+
+/// What is done to a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Create,
+    Update,
+    Delete,
+}
+
+impl Operation {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SyncLabels {
     controller: &'static str,
     result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ControllerLabel {
-    controller: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -28,15 +49,22 @@ struct WriteLabels {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabel {
+    result: &'static str,
+}
+
 /// Clones count into the same place.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
     pub(crate) watches: WatchMetrics,
+    pub(crate) queues: QueueMetrics,
+    pub(crate) slices: SliceMetrics,
+    pub(crate) mirror: MirrorMetrics,
     syncs: Family<SyncLabels, Counter>,
-    depth: Family<ControllerLabel, Gauge>,
     leading: Gauge,
     writes: Family<WriteLabels, Counter>,
-    events_dropped: Counter,
+    events: Family<EventLabel, Counter>,
 }
 
 impl Metrics {
@@ -44,17 +72,15 @@ impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let this = Self {
             watches: WatchMetrics::register(registry),
+            queues: QueueMetrics::register(registry),
             ..Self::default()
         };
+        this.slices.register(registry);
+        this.mirror.register(registry);
         registry.register(
             "berth_controller_syncs",
             "Turns taken, by outcome",
             this.syncs.clone(),
-        );
-        registry.register(
-            "berth_controller_queue_depth",
-            "Keys that wait for their turn, delayed ones included",
-            this.depth.clone(),
         );
         registry.register(
             "berth_controllers_leading",
@@ -67,23 +93,28 @@ impl Metrics {
             this.writes.clone(),
         );
         registry.register(
-            "berth_controller_events_dropped",
-            "Events not published because too many were waiting",
-            this.events_dropped.clone(),
+            "berth_controller_events",
+            "Events for people, by what became of them",
+            this.events.clone(),
         );
         this
     }
 
+    /// Notes how a turn ended.
     pub(crate) fn sync(&self, controller: Controller, result: &'static str) {
+        if controller == Controller::EndpointSlices {
+            self.slices.sync(result);
+        }
         let controller = controller.as_str();
         self.syncs.get_or_create(&SyncLabels { controller, result }).inc();
     }
 
-    pub(crate) fn depth(&self, controller: Controller, depth: usize) {
-        let controller = controller.as_str();
-        self.depth
-            .get_or_create(&ControllerLabel { controller })
-            .set(i64::try_from(depth).unwrap_or(i64::MAX));
+    /// Notes a write to a slice.
+    pub(crate) fn slice_changed(&self, writes: Writes, operation: Operation) {
+        match writes {
+            Writes::Slices => self.slices.changed(operation),
+            Writes::Mirror => self.mirror.changed(operation),
+        }
     }
 
     pub(crate) fn leading(&self, leading: bool) {
@@ -96,7 +127,11 @@ impl Metrics {
             .inc();
     }
 
-    pub(crate) fn event_dropped(&self) {
-        self.events_dropped.inc();
+    /// Notes what became of an event.
+    pub(crate) fn event(&self, result: &'static str) {
+        self.events.get_or_create(&EventLabel { result }).inc();
     }
 }
+
+#[cfg(test)]
+mod tests;

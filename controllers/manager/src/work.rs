@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use berth_allocator::PoolName;
-use berth_runtime::queue::{Queue, Taken};
+use berth_runtime::queue::{Again, Queue, Taken};
 use tracing::Instrument;
 
 use crate::Controller;
@@ -16,7 +16,6 @@ use crate::write::WriteError;
 /// Works on a controller's queue until it is closed.
 pub(crate) async fn worker(context: Arc<Context>, controller: Controller, queue: Queue<Task>) {
     while let Some(taken) = queue.next().await {
-        context.metrics.depth(controller, queue.len());
         let span = tracing::debug_span!("turn", controller = controller.as_str(), task = ?taken.key());
         let outcome = reconcile::turn(&context, taken.key(), taken.failures())
             .instrument(span)
@@ -34,14 +33,13 @@ pub(crate) async fn pool_status_worker(context: Arc<Context>, queue: Queue<PoolN
                 if error.is_news() {
                     tracing::warn!(pool = %taken.key(), %error, "pool status not written");
                 }
-                taken.retry();
+                taken.retry(error.again());
             }
         }
     }
 }
 
 fn settle(context: &Context, controller: Controller, taken: Taken<Task>, outcome: Result<Turn, WriteError>) {
-    let task = format!("{:?}", taken.key());
     let result = match outcome {
         Ok(Turn::Done) => {
             taken.done();
@@ -53,19 +51,26 @@ fn settle(context: &Context, controller: Controller, taken: Taken<Task>, outcome
             "success"
         }
         Ok(Turn::Behind(behind)) => {
-            let failures = taken.retry();
+            let task = format!("{:?}", taken.key());
+            let failures = taken.retry(Again::Behind);
             tracing::debug!(%controller, task, behind, failures, "cache is behind");
             "stale"
         }
         Ok(Turn::Incomplete(missing)) => {
-            let failures = taken.retry();
+            let task = format!("{:?}", taken.key());
+            let failures = taken.retry(Again::Refused);
             if failures == 1 {
                 tracing::warn!(%controller, task, missing, "incomplete; trying again");
             }
             "error"
         }
         Err(error) => {
-            let failures = taken.retry();
+            let task = format!("{:?}", taken.key());
+            if matches!(error, WriteError::Conflict(_)) {
+                // What was written instead is on its way to us.
+                context.cache().put_off(taken.key().clone());
+            }
+            let failures = taken.retry(error.again());
             if error.is_news() {
                 tracing::warn!(%controller, task, %error, failures, "turn failed; trying again");
             } else {

@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Writes to the API server. No decision is made here but one: without the lead nothing is written.
 
+mod exchange;
+
 use std::fmt;
+use std::time::Duration;
 
 use berth_controllers_core::plan::ObjectRef;
 use berth_runtime::client::{Fault, explain};
 use berth_runtime::lease::Leadership;
+use berth_runtime::queue::Again;
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::Request;
 use kube::{Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::metrics::Metrics;
+use exchange::{Failure, Stored, exchange};
 
 /// The field manager under which Berth's writes appear.
 const FIELD_MANAGER: &str = "berth-controllers";
@@ -32,7 +39,14 @@ pub(crate) enum WriteError {
     /// The object is not there.
     Missing(String),
     /// Anything else; whether it was carried out is not known where no answer came.
-    Failed(Fault, String),
+    Failed {
+        /// What kind of failure.
+        fault: Fault,
+        /// In words.
+        text: String,
+        /// How long the server asks us to stay away.
+        wait: Option<Duration>,
+    },
 }
 
 impl WriteError {
@@ -43,20 +57,46 @@ impl WriteError {
             Self::NamespaceTerminating => "namespace-terminating",
             Self::Conflict(_) => "conflict",
             Self::Missing(_) => "missing",
-            Self::Failed(fault, _) => fault.as_str(),
+            Self::Failed { fault, .. } => fault.as_str(),
         }
     }
 
     /// Whether people should hear of it: conflicts are ordinary life.
     pub(crate) fn is_news(&self) -> bool {
         match self {
-            Self::Failed(..) | Self::Missing(_) => true,
+            Self::Failed { .. } | Self::Missing(_) => true,
             Self::NotLeading | Self::NamespaceTerminating | Self::Conflict(_) => false,
+        }
+    }
+
+    /// How the turn is to be taken again. What is wrong with one object is waited for to change, and
+    /// what is wrong with the server is waited out.
+    pub(crate) fn again(&self) -> Again {
+        match self {
+            Self::NotLeading | Self::NamespaceTerminating | Self::Conflict(_) | Self::Missing(_) => {
+                Again::Behind
+            }
+            Self::Failed { fault, wait, .. } => match fault {
+                Fault::Unreachable
+                | Fault::Timeout
+                | Fault::Unauthorized
+                | Fault::Forbidden
+                | Fault::Expired
+                | Fault::Throttled
+                | Fault::Server => Again::Failed(wait.unwrap_or_default()),
+                Fault::NotFound | Fault::Conflict | Fault::Invalid | Fault::Malformed | Fault::Other => {
+                    Again::Refused
+                }
+            },
         }
     }
 
     /// Sorts what the API server, or the way to it, answered.
     pub(crate) fn of(error: &kube::Error) -> Self {
+        Self::sorted(error, None)
+    }
+
+    fn sorted(error: &kube::Error, wait: Option<Duration>) -> Self {
         let (fault, text) = explain(error);
         if let kube::Error::Api(status) = error
             && let Some(details) = &status.details
@@ -79,7 +119,7 @@ impl WriteError {
             | Fault::Throttled
             | Fault::Server
             | Fault::Malformed
-            | Fault::Other => Self::Failed(fault, text),
+            | Fault::Other => Self::Failed { fault, text, wait },
         }
     }
 }
@@ -89,7 +129,7 @@ impl fmt::Display for WriteError {
         match self {
             Self::NotLeading => f.write_str("another replica leads"),
             Self::NamespaceTerminating => f.write_str("the namespace is being deleted"),
-            Self::Conflict(text) | Self::Missing(text) | Self::Failed(_, text) => f.write_str(text),
+            Self::Conflict(text) | Self::Missing(text) | Self::Failed { text, .. } => f.write_str(text),
         }
     }
 }
@@ -132,33 +172,26 @@ impl Writer {
         }
     }
 
-    /// Creates an object and yields it as stored.
-    pub(crate) async fn create<K: Writable>(&self, object: &K) -> Result<K, WriteError> {
-        let api: Api<K> = self.api(object.meta().namespace.as_deref());
-        self.send(
-            "create",
-            <K as k8s_openapi::Resource>::KIND,
-            api.create(&params(), object),
-        )
-        .await
+    /// Creates an object and yields the metadata of what is stored.
+    pub(crate) async fn create<K: Writable>(&self, object: &K) -> Result<ObjectMeta, WriteError> {
+        let path = self.path::<K>(object.meta().namespace.as_deref());
+        let request = body(object).and_then(|body| built(Request::new(path).create(&params(), body)));
+        let stored: Stored = self.send("create", kind::<K>(), request).await?;
+        Ok(stored.into_meta())
     }
 
-    /// Replaces an object and yields it as stored. It carries the version that it was planned from, or
-    /// none if it is meant to win.
-    pub(crate) async fn replace<K: Writable>(&self, object: &K) -> Result<K, WriteError> {
-        let api: Api<K> = self.api(object.meta().namespace.as_deref());
+    /// Replaces an object and yields the metadata of what is stored. It carries the version that it was
+    /// planned from, or none if it is meant to win.
+    pub(crate) async fn replace<K: Writable>(&self, object: &K) -> Result<ObjectMeta, WriteError> {
+        let path = self.path::<K>(object.meta().namespace.as_deref());
         let name = object.meta().name.as_deref().unwrap_or_default();
-        self.send(
-            "update",
-            <K as k8s_openapi::Resource>::KIND,
-            api.replace(name, &params(), object),
-        )
-        .await
+        let request = body(object).and_then(|body| built(Request::new(path).replace(name, &params(), body)));
+        let stored: Stored = self.send("update", kind::<K>(), request).await?;
+        Ok(stored.into_meta())
     }
 
     /// Deletes this very object; that it is gone already is as good.
     pub(crate) async fn delete<K: Writable>(&self, object: &ObjectRef) -> Result<(), WriteError> {
-        let api: Api<K> = self.api(Some(&object.namespace));
         let delete = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: object.uid.clone(),
@@ -166,38 +199,39 @@ impl Writer {
             }),
             ..DeleteParams::default()
         };
-        let sent = self.send(
-            "delete",
-            <K as k8s_openapi::Resource>::KIND,
-            api.delete(&object.name, &delete),
-        );
-        match sent.await {
+        let path = self.path::<K>(Some(&object.namespace));
+        let request = Request::new(path).delete(&object.name, &delete);
+        // The answer is a status or, while a finalizer holds it, the object.
+        let sent: Result<Value, WriteError> = self.send("delete", kind::<K>(), built(request)).await;
+        match sent {
             Ok(_) | Err(WriteError::Missing(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Merges a patch into the status subresource and yields the object as stored.
+    /// Merges a patch into the status subresource and yields the metadata of what is stored.
     pub(crate) async fn patch_status<K>(
         &self,
-        api: &Api<K>,
         kind: &'static str,
+        namespace: Option<&str>,
         name: &str,
         patch: &Value,
-    ) -> Result<K, WriteError>
+    ) -> Result<ObjectMeta, WriteError>
     where
-        K: DeserializeOwned + Clone + fmt::Debug,
+        K: Resource<DynamicType = ()>,
     {
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        self.send(
-            "patch-status",
-            kind,
-            api.patch_status(name, &params, &Patch::Merge(patch)),
-        )
-        .await
+        let request = Request::new(K::url_path(&(), namespace)).patch_subresource(
+            "status",
+            name,
+            &params,
+            &Patch::Merge(patch),
+        );
+        let stored: Stored = self.send("patch-status", kind, built(request)).await?;
+        Ok(stored.into_meta())
     }
 
     /// The client, for reads.
@@ -205,24 +239,42 @@ impl Writer {
         self.client.clone()
     }
 
-    fn api<K: Writable>(&self, namespace: Option<&str>) -> Api<K> {
-        Api::namespaced(self.client.clone(), namespace.unwrap_or_default())
+    fn path<K: Writable>(&self, namespace: Option<&str>) -> String {
+        K::url_path(&(), namespace)
     }
 
-    async fn send<T>(
+    async fn send<T: DeserializeOwned>(
         &self,
         verb: &'static str,
         kind: &'static str,
-        request: impl Future<Output = Result<T, kube::Error>>,
+        request: Result<http::Request<Vec<u8>>, kube::Error>,
     ) -> Result<T, WriteError> {
         if !self.leadership.is_leading() {
             return Err(WriteError::NotLeading);
         }
-        let answer = request.await.map_err(|error| WriteError::of(&error));
+        let answer = match request {
+            Ok(request) => exchange(&self.client, request).await,
+            Err(error) => Err(Failure::from(error)),
+        };
+        let answer = answer.map_err(|failure| WriteError::sorted(&failure.error, failure.wait));
         let result = answer.as_ref().err().map_or("ok", WriteError::as_str);
         self.metrics.write(verb, kind, result);
         answer
     }
+}
+
+fn kind<K: Writable>() -> &'static str {
+    <K as k8s_openapi::Resource>::KIND
+}
+
+fn body(object: &impl Serialize) -> Result<Vec<u8>, kube::Error> {
+    serde_json::to_vec(object).map_err(kube::Error::SerdeError)
+}
+
+fn built(
+    request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+) -> Result<http::Request<Vec<u8>>, kube::Error> {
+    request.map_err(kube::Error::BuildRequest)
 }
 
 fn params() -> PostParams {

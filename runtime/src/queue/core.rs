@@ -5,11 +5,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tokio::time::Instant;
 
+use super::budget::{Budget, Spent};
+
 /// What a worker may do now.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next<T> {
-    /// Work on this key; `true` if another one is ready for the next worker, or due later.
-    Take(T, bool),
+    /// Work on this key.
+    Take {
+        /// The key.
+        key: T,
+        /// Since when it was ready.
+        since: Instant,
+        /// Whether another one is ready for the next worker, or due later.
+        more: bool,
+    },
     /// Nothing before this moment.
     At(Instant),
     /// Nothing until somebody adds.
@@ -21,7 +30,7 @@ pub(super) enum Next<T> {
 /// Every key is in at most one of `ready` and `in_flight`; it may be in `delayed` besides.
 #[derive(Debug)]
 pub(super) struct Core<T: Ord + Clone> {
-    ready: VecDeque<T>,
+    ready: VecDeque<(T, Instant)>,
     /// The members of `ready`.
     waiting: BTreeSet<T>,
     in_flight: BTreeSet<T>,
@@ -30,7 +39,12 @@ pub(super) struct Core<T: Ord + Clone> {
     /// When each delayed key is due, and the same by time.
     delayed: BTreeMap<T, Instant>,
     due: BTreeSet<(Instant, T)>,
+    /// Keys that nothing brings back earlier.
+    held: BTreeMap<T, Instant>,
     failures: BTreeMap<T, u32>,
+    /// Set while the last outcome was a failure of the server.
+    failing: bool,
+    spent: Spent,
     closed: bool,
 }
 
@@ -43,28 +57,43 @@ impl<T: Ord + Clone> Default for Core<T> {
             again: BTreeSet::new(),
             delayed: BTreeMap::new(),
             due: BTreeSet::new(),
+            held: BTreeMap::new(),
             failures: BTreeMap::new(),
+            failing: false,
+            spent: Spent::default(),
             closed: false,
         }
     }
 }
 
 impl<T: Ord + Clone> Core<T> {
-    pub(super) fn add(&mut self, key: T) {
+    /// Whether the key is new to those that wait.
+    pub(super) fn add(&mut self, key: T, now: Instant) -> bool {
         if self.closed {
-            return;
+            return false;
+        }
+        if let Some(until) = self.held.get(&key).copied() {
+            if until > now {
+                self.add_at(key, until);
+                return false;
+            }
+            self.held.remove(&key);
         }
         if self.in_flight.contains(&key) {
-            self.again.insert(key);
-        } else if self.waiting.insert(key.clone()) {
-            self.ready.push_back(key);
+            return self.again.insert(key);
         }
+        let new = self.waiting.insert(key.clone());
+        if new {
+            self.ready.push_back((key, now));
+        }
+        new
     }
 
     pub(super) fn add_at(&mut self, key: T, at: Instant) {
         if self.closed {
             return;
         }
+        let at = self.held.get(&key).map_or(at, |held| at.max(*held));
         if let Some(before) = self.delayed.get(&key).copied() {
             if before <= at {
                 return;
@@ -75,56 +104,79 @@ impl<T: Ord + Clone> Core<T> {
         self.due.insert((at, key));
     }
 
-    pub(super) fn next(&mut self, now: Instant) -> Next<T> {
-        if self.closed {
-            return Next::Closed;
-        }
+    /// Makes ready what is due; yields how many keys that are.
+    pub(super) fn ripen(&mut self, now: Instant) -> u64 {
+        let mut ripe = 0;
         while self.due.first().is_some_and(|(at, _)| *at <= now) {
             if let Some((_, key)) = self.due.pop_first() {
                 self.delayed.remove(&key);
-                self.add(key);
+                ripe += u64::from(self.add(key, now));
             }
         }
-        match self.ready.pop_front() {
-            Some(key) => {
-                self.waiting.remove(&key);
-                self.in_flight.insert(key.clone());
-                Next::Take(key, !self.ready.is_empty() || !self.due.is_empty())
-            }
-            None => self.due.first().map_or(Next::Wait, |(at, _)| Next::At(*at)),
+        ripe
+    }
+
+    /// The next key; what is due must have ripened.
+    pub(super) fn next(&mut self, budget: Option<Budget>, now: Instant) -> Next<T> {
+        if self.closed {
+            return Next::Closed;
         }
+        if self.ready.is_empty() {
+            return self.due.first().map_or(Next::Wait, |(at, _)| Next::At(*at));
+        }
+        if let Some(budget) = budget.filter(|_| self.failing) {
+            let at = self.spent.next(budget, now);
+            if at > now {
+                return Next::At(at);
+            }
+            self.spent.take(budget, now);
+        }
+        let Some((key, since)) = self.ready.pop_front() else {
+            return Next::Wait;
+        };
+        self.waiting.remove(&key);
+        // The work that begins now sees all that led to the delayed one.
+        if let Some(at) = self.delayed.remove(&key) {
+            self.due.remove(&(at, key.clone()));
+        }
+        self.in_flight.insert(key.clone());
+        let more = !self.ready.is_empty() || !self.due.is_empty();
+        Next::Take { key, since, more }
     }
 
     /// Work on the key ended well.
-    pub(super) fn done(&mut self, key: &T) {
+    pub(super) fn done(&mut self, key: &T, now: Instant) {
+        self.failing = false;
         self.failures.remove(key);
-        self.release(key);
+        self.release(key, now);
     }
 
-    /// Work on the key failed; yields how often in a row.
+    /// Work on the key failed; yields how often in a row. It is still in flight.
     pub(super) fn failed(&mut self, key: &T) -> u32 {
-        self.release(key);
         let failures = self.failures.entry(key.clone()).or_insert(0);
         *failures = failures.saturating_add(1);
         *failures
     }
 
+    /// Nothing brings the key back before this moment, and until work on some key ends well turns are
+    /// taken within the budget.
+    pub(super) fn hold(&mut self, key: &T, until: Instant) {
+        self.failing = true;
+        if !self.closed {
+            self.held.insert(key.clone(), until);
+        }
+    }
+
     /// Nobody works on the key any longer.
-    pub(super) fn release(&mut self, key: &T) {
+    pub(super) fn release(&mut self, key: &T, now: Instant) {
         self.in_flight.remove(key);
         if self.again.remove(key) {
-            self.add(key.clone());
+            self.add(key.clone(), now);
         }
     }
 
     pub(super) fn failures(&self, key: &T) -> u32 {
         self.failures.get(key).copied().unwrap_or(0)
-    }
-
-    /// When a delayed key is due, if it is delayed.
-    #[cfg(test)]
-    pub(super) fn delayed_until(&self, key: &T) -> Option<Instant> {
-        self.delayed.get(key).copied()
     }
 
     pub(super) fn close(&mut self) {
@@ -134,6 +186,17 @@ impl<T: Ord + Clone> Core<T> {
         self.again.clear();
         self.delayed.clear();
         self.due.clear();
+        self.held.clear();
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_waiting(&self, key: &T) -> bool {
+        self.waiting.contains(key)
+    }
+
+    /// Keys that could be worked on now.
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
     }
 
     pub(super) fn len(&self) -> usize {

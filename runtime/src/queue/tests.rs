@@ -1,17 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use proptest::prelude::*;
 use tokio::time::{Instant, timeout};
 
-use super::core::{Core, Next};
 use super::*;
+
+mod random;
 
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_secs(1),
     cap: Duration::from_secs(8),
+};
+const POLICY: Policy = Policy {
+    failed: BACKOFF,
+    behind: Backoff {
+        first: Duration::from_secs(60),
+        cap: Duration::from_secs(60),
+    },
+    budget: None,
 };
 
 async fn nothing_comes(queue: &Queue<&'static str>) -> bool {
@@ -20,7 +28,7 @@ async fn nothing_comes(queue: &Queue<&'static str>) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_added_twice_comes_once() {
-    let queue = Queue::new(BACKOFF);
+    let queue = Queue::new(POLICY);
     queue.add("a");
     queue.add("b");
     queue.add("a");
@@ -33,7 +41,7 @@ async fn a_key_added_twice_comes_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_added_during_its_work_comes_again_after_it() {
-    let queue = Queue::new(BACKOFF);
+    let queue = Queue::new(POLICY);
     queue.add("a");
     let taken = queue.next().await.unwrap();
     queue.add("a");
@@ -46,14 +54,14 @@ async fn a_key_added_during_its_work_comes_again_after_it() {
 
 #[tokio::test(start_paused = true)]
 async fn failures_double_the_delay_and_success_forgets_them() {
-    let queue = Queue::new(BACKOFF);
+    let queue = Queue::new(POLICY);
     queue.add("a");
     for (failures, delay) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 8)] {
         let taken = queue.next().await.unwrap();
         if failures > 1 {
             assert_eq!(taken.failures(), failures - 1);
         }
-        assert_eq!(taken.retry(), failures);
+        assert_eq!(taken.retry(Again::Refused), failures);
         let failed_at = Instant::now();
         let again = queue.next().await.unwrap();
         assert_eq!(failed_at.elapsed(), Duration::from_secs(delay));
@@ -66,7 +74,7 @@ async fn failures_double_the_delay_and_success_forgets_them() {
 
 #[tokio::test(start_paused = true)]
 async fn of_two_delays_the_earlier_counts() {
-    let queue = Queue::new(BACKOFF);
+    let queue = Queue::new(POLICY);
     let start = Instant::now();
     queue.add_after("a", Duration::from_secs(9));
     queue.add_after("a", Duration::from_secs(3));
@@ -78,7 +86,7 @@ async fn of_two_delays_the_earlier_counts() {
 
 #[tokio::test(start_paused = true)]
 async fn work_that_is_cancelled_puts_its_key_back() {
-    let queue = Queue::new(BACKOFF);
+    let queue = Queue::new(POLICY);
     queue.add("a");
     drop(queue.next().await.unwrap());
     assert_eq!(*queue.next().await.unwrap().key(), "a");
@@ -86,7 +94,7 @@ async fn work_that_is_cancelled_puts_its_key_back() {
 
 #[tokio::test(start_paused = true)]
 async fn every_waiting_worker_ends_when_the_queue_closes() {
-    let queue = Queue::<&str>::new(BACKOFF);
+    let queue = Queue::<&str>::new(POLICY);
     let workers: Vec<_> = (0..5)
         .map(|_| {
             let queue = queue.clone();
@@ -104,7 +112,7 @@ async fn every_waiting_worker_ends_when_the_queue_closes() {
 
 #[tokio::test(start_paused = true)]
 async fn waiting_workers_share_keys_added_at_once() {
-    let queue = Queue::new(BACKOFF);
+    let queue = Queue::new(POLICY);
     let workers: Vec<_> = (0..4)
         .map(|_| {
             let queue = queue.clone();
@@ -131,110 +139,104 @@ async fn waiting_workers_share_keys_added_at_once() {
     assert_eq!(start.elapsed(), Duration::from_secs(1), "in parallel");
 }
 
-/// What may happen to a queue.
-#[derive(Clone, Debug)]
-enum Op {
-    Add(u8),
-    AddAfter(u8, u64),
-    Take,
-    Done(usize),
-    Fail(usize),
-    Cancel(usize),
-    Wait(u64),
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    prop_oneof![
-        3 => (0..6u8).prop_map(Op::Add),
-        2 => (0..6u8, 1..20u64).prop_map(|(key, delay)| Op::AddAfter(key, delay)),
-        4 => Just(Op::Take),
-        3 => any::<usize>().prop_map(Op::Done),
-        1 => any::<usize>().prop_map(Op::Fail),
-        1 => any::<usize>().prop_map(Op::Cancel),
-        2 => (1..10u64).prop_map(Op::Wait),
-    ]
-}
-
-/// The naive model: when work on each key is owed from.
-#[derive(Default)]
-struct Owed(BTreeMap<u8, Instant>);
-
-impl Owed {
-    fn owe(&mut self, key: u8, from: Instant) {
-        let at = self.0.entry(key).or_insert(from);
-        *at = (*at).min(from);
+#[tokio::test(start_paused = true)]
+async fn an_add_brings_refused_and_postponed_work_back_at_once() {
+    for again in [Again::Refused, Again::Behind] {
+        let queue = Queue::new(POLICY);
+        queue.add("a");
+        queue.next().await.unwrap().retry(again);
+        let start = Instant::now();
+        queue.add("a");
+        queue.next().await.unwrap().done();
+        assert_eq!(start.elapsed(), Duration::ZERO, "{again:?}");
+        assert!(
+            timeout(Duration::from_secs(120), queue.next()).await.is_err(),
+            "{again:?}: its turn was taken"
+        );
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+#[tokio::test(start_paused = true)]
+async fn postponed_work_comes_back_even_without_news() {
+    let queue = Queue::new(POLICY);
+    queue.add("a");
+    queue.next().await.unwrap().retry(Again::Behind);
+    let start = Instant::now();
+    queue.next().await.unwrap().done();
+    assert_eq!(start.elapsed(), Duration::from_secs(60));
+}
 
-    #[test]
-    fn no_key_is_lost_and_none_is_worked_on_twice_at_once(ops in prop::collection::vec(op(), 1..120)) {
-        let mut core = Core::default();
-        let mut now = Instant::now();
-        let mut owed = Owed::default();
-        let mut in_flight: Vec<u8> = Vec::new();
-        for op in ops {
-            match op {
-                Op::Add(key) => { core.add(key); owed.owe(key, now); }
-                Op::AddAfter(key, delay) => {
-                    let at = now + Duration::from_secs(delay);
-                    core.add_at(key, at);
-                    owed.owe(key, at);
-                }
-                Op::Take => match core.next(now) {
-                    Next::Take(key, _) => {
-                        prop_assert!(!in_flight.contains(&key), "{key} is worked on twice at once");
-                        let due = owed.0.get(&key).is_some_and(|at| *at <= now);
-                        prop_assert!(due, "{key} came though nothing was owed");
-                        // A later delayed add of the same key stays owed: the core may bring it again.
-                        let later = core.delayed_until(&key);
-                        owed.0.remove(&key);
-                        if let Some(at) = later { owed.owe(key, at); }
-                        in_flight.push(key);
-                    }
-                    Next::At(at) => {
-                        prop_assert!(at > now);
-                        let first = owed.0.iter().filter(|(key, _)| !in_flight.contains(key)).map(|(_, at)| *at).min();
-                        prop_assert!(first.is_none_or(|first| first >= at), "sleeps past what is owed");
-                    }
-                    Next::Wait => {
-                        let forgotten = owed.0.keys().find(|key| !in_flight.contains(key));
-                        prop_assert!(forgotten.is_none(), "{forgotten:?} is lost");
-                    }
-                    Next::Closed => prop_assert!(false, "nobody closed it"),
-                },
-                Op::Done(n) if !in_flight.is_empty() => {
-                    let key = in_flight.remove(n % in_flight.len());
-                    core.done(&key);
-                }
-                Op::Fail(n) if !in_flight.is_empty() => {
-                    let key = in_flight.remove(n % in_flight.len());
-                    let at = now + BACKOFF.delay(core.failed(&key));
-                    core.add_at(key, at);
-                    owed.owe(key, at);
-                }
-                Op::Cancel(n) if !in_flight.is_empty() => {
-                    let key = in_flight.remove(n % in_flight.len());
-                    core.release(&key);
-                    core.add(key);
-                    owed.owe(key, now);
-                }
-                Op::Done(_) | Op::Fail(_) | Op::Cancel(_) => {}
-                Op::Wait(seconds) => now += Duration::from_secs(seconds),
-            }
-        }
-        // Everything owed can be drained in the end.
-        for key in in_flight.drain(..) { core.done(&key); }
-        now += Duration::from_secs(60);
-        let mut drained = BTreeSet::new();
-        while let Next::Take(key, _) = core.next(now) {
-            core.done(&key);
-            drained.insert(key);
-        }
-        let owed: BTreeSet<u8> = owed.0.into_keys().collect();
-        prop_assert_eq!(drained, owed);
-        prop_assert!(core.is_idle());
+#[tokio::test(start_paused = true)]
+async fn after_a_failure_of_the_server_nothing_brings_a_key_back_early() {
+    for (least, expected) in [(0, 1), (5, 5)] {
+        let queue = Queue::new(POLICY);
+        queue.add("a");
+        let taken = queue.next().await.unwrap();
+        queue.add("a");
+        taken.retry(Again::Failed(Duration::from_secs(least)));
+        let start = Instant::now();
+        queue.add("a");
+        queue.add_after("a", Duration::from_millis(10));
+        queue.next().await.unwrap().done();
+        assert_eq!(start.elapsed(), Duration::from_secs(expected));
+        assert!(timeout(Duration::from_secs(120), queue.next()).await.is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_server_fails_turns_keep_to_the_budget_and_one_success_lifts_it() {
+    let budget = Budget {
+        every: Duration::from_millis(100),
+        burst: 5,
+    };
+    let queue = Queue::new(Policy {
+        budget: Some(budget),
+        ..POLICY
+    });
+    (0..1000).for_each(|key| queue.add(key));
+    let start = Instant::now();
+    let failing = Duration::from_secs(2);
+    let mut turns = 0;
+    while start.elapsed() < failing {
+        queue.next().await.unwrap().retry(Again::Failed(Duration::ZERO));
+        turns += 1;
+    }
+    // The first one shows the failure, five are the burst, twenty are two seconds' worth.
+    assert!((20..=27).contains(&turns), "{turns}");
+    queue.next().await.unwrap().done();
+    let well = Instant::now();
+    for _ in 0..900 {
+        queue.next().await.unwrap().done();
+    }
+    assert_eq!(well.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_reports_depth_adds_retries_and_durations() {
+    let mut registry = prometheus_client::registry::Registry::default();
+    let metrics = QueueMetrics::register(&mut registry);
+    let queue = Queue::reporting(POLICY, "test", &metrics);
+    for key in ["a", "b", "c", "a"] {
+        queue.add(key);
+    }
+    queue.add_after("d", Duration::from_secs(5));
+    let taken = queue.next().await.unwrap();
+    tokio::time::advance(Duration::from_secs(2)).await;
+    taken.retry(Again::Refused);
+    queue.next().await.unwrap().done();
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for line in [
+        "workqueue_depth{name=\"test\"} 1",
+        "workqueue_adds_total{name=\"test\"} 3",
+        "workqueue_retries_total{name=\"test\"} 1",
+        "workqueue_work_duration_seconds_sum{name=\"test\"} 2.0",
+        "workqueue_queue_duration_seconds_sum{name=\"test\"} 2.0",
+        "workqueue_queue_duration_seconds_count{name=\"test\"} 2",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is not in:\n{text}"
+        );
     }
 }

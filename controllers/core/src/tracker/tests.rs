@@ -60,7 +60,7 @@ fn a_cache_is_stale_until_it_shows_what_was_written() {
     ];
     for (name, cached, expected) in rows {
         let mut tracker = SliceTracker::default();
-        tracker.written(&key(), &mk_slice("a", 2));
+        tracker.written(&key(), &mk_slice("a", 2).metadata);
         tracker.deleted(&key(), "uid-b");
         assert_eq!(tracker.stale(&key(), &cached), expected, "{name}");
     }
@@ -75,7 +75,7 @@ fn a_service_that_nothing_was_written_for_is_never_stale() {
 #[test]
 fn own_writes_are_no_news_and_others_are() {
     let mut tracker = SliceTracker::default();
-    tracker.written(&key(), &mk_slice("a", 2));
+    tracker.written(&key(), &mk_slice("a", 2).metadata);
     tracker.deleted(&key(), "uid-b");
     for (slice, news) in [
         (mk_slice("a", 1), false),
@@ -92,7 +92,7 @@ fn own_writes_are_no_news_and_others_are() {
 #[test]
 fn a_slice_that_vanishes_is_news_unless_it_was_deleted_here() {
     let mut tracker = SliceTracker::default();
-    tracker.written(&key(), &mk_slice("a", 2));
+    tracker.written(&key(), &mk_slice("a", 2).metadata);
     tracker.deleted(&key(), "uid-b");
     assert!(!tracker.vanished(&key(), "uid-b"));
     assert!(tracker.vanished(&key(), "uid-a"));
@@ -103,9 +103,9 @@ fn a_slice_that_vanishes_is_news_unless_it_was_deleted_here() {
 #[test]
 fn a_relist_drops_what_was_deleted_unseen() {
     let mut tracker = SliceTracker::default();
-    tracker.written(&key(), &mk_slice("a", 2));
+    tracker.written(&key(), &mk_slice("a", 2).metadata);
     let other = ServiceKey::new("shop", "other");
-    tracker.written(&other, &mk_slice("c", 1));
+    tracker.written(&other, &mk_slice("c", 1).metadata);
     assert_eq!(tracker.relisted(|uid| uid == "uid-c"), [key()]);
     assert_eq!(tracker.stale(&key(), &[]), None);
     assert!(tracker.stale(&other, &[]).is_some());
@@ -114,7 +114,7 @@ fn a_relist_drops_what_was_deleted_unseen() {
 #[test]
 fn a_forgotten_service_expects_nothing() {
     let mut tracker = SliceTracker::default();
-    tracker.written(&key(), &mk_slice("a", 2));
+    tracker.written(&key(), &mk_slice("a", 2).metadata);
     tracker.forget(&key());
     assert_eq!(tracker.stale(&key(), &[]), None);
 }
@@ -139,7 +139,11 @@ fn endpoints_are_stale_only_in_the_version_that_an_update_replaced() {
         ("1", "1", "1", false),
     ] {
         let mut tracker = EndpointsTracker::default();
-        tracker.updated(&key(), &mk_endpoints(sent), &mk_endpoints(answered));
+        tracker.updated(
+            &key(),
+            &mk_endpoints(sent).metadata,
+            &mk_endpoints(answered).metadata,
+        );
         let found = tracker.stale(&key(), Some(&mk_endpoints(cached)));
         assert_eq!(
             found.is_some(),
@@ -154,9 +158,9 @@ fn endpoints_that_were_created_gone_or_forgotten_are_not_stale() {
     let mut tracker = EndpointsTracker::default();
     let mut fresh = mk_endpoints("1");
     fresh.metadata.resource_version = None;
-    tracker.updated(&key(), &fresh, &mk_endpoints("1"));
+    tracker.updated(&key(), &fresh.metadata, &mk_endpoints("1").metadata);
     assert_eq!(tracker.stale(&key(), Some(&mk_endpoints("1"))), None);
-    tracker.updated(&key(), &mk_endpoints("1"), &mk_endpoints("2"));
+    tracker.updated(&key(), &mk_endpoints("1").metadata, &mk_endpoints("2").metadata);
     assert_eq!(tracker.stale(&key(), None), None);
     tracker.forget(&key());
     assert_eq!(tracker.stale(&key(), Some(&mk_endpoints("1"))), None);

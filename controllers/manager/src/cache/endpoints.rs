@@ -9,6 +9,7 @@ use berth_controllers_core::key_of;
 use berth_model::ServiceKey;
 use berth_runtime::watch::ObjectKey;
 use k8s_openapi::api::core::v1::Endpoints;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Cache, object_key, same_version, uid_of};
 use crate::task::{Dirty, Task};
@@ -85,17 +86,17 @@ impl Cache {
         self.endpoints_answered.remove(key);
     }
 
-    /// Notes the answer to a write of ours; `sent` is absent for a creation.
+    /// Notes the metadata that a write of ours was answered with; that sent is absent for a creation.
     pub(crate) fn endpoints_written(
         &mut self,
         key: &ServiceKey,
-        sent: Option<&Endpoints>,
-        answered: &Endpoints,
+        sent: Option<&ObjectMeta>,
+        answered: &ObjectMeta,
     ) {
         if let Some(sent) = sent {
             self.own_endpoints.updated(key, sent, answered);
         }
-        if let Some(version) = answered.metadata.resource_version.as_deref() {
+        if let Some(version) = answered.resource_version.as_deref() {
             self.endpoints_answered.insert(key.clone(), version.into());
         }
     }

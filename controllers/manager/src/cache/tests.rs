@@ -215,7 +215,7 @@ fn a_new_zone_of_a_node_reaches_the_services_with_pods_there() {
 fn the_echo_of_an_own_slice_write_is_no_news_but_a_foreign_edit_is() {
     let mut cache = Cache::default();
     let written = mk_slice("web-a", 1, "web", names::SLICE_CONTROLLER);
-    cache.own_slices.written(&key("web"), &written);
+    cache.own_slices.written(&key("web"), &written.metadata);
     assert_eq!(due(&cache.apply_slice(written)), [""; 0]);
     let edited = mk_slice("web-a", 2, "web", names::SLICE_CONTROLLER);
     assert_eq!(due(&cache.apply_slice(edited)), ["later slices web"]);
@@ -227,7 +227,7 @@ fn the_echo_of_an_own_slice_write_is_no_news_but_a_foreign_edit_is() {
 fn a_turn_put_off_comes_back_with_the_echo_it_waited_for() {
     let mut cache = Cache::default();
     let written = mk_slice("web-a", 1, "web", names::SLICE_CONTROLLER);
-    cache.own_slices.written(&key("web"), &written);
+    cache.own_slices.written(&key("web"), &written.metadata);
     let cached = cache.slices_by(&key("web"), Writes::Slices);
     assert!(
         cache
@@ -238,7 +238,7 @@ fn a_turn_put_off_comes_back_with_the_echo_it_waited_for() {
     cache.put_off(Task::Slices(key("web")));
     assert_eq!(due(&cache.apply_slice(written)), ["slices web"]);
     let again = mk_slice("web-a", 2, "web", names::SLICE_CONTROLLER);
-    cache.own_slices.written(&key("web"), &again);
+    cache.own_slices.written(&key("web"), &again.metadata);
     assert_eq!(due(&cache.apply_slice(again)), [""; 0], "brought back once");
 }
 
@@ -295,8 +295,8 @@ fn a_foreign_edit_of_endpoints_is_news_and_our_own_write_is_not() {
     );
     cache.endpoints_written(
         &key("web"),
-        Some(&mk_endpoints("web", 1)),
-        &mk_endpoints("web", 2),
+        Some(&mk_endpoints("web", 1).metadata),
+        &mk_endpoints("web", 2).metadata,
     );
     let cached = cache.endpoints[&key("web")].clone();
     assert!(cache.own_endpoints.stale(&key("web"), Some(&cached)).is_some());
@@ -312,7 +312,7 @@ fn a_foreign_edit_of_endpoints_is_news_and_our_own_write_is_not() {
 #[test]
 fn endpoints_written_but_not_seen_yet_are_remembered_until_a_deletion() {
     let mut cache = Cache::default();
-    cache.endpoints_written(&key("web"), None, &mk_endpoints("web", 1));
+    cache.endpoints_written(&key("web"), None, &mk_endpoints("web", 1).metadata);
     assert!(cache.endpoints_are_written(&key("web")));
     cache.put_off(Task::Endpoints(key("web")));
     assert_eq!(
@@ -324,7 +324,7 @@ fn endpoints_written_but_not_seen_yet_are_remembered_until_a_deletion() {
         ["endpoints web", "mirror web"]
     );
     assert!(!cache.endpoints_are_written(&key("web")));
-    cache.endpoints_written(&key("web"), None, &mk_endpoints("web", 2));
+    cache.endpoints_written(&key("web"), None, &mk_endpoints("web", 2).metadata);
     let unseen = cache.delete_endpoints(&key("web"));
     assert_eq!(
         due(&unseen),

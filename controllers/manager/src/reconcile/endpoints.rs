@@ -6,10 +6,10 @@ use std::sync::Arc;
 use berth_controllers_core::endpoints::{Absence, EndpointsInput, plan_endpoints, plan_orphan};
 use berth_controllers_core::plan::Plan;
 use berth_controllers_core::selector_of;
+use berth_controllers_core::trigger::Sight;
 use berth_model::ServiceKey;
 use berth_snapshot::pod::Pod;
 use k8s_openapi::api::core::v1::{Endpoints, Service};
-use k8s_openapi::jiff::Timestamp;
 
 use super::{DOUBT_AFTER, Turn, about, one_line, service_exists};
 use crate::Controller;
@@ -23,7 +23,7 @@ struct Snapshot {
     service: Option<Arc<Service>>,
     pods: Vec<Arc<Pod>>,
     current: Option<Arc<Endpoints>>,
-    trigger_time: Option<Timestamp>,
+    sight: Sight,
     /// Counts without a Service only.
     absence: Absence,
 }
@@ -39,12 +39,13 @@ pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> 
             service: Some(service),
             pods: &snapshot.pods,
             current: snapshot.current.as_deref(),
-            trigger_time: snapshot.trigger_time,
+            trigger_time: snapshot.sight.time(),
             leftovers: context.args.leftovers(),
         }),
         None => plan_orphan(key, snapshot.current.as_deref(), snapshot.absence),
     };
     if plan.writes.is_empty() {
+        commit(context, key, snapshot);
         return Ok(Turn::Done);
     }
     // The watches of Services and Endpoints are not in step: one that was not seen may still be there.
@@ -54,7 +55,15 @@ pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> 
     }
     tracing::debug!(endpoints = %key, plan = one_line(&plan.writes), skips = %plan.skips, "endpoints");
     apply(context, key, &plan.writes).await?;
+    commit(context, key, snapshot);
     Ok(Turn::Done)
+}
+
+/// The turn's trigger time is spent.
+fn commit(context: &Context, key: &ServiceKey, snapshot: Snapshot) {
+    if snapshot.service.is_some() {
+        context.cache().endpoints_triggers.commit(key, snapshot.sight);
+    }
 }
 
 /// The snapshot, or how the cache is behind.
@@ -79,19 +88,19 @@ fn snapshot(context: &Context, key: &ServiceKey, failures: u32) -> Result<Snapsh
             service: None,
             pods: Vec::new(),
             current,
-            trigger_time: None,
+            sight: Sight::default(),
             absence,
         });
     };
     let pods = selector_of(&service)
         .map(|selector| cache.pods.select(key.namespace(), selector))
         .unwrap_or_default();
-    let trigger_time = cache.endpoints_triggers.observe(key, &service, &pods);
+    let sight = cache.endpoints_triggers.look(key, &service, &pods);
     Ok(Snapshot {
         service: Some(service),
         pods,
         current,
-        trigger_time,
+        sight,
         absence: Absence::NotSeen,
     })
 }
@@ -105,7 +114,9 @@ async fn apply(context: &Context, key: &ServiceKey, plan: &Plan<Endpoints>) -> R
     for endpoints in &plan.update {
         let replaced = context.writer.replace(endpoints).await;
         let stored = complain(context, endpoints, "FailedToUpdateEndpoint", replaced)?;
-        context.cache().endpoints_written(key, Some(endpoints), &stored);
+        context
+            .cache()
+            .endpoints_written(key, Some(&endpoints.metadata), &stored);
     }
     for object in &plan.delete {
         context.writer.delete::<Endpoints>(object).await?;
@@ -129,7 +140,6 @@ fn complain<T>(
             about: about(endpoints),
             warning: true,
             reason,
-            action: "WriteEndpoints",
             text: error.to_string(),
         });
     }

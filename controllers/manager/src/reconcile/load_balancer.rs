@@ -100,17 +100,16 @@ pub(super) async fn turn(context: &Context, key: &ServiceKey) -> Result<Turn, Wr
 }
 
 async fn write_status(context: &Context, key: &ServiceKey, write: &StatusWrite) -> Result<(), WriteError> {
-    let api: Api<Service> = Api::namespaced(context.writer.client(), key.namespace());
     let stored = context
         .writer
-        .patch_status(&api, "Service", key.name(), &write.merge_patch())
+        .patch_status::<Service>("Service", Some(key.namespace()), key.name(), &write.merge_patch())
         .await;
     match stored {
         Ok(stored) => {
             context.cache().status_written(
                 key,
                 write.resource_version.as_deref(),
-                stored.metadata.resource_version.as_deref(),
+                stored.resource_version.as_deref(),
             );
             Ok(())
         }
@@ -126,7 +125,6 @@ fn note(context: &Context, service: &Service, event: LbEvent) {
         about: about(service),
         warning: event.warning,
         reason: event.reason,
-        action: "AllocateAddress",
         text: event.message,
     });
 }

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
-use berth_controllers_core::mirror::{MirrorInput, plan_mirror};
+use berth_controllers_core::mirror::{MirrorInput, mirrored, plan_mirror};
 use berth_controllers_core::skips::{SkipReason, Skips};
 use berth_controllers_core::tracker::Stale;
 use berth_model::ServiceKey;
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use tokio::time::Instant;
 
 use super::{DOUBT_AFTER, Turn, about, one_line, slices};
 use crate::Controller;
@@ -24,10 +26,19 @@ struct Snapshot {
 }
 
 pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> Result<Turn, WriteError> {
-    if failures >= DOUBT_AFTER {
+    let began = Instant::now();
+    let outcome = untimed(context, key, failures).await;
+    context.metrics.mirror.took(began.elapsed());
+    outcome
+}
+
+async fn untimed(context: &Context, key: &ServiceKey, failures: u32) -> Result<Turn, WriteError> {
+    let mut taken = snapshot(context, key);
+    if taken.is_err() && failures >= DOUBT_AFTER {
         slices::catch_up(context, key, Writes::Mirror).await?;
+        taken = snapshot(context, key);
     }
-    let snapshot = match snapshot(context, key) {
+    let snapshot = match taken {
         Ok(snapshot) => snapshot,
         Err(stale) => return Ok(Turn::Behind(stale.to_string())),
     };
@@ -38,14 +49,20 @@ pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> 
         existing: &snapshot.existing,
         max_endpoints: usize::from(context.args.endpoints.mirroring_max_endpoints_per_subset),
     });
+    let is_mirrored = mirrored(snapshot.endpoints.as_deref(), snapshot.service.as_deref()).is_ok();
+    if is_mirrored {
+        context.metrics.mirror.planned(key, &plan);
+    } else {
+        context.metrics.mirror.forget(key);
+    }
+    if let Some(endpoints) = snapshot.endpoints.as_ref().filter(|_| is_mirrored) {
+        complain(context, endpoints, &plan.skips);
+    }
     if plan.writes.is_empty() {
         return Ok(Turn::Done);
     }
     tracing::debug!(endpoints = %key, plan = one_line(&plan.writes), skips = %plan.skips, "mirror");
     slices::apply(context, key, Writes::Mirror, plan.writes).await?;
-    if let Some(endpoints) = &snapshot.endpoints {
-        complain(context, endpoints, &plan.skips);
-    }
     Ok(Turn::Done)
 }
 
@@ -83,7 +100,6 @@ fn complain(context: &Context, endpoints: &Endpoints, skips: &Skips) {
                 about: about(endpoints),
                 warning: true,
                 reason,
-                action: "MirrorEndpoints",
                 text: format!("{} addresses are not mirrored: {skips}", skips.count(skipped)),
             });
         }

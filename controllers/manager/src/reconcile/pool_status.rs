@@ -3,7 +3,6 @@
 
 use berth_allocator::PoolName;
 use berth_crds::AddressPool;
-use kube::Api;
 use serde_json::json;
 
 use super::now;
@@ -19,7 +18,6 @@ pub(crate) async fn turn(context: &Context, name: &PoolName) -> Result<(), Write
         return Ok(());
     };
     tracing::debug!(pool = %name, ?status, "pool status");
-    let api: Api<AddressPool> = Api::all(context.writer.client());
     // A merge patch removes a field only by an explicit null.
     let patch = json!({
         "metadata": { "resourceVersion": pool.metadata.resource_version },
@@ -27,7 +25,7 @@ pub(crate) async fn turn(context: &Context, name: &PoolName) -> Result<(), Write
     });
     match context
         .writer
-        .patch_status(&api, "AddressPool", name.as_str(), &patch)
+        .patch_status::<AddressPool>("AddressPool", None, name.as_str(), &patch)
         .await
     {
         Ok(_) | Err(WriteError::Missing(_)) => Ok(()),

@@ -7,15 +7,14 @@ use std::sync::Arc;
 use berth_controllers_core::plan::Plan;
 use berth_controllers_core::skips::SkipReason;
 use berth_controllers_core::slices::topology::{HintState, ZoneShares};
-use berth_controllers_core::slices::{Nodes, SliceInput, plan_slices};
+use berth_controllers_core::slices::{Nodes, SliceInput, SlicePlan, plan_slices};
 use berth_controllers_core::tracker::Stale;
+use berth_controllers_core::trigger::Sight;
 use berth_controllers_core::{names, selector_of};
 use berth_model::ServiceKey;
-use berth_runtime::client::explain;
 use berth_snapshot::pod::Pod;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::ListParams;
 
@@ -24,6 +23,7 @@ use crate::Controller;
 use crate::cache::Writes;
 use crate::context::Context;
 use crate::events::Note;
+use crate::metrics::{Operation, changed_by_family};
 use crate::write::WriteError;
 
 /// What the plan is made from.
@@ -31,18 +31,25 @@ struct Snapshot {
     service: Arc<Service>,
     pods: Vec<Arc<Pod>>,
     nodes: Arc<Nodes>,
+    shares: Arc<ZoneShares>,
+    hints: HintState,
     existing: Vec<Arc<EndpointSlice>>,
-    trigger_time: Option<Timestamp>,
+    sight: Sight,
 }
 
 pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> Result<Turn, WriteError> {
-    if failures >= DOUBT_AFTER {
+    let mut taken = snapshot(context, key);
+    if taken.is_err() && failures >= DOUBT_AFTER {
         catch_up(context, key, Writes::Slices).await?;
+        taken = snapshot(context, key);
     }
-    let snapshot = match snapshot(context, key) {
+    let snapshot = match taken {
         Ok(Some(snapshot)) => snapshot,
-        // The slices of a Service that is gone are the garbage collector's: they name it as owner.
-        Ok(None) => return Ok(Turn::Done),
+        Ok(None) => {
+            // The slices of a Service that is gone are the garbage collector's: they name it as owner.
+            context.metrics.slices.forget(key);
+            return Ok(Turn::Done);
+        }
         Err(stale) => return Ok(Turn::Behind(stale.to_string())),
     };
     let plan = plan_slices(&SliceInput {
@@ -50,37 +57,58 @@ pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> 
         pods: &snapshot.pods,
         nodes: &snapshot.nodes,
         existing: &snapshot.existing,
-        trigger_time: snapshot.trigger_time,
+        trigger_time: snapshot.sight.time(),
         options: context.args.slice_options(),
-        shares: &ZoneShares::default(),
-        hints: &HintState::default(),
+        shares: &snapshot.shares,
+        hints: &snapshot.hints,
     });
     if !plan.writes.is_empty() {
         tracing::debug!(service = %key, plan = one_line(&plan.writes), skips = %plan.skips, "slices");
     }
-    let missing = plan.skips.has(SkipReason::NodeUnknown);
-    let complain = |text: &str| {
+    carry_out(context, key, snapshot, plan).await
+}
+
+/// Makes the writes and tells everybody concerned.
+async fn carry_out(
+    context: &Context,
+    key: &ServiceKey,
+    snapshot: Snapshot,
+    mut plan: SlicePlan,
+) -> Result<Turn, WriteError> {
+    let changed = changed_by_family(&plan, &snapshot.existing);
+    context.metrics.slices.planned(key, &plan);
+    context.cache().topology.set(key, std::mem::take(&mut plan.hints));
+    let applied = apply(context, key, Writes::Slices, std::mem::take(&mut plan.writes)).await;
+    for event in &plan.events {
+        context.events.note(Note {
+            controller: Controller::EndpointSlices,
+            about: about(&*snapshot.service),
+            warning: event.is_warning(),
+            reason: event.reason(),
+            text: event.to_string(),
+        });
+    }
+    let missing = plan
+        .skips
+        .has(SkipReason::NodeUnknown)
+        .then(|| plan.skips.to_string());
+    let trouble = match &applied {
+        Ok(()) => missing.clone(),
+        Err(error) => error.is_news().then(|| error.to_string()),
+    };
+    if let Some(trouble) = trouble {
         context.events.note(Note {
             controller: Controller::EndpointSlices,
             about: about(&*snapshot.service),
             warning: true,
             reason: "FailedToUpdateEndpointSlices",
-            action: "UpdateEndpointSlices",
-            text: format!("Error updating Endpoint Slices for Service {key}: {text}"),
+            text: format!("Error updating Endpoint Slices for Service {key}: {trouble}"),
         });
-    };
-    if let Err(error) = apply(context, key, Writes::Slices, plan.writes).await {
-        if error.is_news() {
-            complain(&error.to_string());
-        }
-        return Err(error);
     }
-    if missing {
-        let text = plan.skips.to_string();
-        complain(&text);
-        return Ok(Turn::Incomplete(text));
-    }
-    Ok(Turn::Done)
+    applied?;
+    context.metrics.slices.settled(plan.routing, &changed);
+    context.cache().slice_triggers.commit(key, snapshot.sight);
+    Ok(missing.map_or(Turn::Done, Turn::Incomplete))
 }
 
 fn snapshot(context: &Context, key: &ServiceKey) -> Result<Option<Snapshot>, Stale> {
@@ -88,6 +116,7 @@ fn snapshot(context: &Context, key: &ServiceKey) -> Result<Option<Snapshot>, Sta
     let Some(service) = cache.services.get(key).cloned() else {
         cache.own_slices.forget(key);
         cache.slice_triggers.forget(key);
+        cache.topology.forget(key);
         return Ok(None);
     };
     let existing = cache.slices_by(key, Writes::Slices);
@@ -98,13 +127,14 @@ fn snapshot(context: &Context, key: &ServiceKey) -> Result<Option<Snapshot>, Sta
     let pods = selector_of(&service)
         .map(|selector| cache.pods.select(key.namespace(), selector))
         .unwrap_or_default();
-    let trigger_time = cache.slice_triggers.observe(key, &service, &pods);
     Ok(Some(Snapshot {
         nodes: Arc::clone(&cache.nodes),
+        shares: Arc::clone(&cache.shares),
+        hints: cache.topology.get(key),
+        sight: cache.slice_triggers.look(key, &service, &pods),
         service,
         pods,
         existing,
-        trigger_time,
     }))
 }
 
@@ -117,14 +147,17 @@ pub(super) async fn apply(
 ) -> Result<(), WriteError> {
     for slice in &plan.create {
         let stored = context.writer.create(slice).await?;
+        context.metrics.slice_changed(writes, Operation::Create);
         context.cache().tracker(writes).written(key, &stored);
     }
     for slice in &plan.update {
         let stored = context.writer.replace(slice).await?;
+        context.metrics.slice_changed(writes, Operation::Update);
         context.cache().tracker(writes).written(key, &stored);
     }
     for object in &plan.delete {
         context.writer.delete::<EndpointSlice>(object).await?;
+        context.metrics.slice_changed(writes, Operation::Delete);
         let uid = object.uid.as_deref().unwrap_or_default();
         let mut cache = context.cache();
         // The watch may have been faster: then there is nothing left to expect.
@@ -146,10 +179,7 @@ pub(super) async fn catch_up(context: &Context, key: &ServiceKey, writes: Writes
     let list = api
         .list_metadata(&ListParams::default().labels(&labels))
         .await
-        .map_err(|error| {
-            let (fault, text) = explain(&error);
-            WriteError::Failed(fault, text)
-        })?;
+        .map_err(|error| WriteError::of(&error))?;
     let live: BTreeSet<String> = list
         .items
         .into_iter()
