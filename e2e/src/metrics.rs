@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// A page in the text format of Prometheus.
 #[derive(Clone, Debug)]
@@ -16,16 +16,31 @@ impl Page {
         Self(text.into())
     }
 
-    /// The sum over all label sets of a metric whose text holds `labels`.
+    /// The sum over all label sets of a metric whose text holds `labels`; 0 where there is none.
     pub fn sum(&self, name: &str, labels: &str) -> f64 {
-        let matching = self.0.lines().filter(|line| {
+        self.values(name, labels).sum()
+    }
+
+    /// As [`Page::sum`], for a metric that has to be there.
+    ///
+    /// # Errors
+    /// No label set of it is.
+    pub fn sum_of_known(&self, name: &str, labels: &str) -> Result<f64> {
+        ensure!(
+            self.values(name, labels).next().is_some(),
+            "no {name} with {labels:?} in:\n{}",
+            self.0
+        );
+        Ok(self.sum(name, labels))
+    }
+
+    fn values(&self, name: &str, labels: &str) -> impl Iterator<Item = f64> {
+        let matching = self.0.lines().filter(move |line| {
             line.strip_prefix(name)
                 .is_some_and(|rest| rest.starts_with(['{', ' ']))
                 && line.contains(labels)
         });
-        matching
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
+        matching.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
     }
 
     /// The whole text.
@@ -63,5 +78,7 @@ mod tests {
         assert!((page.sum("a", "") - 5.0).abs() < f64::EPSILON);
         assert!((page.sum("a", "verb=\"get\"") - 2.0).abs() < f64::EPSILON);
         assert!(page.sum("c", "").abs() < f64::EPSILON);
+        let missing = page.sum_of_known("c", "").unwrap_err().to_string();
+        assert!(missing.contains("no c "), "{missing}");
     }
 }

@@ -5,6 +5,7 @@
 mod converge;
 mod everything;
 mod objects;
+mod scale;
 mod settled;
 mod takeover;
 

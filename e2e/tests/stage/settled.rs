@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use berth_e2e::cluster::PATIENCE;
 use berth_e2e::stage::{Contender, Launch, Stage};
 use berth_testkit::builders::mk_namespace;
@@ -84,7 +84,7 @@ pub(crate) async fn looked_at_everything(
     launch: &Launch,
     sentinel: &str,
 ) -> Result<()> {
-    idle(stage, contender, launch).await?;
+    stage.wait_idle(contender, launch).await?;
     let client = stage.client();
     let namespaces: Api<Namespace> = Api::all(client.clone());
     if namespaces.get_opt(SENTINELS).await?.is_none() {
@@ -135,24 +135,7 @@ pub(crate) async fn looked_at_everything(
         Ok(())
     })
     .await?;
-    idle(stage, contender, launch).await
-}
-
-/// Waits until every queue of a contender is empty.
-pub(crate) async fn idle(stage: &Stage, contender: Contender, launch: &Launch) -> Result<()> {
-    eventually(format!("{contender} idle"), PATIENCE, || async {
-        let page = stage.metrics(contender, launch).await?;
-        let waiting = match contender {
-            Contender::Berth => page.sum("berth_controller_queue_depth", ""),
-            Contender::KubeControllerManager => {
-                page.sum("workqueue_adds_total", "") - page.sum("workqueue_work_duration_seconds_count", "")
-            }
-        };
-        ensure!(waiting <= 0.0, "{waiting} keys wait");
-        Ok(())
-    })
-    .await
-    .with_context(|| format!("queues of {contender}"))
+    stage.wait_idle(contender, launch).await
 }
 
 /// Waits until a contender has looked at everything and nothing has changed for a while; what is stored then.
