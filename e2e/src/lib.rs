@@ -10,6 +10,7 @@
 //!  berth controllers, proxy, announcer --+
 //! ```
 
+pub mod bench;
 pub mod cluster;
 pub mod controlplane;
 pub mod demo;

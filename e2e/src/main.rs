@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use berth_e2e::bench;
 use berth_e2e::controlplane::Binaries;
 use berth_e2e::peers::Peers;
 use berth_testkit::sandbox::{self, Side};
@@ -25,6 +26,8 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Measures Berth beside its peers; a release build of both programs is wanted.
+    Bench(bench::Arguments),
     /// Builds the control plane (etcd, kube-apiserver, kubectl), or says that it is there.
     ControlPlane,
     /// Builds what Berth is compared with (kube-controller-manager) beside the control plane, or says that it is there.
@@ -45,21 +48,31 @@ fn run(command: &Command) -> Result<ExitCode> {
     if !sandbox::is_inside() {
         // There is no way to any registry from inside.
         Binaries::find_or_build()?;
-        if matches!(command, Command::Peers) {
+        if matches!(command, Command::Peers | Command::Bench(_)) {
             Peers::find_or_build()?;
         }
     }
-    let Command::Demo { keep } = command else {
+    if matches!(command, Command::ControlPlane | Command::Peers) {
         return Ok(ExitCode::SUCCESS);
-    };
+    }
     match sandbox::enter()? {
         Side::Finished(code) => Ok(code),
         Side::Inside => {
-            let keep =
-                *keep || std::env::var_os("KEEP").is_some_and(|value| !value.is_empty() && value != "0");
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(berth_e2e::demo::run(keep))?;
-            Ok(ExitCode::SUCCESS)
+            runtime.block_on(inside(command))
         }
     }
+}
+
+async fn inside(command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Demo { keep } => {
+            let keep =
+                *keep || std::env::var_os("KEEP").is_some_and(|value| !value.is_empty() && value != "0");
+            berth_e2e::demo::run(keep).await?;
+        }
+        Command::Bench(arguments) => bench::run(arguments).await?,
+        Command::ControlPlane | Command::Peers => {}
+    }
+    Ok(ExitCode::SUCCESS)
 }

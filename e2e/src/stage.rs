@@ -102,6 +102,8 @@ impl fmt::Display for Contender {
 pub struct Launch {
     /// Of the process, its log file, its kubeconfig and its identity in the Lease: one per process.
     pub name: String,
+    /// Another build of it than the one beside the running program.
+    pub program: Option<PathBuf>,
     /// Last on its command line.
     pub extra_flags: Vec<String>,
     /// Another address than the API server's own, as that of a proxy in front of it: `https://127.0.0.1:PORT`.
@@ -161,14 +163,19 @@ impl Stage {
     }
 
     async fn start_with(folder: &Path, apiserver_flags: Vec<String>, audit: Option<Audit>) -> Result<Self> {
-        sandbox::require_inside("Stage::start")?;
-        let logs = std::path::absolute(folder)?;
-        let control_plane = ControlPlane::start(ControlPlaneConfig {
-            logs: Some(logs.clone()),
+        let config = ControlPlaneConfig {
+            logs: Some(std::path::absolute(folder)?),
             apiserver_flags,
             ..ControlPlaneConfig::loopback(data_folder())
-        })
-        .await?;
+        };
+        Self::on(config, audit).await
+    }
+
+    /// As [`Stage::start`], on a control plane as it is asked for: its folder may hold etcd's data of an earlier one.
+    pub(crate) async fn on(config: ControlPlaneConfig, audit: Option<Audit>) -> Result<Self> {
+        sandbox::require_inside("Stage::start")?;
+        let control_plane = ControlPlane::start(config).await?;
+        let logs = control_plane.logs().to_owned();
         for (namespace, name) in [PEER, COLLECTORS] {
             control_plane
                 .kubectl(&["create", "serviceaccount", name, "--namespace", namespace])
@@ -225,7 +232,11 @@ impl Stage {
     pub async fn launch(&self, contender: Contender, launch: &Launch) -> Result<Process> {
         let kubeconfig = self.kubeconfig(contender.account(), launch).await?;
         let (program, args) = match contender {
-            Contender::Berth => (binary("berth", "berth")?, berth_flags(launch)),
+            Contender::Berth => {
+                let built = || binary("berth", "berth");
+                let program = launch.program.clone().map_or_else(|| Ok(built()?), anyhow::Ok)?;
+                (program, berth_flags(launch))
+            }
             Contender::KubeControllerManager => {
                 let admin = launch.admin(contender).port();
                 let controllers =

@@ -89,7 +89,7 @@ impl Surroundings {
     }
 
     /// `${BERTH_CACHE:-~/.cache/berth}`.
-    pub(super) fn cache_folder(&self) -> Result<PathBuf, ControlPlaneError> {
+    pub(crate) fn cache_folder(&self) -> Result<PathBuf, ControlPlaneError> {
         let in_home = || self.home.as_ref().map(|home| home.join(".cache/berth"));
         self.cache
             .clone()

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a process has used: CPU seconds, memory. Read from /proc, without starting anything.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// Between two looks at a process's anonymous memory, of which the kernel keeps no peak.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// One look at a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Usage {
+    /// User and system time of all threads, also of those that have ended.
+    pub(crate) cpu_seconds: f64,
+    /// Resident, MiB.
+    pub(crate) rss: f64,
+    /// The greatest resident size so far, MiB.
+    pub(crate) peak_rss: f64,
+    /// Of the resident size, what no file stands behind: heap and stacks, MiB.
+    pub(crate) anonymous: f64,
+}
+
+impl Usage {
+    /// Looks at a process.
+    pub(crate) fn of(pid: u32) -> Result<Self> {
+        let read = |name: &str| {
+            let path = format!("/proc/{pid}/{name}");
+            fs::read_to_string(&path).with_context(|| path.clone())
+        };
+        let status = read("status")?;
+        let status = sizes(&status);
+        let size = |key: &str| {
+            let found = status.get(key).copied();
+            found.with_context(|| format!("no {key} in /proc/{pid}/status"))
+        };
+        Ok(Self {
+            cpu_seconds: cpu_seconds(&read("stat")?).with_context(|| format!("/proc/{pid}/stat"))?,
+            rss: size("VmRSS")?,
+            peak_rss: size("VmHWM")?,
+            anonymous: size("RssAnon")?,
+        })
+    }
+}
+
+/// CPU seconds of a process.
+pub(crate) fn cpu_of(pid: u32) -> Result<f64> {
+    Ok(Usage::of(pid)?.cpu_seconds)
+}
+
+/// utime and stime out of /proc/PID/stat, proc(5): fields 14 and 15, counted behind the name, which may hold anything.
+fn cpu_seconds(stat: &str) -> Option<f64> {
+    // USER_HZ, 100 on every architecture that this builds for.
+    const TICKS: f64 = 100.0;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut times = fields.split_whitespace().skip(11);
+    let utime: f64 = times.next()?.parse().ok()?;
+    let stime: f64 = times.next()?.parse().ok()?;
+    Some((utime + stime) / TICKS)
+}
+
+/// The lines of /proc/PID/status that are sizes, in MiB.
+fn sizes(status: &str) -> BTreeMap<&str, f64> {
+    let size = |line: &'_ str| -> Option<f64> {
+        let kib: f64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+        Some(kib / 1024.0)
+    };
+    status
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter_map(|(key, value)| Some((key, size(value)?)))
+        .collect()
+}
+
+/// Watches the peak of a process's anonymous memory.
+pub(crate) struct AnonymousPeak {
+    peak: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl AnonymousPeak {
+    /// Starts looking; a process that has ended is looked at no more.
+    pub(crate) fn watch(pid: u32) -> Self {
+        let (peak, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (seen, asked) = (Arc::clone(&peak), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            while !asked.load(Ordering::Relaxed) {
+                let Ok(usage) = Usage::of(pid) else { return };
+                // Positive floats sort as their bits do.
+                seen.fetch_max(usage.anonymous.to_bits(), Ordering::Relaxed);
+                std::thread::sleep(LOOK);
+            }
+        });
+        Self {
+            peak,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// The peak so far, MiB.
+    pub(crate) fn so_far(&self) -> f64 {
+        f64::from_bits(self.peak.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for AnonymousPeak {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The 1-minute load average, for the conditions of a figure.
+pub(crate) fn load_average() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let first = text.split_whitespace().next();
+    first.and_then(|load| load.parse().ok()).unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_is_found_behind_any_name() {
+        let stat = "4711 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0";
+        assert_eq!(cpu_seconds(stat), Some(3.0));
+        assert_eq!(cpu_seconds("4711 (x) S 1"), None);
+    }
+
+    #[test]
+    fn sizes_are_mebibytes() {
+        let found = sizes("Name:\tx\nVmHWM:\t    2048 kB\nRssAnon:\t512 kB\nThreads:\t3\n");
+        assert_eq!(found, BTreeMap::from([("VmHWM", 2.0), ("RssAnon", 0.5)]));
+    }
+
+    #[test]
+    fn this_very_process_has_used_something() {
+        let before = Usage::of(std::process::id()).unwrap();
+        let peak = AnonymousPeak::watch(std::process::id());
+        let filled = vec![1_u8; 64 << 20];
+        while peak.so_far() < before.anonymous + 60.0 {
+            std::thread::yield_now();
+        }
+        let after = Usage::of(std::process::id()).unwrap();
+        assert!(after.peak_rss >= after.rss && after.rss >= after.anonymous);
+        assert!(after.cpu_seconds >= before.cpu_seconds && filled.len() == 64 << 20);
+    }
+}
