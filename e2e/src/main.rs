@@ -7,6 +7,7 @@ use anyhow::Result;
 use berth_e2e::bench;
 use berth_e2e::controlplane::Binaries;
 use berth_e2e::peers::Peers;
+use berth_e2e::soak::{SoakArgs, soak};
 use berth_testkit::sandbox::{self, Side};
 use clap::{Parser, Subcommand};
 
@@ -28,6 +29,8 @@ enum Command {
     },
     /// Measures Berth beside its peers; a release build of both programs is wanted.
     Bench(bench::Arguments),
+    /// Runs random histories against Berth and kube-controller-manager and compares what they make of them.
+    Soak(SoakArgs),
     /// Builds the control plane (etcd, kube-apiserver, kubectl), or says that it is there.
     ControlPlane,
     /// Builds what Berth is compared with (kube-controller-manager) beside the control plane, or says that it is there.
@@ -48,7 +51,7 @@ fn run(command: &Command) -> Result<ExitCode> {
     if !sandbox::is_inside() {
         // There is no way to any registry from inside.
         Binaries::find_or_build()?;
-        if matches!(command, Command::Peers | Command::Bench(_)) {
+        if matches!(command, Command::Peers | Command::Bench(_) | Command::Soak(_)) {
             Peers::find_or_build()?;
         }
     }
@@ -72,6 +75,7 @@ async fn inside(command: &Command) -> Result<ExitCode> {
             berth_e2e::demo::run(keep).await?;
         }
         Command::Bench(arguments) => bench::run(arguments).await?,
+        Command::Soak(arguments) => return soak(arguments).await,
         Command::ControlPlane | Command::Peers => {}
     }
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One of the two servers with its contender: takes steps, says what it holds, and when it has settled.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use berth_testkit::process::Process;
+use berth_testkit::wait::eventually;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, ListParams};
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher;
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::observe::Listed;
+use super::request::{self, Request, Verb};
+use super::step::{NodeEvent, Step};
+use crate::stage::{Contender, Launch, Stage};
+
+/// Longer than upstream waits before it looks at a slice that somebody changed (1 s), or tries again at first.
+const QUIET: Duration = Duration::from_millis(2500);
+/// For what has to happen on a machine that is swamped.
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What became of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Accepted,
+    /// By this HTTP status.
+    Refused(u16),
+    /// There was nothing to do it to.
+    Nothing,
+}
+
+pub(crate) struct Side {
+    pub(crate) contender: Contender,
+    client: Client,
+    /// Counts what was seen to be written.
+    writes: watch::Receiver<u64>,
+    _watches: JoinSet<()>,
+    // Before the control plane that it talks to.
+    process: Process,
+    launch: Launch,
+    stage: Stage,
+}
+
+impl Side {
+    pub(crate) async fn start(
+        contender: Contender,
+        logs: &Path,
+        flags: Vec<String>,
+        port: u16,
+    ) -> Result<Self> {
+        let folder = logs.join(contender.to_string());
+        let stage = Stage::start(&folder, Vec::new()).await?;
+        let launch = Launch {
+            extra_flags: flags,
+            admin_port: Some(port),
+            ..Launch::named(&contender.to_string())
+        };
+        let mut process = stage.launch(contender, &launch).await?;
+        stage.wait_ready(contender, &launch, &mut process).await?;
+        let client = stage.client();
+        let (sender, writes) = watch::channel(0);
+        let mut watches = JoinSet::new();
+        watches.spawn(count::<Endpoints>(client.clone(), sender.clone()));
+        watches.spawn(count::<EndpointSlice>(client.clone(), sender));
+        Ok(Self {
+            contender,
+            client,
+            writes,
+            _watches: watches,
+            process,
+            launch,
+            stage,
+        })
+    }
+
+    /// Fails when the contender has ended by itself.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        let ended = self.process.try_wait()?;
+        ensure!(
+            ended.is_none(),
+            "{} has ended: {}",
+            self.contender,
+            self.process.log_end()
+        );
+        Ok(())
+    }
+
+    pub(crate) async fn create_namespace(&self, name: &str) -> Result<()> {
+        let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        self.must("POST", "/api/v1/namespaces", Some(&body)).await
+    }
+
+    /// Takes a step, all of its requests unless one is refused.
+    pub(crate) async fn take(&self, namespace: &str, step: &Step) -> Result<Answer> {
+        let requests = match step {
+            Step::MeddleSlice(service, nth, how) => {
+                let Some(path) = self.slice(namespace, service, *nth).await? else {
+                    return Ok(Answer::Nothing);
+                };
+                return self.send(&path, "", &request::slice_meddling(*how)).await;
+            }
+            Step::CreateService(..)
+            | Step::EditService(..)
+            | Step::DeleteService(_)
+            | Step::CreatePod(..)
+            | Step::EditPod(..)
+            | Step::CreateEndpoints(..)
+            | Step::EditEndpoints(..)
+            | Step::DeleteEndpoints(_)
+            | Step::MeddleEndpoints(..) => request::requests(step, &now()),
+        };
+        for request in requests {
+            let answer = self.request(namespace, &request).await?;
+            if answer != Answer::Accepted {
+                return Ok(answer);
+            }
+        }
+        Ok(Answer::Accepted)
+    }
+
+    async fn request(&self, namespace: &str, request: &Request) -> Result<Answer> {
+        let plural = match request.resource {
+            request::Resource::Service => "services",
+            request::Resource::Pod => "pods",
+            request::Resource::Endpoints => "endpoints",
+        };
+        let folder = format!("/api/v1/namespaces/{namespace}/{plural}");
+        self.send(&format!("{folder}/{}", request.name), &folder, &request.verb)
+            .await
+    }
+
+    async fn send(&self, path: &str, folder: &str, verb: &Verb) -> Result<Answer> {
+        match verb {
+            Verb::Create(object) => self.call("POST", folder, Some(object)).await,
+            Verb::Patch(patch) => self.call("PATCH", path, Some(patch)).await,
+            Verb::PatchStatus(patch) => self.call("PATCH", &format!("{path}/status"), Some(patch)).await,
+            Verb::Bind(node) => {
+                let name = path.rsplit('/').next().unwrap_or_default();
+                let body = json!({
+                    "apiVersion": "v1",
+                    "kind": "Binding",
+                    "metadata": {"name": name},
+                    "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+                });
+                self.call("POST", &format!("{path}/binding"), Some(&body)).await
+            }
+            Verb::Delete { grace } => {
+                let body = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": grace});
+                self.call("DELETE", path, Some(&body)).await
+            }
+        }
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
+        match self.raw(method, path, body).await {
+            Ok(_) => Ok(Answer::Accepted),
+            Err(kube::Error::Api(status)) if status.code < 500 && status.code != 429 => {
+                tracing::debug!(side = %self.contender, method, path, message = %status.message, "refused");
+                Ok(Answer::Refused(status.code))
+            }
+            Err(error) => Err(error).with_context(|| format!("{}: {method} {path}", self.contender)),
+        }
+    }
+
+    async fn raw(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, kube::Error> {
+        let content = if method == "PATCH" && body.is_some_and(Value::is_object) {
+            "application/merge-patch+json"
+        } else if method == "PATCH" {
+            "application/json-patch+json"
+        } else {
+            "application/json"
+        };
+        let bytes = body.map(ToString::to_string).unwrap_or_default().into_bytes();
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::CONTENT_TYPE, content)
+            .body(bytes)
+            .map_err(kube::Error::HttpError)?;
+        self.client.request(request).await
+    }
+
+    async fn must(&self, method: &str, path: &str, body: Option<&Value>) -> Result<()> {
+        let answer = self.call(method, path, body).await?;
+        ensure!(
+            answer == Answer::Accepted,
+            "{}: {method} {path}: {answer:?}",
+            self.contender
+        );
+        Ok(())
+    }
+
+    /// The path of the n-th slice of a Service, in an order that does not depend on names.
+    async fn slice(&self, namespace: &str, service: &str, nth: usize) -> Result<Option<String>> {
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), namespace);
+        let ours = format!(
+            "kubernetes.io/service-name={service},{}=endpointslice-controller.k8s.io",
+            request::SLICE_MANAGED_BY
+        );
+        let mut listed = slices.list(&ListParams::default().labels(&ours)).await?.items;
+        listed.sort_by_cached_key(|slice| {
+            let mut addresses: Vec<String> = slice
+                .endpoints
+                .iter()
+                .flatten()
+                .flat_map(|endpoint| endpoint.addresses.clone())
+                .collect();
+            addresses.sort();
+            (
+                slice.address_type.clone(),
+                json!(slice.ports).to_string(),
+                addresses,
+            )
+        });
+        let count = listed.len().max(1);
+        let name = listed
+            .into_iter()
+            .nth(nth % count)
+            .and_then(|slice| slice.metadata.name);
+        Ok(
+            name.map(|name| {
+                format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices/{name}")
+            }),
+        )
+    }
+
+    pub(crate) async fn node(&self, event: &NodeEvent) -> Result<()> {
+        let (NodeEvent::Put(name, _) | NodeEvent::Delete(name)) = event;
+        let path = format!("/api/v1/nodes/{name}");
+        let NodeEvent::Put(_, shape) = event else {
+            self.call("DELETE", &path, None).await?;
+            return Ok(());
+        };
+        let now = now();
+        let made = self
+            .call("POST", "/api/v1/nodes", Some(&request::node(name, shape, &now)))
+            .await?;
+        if made == Answer::Accepted {
+            return Ok(());
+        }
+        let (labels, status) = request::node_patches(shape, &now);
+        self.must("PATCH", &path, Some(&labels)).await?;
+        self.must("PATCH", &format!("{path}/status"), Some(&status)).await
+    }
+
+    /// Makes both controllers look at a Service again.
+    pub(crate) async fn touch(&self, namespace: &str, service: &str, number: usize) -> Result<()> {
+        let path = format!("/api/v1/namespaces/{namespace}/services/{service}");
+        let patch = json!({"metadata": {"labels": {"touched": number.to_string()}}});
+        self.must("PATCH", &path, Some(&patch)).await
+    }
+
+    /// Everything that is compared.
+    pub(crate) async fn list(&self) -> Result<Listed> {
+        let all = ListParams::default();
+        let client = || self.client.clone();
+        Ok(Listed {
+            services: Api::<Service>::all(client()).list(&all).await?.items,
+            pods: Api::<Pod>::all(client()).list(&all).await?.items,
+            endpoints: Api::<Endpoints>::all(client()).list(&all).await?.items,
+            slices: Api::<EndpointSlice>::all(client()).list(&all).await?.items,
+            nodes: Api::<Node>::all(client()).list(&all).await?.items,
+        })
+    }
+
+    /// Waits until nothing is written any more, and no queue of upstream holds anything.
+    pub(crate) async fn settle(&mut self) -> Result<()> {
+        let settled = async {
+            loop {
+                while let Ok(changed) = tokio::time::timeout(QUIET, self.writes.changed()).await {
+                    changed.context("the watches have ended")?;
+                }
+                match self.contender {
+                    Contender::Berth => return Ok(()),
+                    Contender::KubeControllerManager => {
+                        let page = self.stage.metrics(self.contender, &self.launch).await?;
+                        if page.sum("workqueue_depth", "") == 0.0 {
+                            return anyhow::Ok(());
+                        }
+                    }
+                }
+            }
+        };
+        match tokio::time::timeout(PATIENCE, settled).await {
+            Ok(settled) => settled,
+            Err(_) => bail!(
+                "{} is never quiet: something is written again and again",
+                self.contender
+            ),
+        }
+    }
+
+    /// Waits for a further write, but not for long.
+    pub(crate) async fn stir(&mut self) {
+        // Both outcomes mean: look again.
+        let _ = tokio::time::timeout(QUIET, self.writes.changed()).await;
+    }
+
+    /// Makes a Service, and one that is mirrored, in a namespace of their own.
+    pub(crate) async fn place_sentinel(&self) -> Result<()> {
+        self.create_namespace(SENTINEL).await?;
+        let service = |name: &str, selector: Value| {
+            json!({
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": name},
+                "spec": {"selector": selector, "ports": [{"port": 80}]},
+            })
+        };
+        let services = format!("/api/v1/namespaces/{SENTINEL}/services");
+        let selecting = service("selecting", json!({"sentinel": "yes"}));
+        self.must("POST", &services, Some(&selecting)).await?;
+        self.must("POST", &services, Some(&service("mirrored", Value::Null)))
+            .await?;
+        let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "mirrored"}});
+        self.must(
+            "POST",
+            &format!("/api/v1/namespaces/{SENTINEL}/endpoints"),
+            Some(&endpoints),
+        )
+        .await
+    }
+
+    /// Changes each kind of object that the controllers watch and waits until all of it has had its effect: each
+    /// watch is in order, so what came before has been seen.
+    pub(crate) async fn pass_sentinel(&self, number: usize) -> Result<()> {
+        let name = format!("sentinel-{number}");
+        let ip = format!("10.250.{}.{}", number / 200, 1 + number % 200);
+        // Without CPU, zone and readiness: topology mode does not look at it.
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+        self.must("POST", "/api/v1/nodes", Some(&node)).await?;
+        let pods = format!("/api/v1/namespaces/{SENTINEL}/pods");
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": {"sentinel": "yes"}},
+            "spec": {"nodeName": name, "automountServiceAccountToken": false, "containers": [{"name": "main", "image": "none"}]},
+        });
+        self.must("POST", &pods, Some(&pod)).await?;
+        let status = json!({"status": {"podIP": ip, "podIPs": [{"ip": ip}], "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True"}]}});
+        self.must("PATCH", &format!("{pods}/{name}/status"), Some(&status))
+            .await?;
+        self.touch(SENTINEL, "selecting", number).await?;
+        let subsets = json!({"subsets": [{"addresses": [{"ip": ip}], "ports": [{"port": 80}]}]});
+        let mirrored = format!("/api/v1/namespaces/{SENTINEL}/endpoints/mirrored");
+        self.must("PATCH", &mirrored, Some(&subsets)).await?;
+        eventually(
+            format!("{} at barrier {number}", self.contender),
+            PATIENCE,
+            || async { self.passed(&ip, number).await },
+        )
+        .await?;
+        // The earlier ones only make the lists longer.
+        let gone = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0});
+        self.must("DELETE", &format!("{pods}/{name}"), Some(&gone))
+            .await?;
+        self.must("DELETE", &format!("/api/v1/nodes/{name}"), None).await
+    }
+
+    async fn passed(&self, ip: &str, number: usize) -> Result<()> {
+        let endpoints: Api<Endpoints> = Api::namespaced(self.client.clone(), SENTINEL);
+        let written = json!(endpoints.get("selecting").await?);
+        let label = written["metadata"]["labels"]["touched"] == json!(number.to_string());
+        ensure!(
+            label && written["subsets"].to_string().contains(&format!("{ip:?}")),
+            "Endpoints"
+        );
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), SENTINEL);
+        let listed = slices.list(&ListParams::default()).await?.items;
+        for service in ["selecting", "mirrored"] {
+            let with_address = listed.iter().any(|slice| {
+                let labels = slice.metadata.labels.iter().flatten();
+                let mut of =
+                    labels.filter(|(key, value)| *key == "kubernetes.io/service-name" && *value == service);
+                of.next().is_some()
+                    && slice
+                        .endpoints
+                        .iter()
+                        .flatten()
+                        .any(|endpoint| endpoint.addresses.iter().any(|a| a == ip))
+            });
+            ensure!(with_address, "the slices of {service}");
+        }
+        Ok(())
+    }
+}
+
+const SENTINEL: &str = "sentinel";
+
+fn now() -> String {
+    // The API's times have whole seconds.
+    let seconds = Timestamp::now().as_second();
+    Timestamp::from_second(seconds).unwrap_or_default().to_string()
+}
+
+/// Counts changes of a kind.
+async fn count<K>(client: Client, counter: watch::Sender<u64>)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let mut events = Box::pin(watcher::watcher(
+        Api::<PartialObjectMeta<K>>::all(client),
+        watcher::Config::default(),
+    ));
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(_) => counter.send_modify(|count| *count += 1),
+            Err(error) => tracing::debug!(%error, "watch of the harness"),
+        }
+    }
+}
