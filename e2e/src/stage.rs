@@ -304,20 +304,17 @@ impl Stage {
         Ok(Page::new(text))
     }
 
-    /// Waits until every queue of a contender is empty. Upstream's look empty between two tries of a key.
+    /// Waits until every queue of a contender is empty and nothing is worked on. A key that waits for another try
+    /// does not count: see `workqueue_retries_total`.
     ///
     /// # Errors
     /// At the deadline.
     pub async fn wait_idle(&self, contender: Contender, launch: &Launch) -> Result<()> {
         eventually(format!("{} idle", launch.name), PATIENCE, || async {
             let page = self.metrics(contender, launch).await?;
-            let waiting = match contender {
-                Contender::Berth => page.sum_of_known("berth_controller_queue_depth", "")?,
-                Contender::KubeControllerManager => {
-                    page.sum_of_known("workqueue_adds_total", "")?
-                        - page.sum("workqueue_work_duration_seconds_count", "")
-                }
-            };
+            // Both have these; those being worked on count.
+            let waiting = page.sum_of_known("workqueue_adds_total", "")?
+                - page.sum("workqueue_work_duration_seconds_count", "");
             ensure!(waiting <= 0.0, "{waiting} keys wait");
             Ok(())
         })

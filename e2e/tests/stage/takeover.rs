@@ -26,6 +26,11 @@ fn berth_takes_over_from_kube_controller_manager_without_a_write() {
         ensure!(changed.is_empty(), "Berth changed:\n{changed}");
         let writes = handover.writes(Contender::Berth);
         ensure!(writes.is_empty(), "Berth wrote: {writes:#?}");
+        ensure!(
+            handover.retries == 0.0,
+            "{} turns are to be taken again",
+            handover.retries
+        );
         anyhow::Ok(())
     });
 }
@@ -57,6 +62,8 @@ fn kube_controller_manager_takes_over_from_berth_with_no_more_than_its_own_needl
 struct Handover {
     before: Stored,
     after: Stored,
+    /// Turns of the second one that failed.
+    retries: f64,
     requests: Vec<Request>,
 }
 
@@ -116,7 +123,9 @@ async fn handover(name: &str, first: Contender) -> Result<Handover> {
     looked_at_everything(&stage, second, &launch(second), "second").await?;
     let after = stored(&stage.client()).await?;
     stage.nothing_was_forbidden()?;
+    let page = stage.metrics(second, &launch(second)).await?;
     Ok(Handover {
+        retries: page.sum("workqueue_retries_total", ""),
         before,
         after,
         requests: stage.audit()?.requests()?,

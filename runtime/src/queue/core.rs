@@ -67,7 +67,7 @@ impl<T: Ord + Clone> Default for Core<T> {
 }
 
 impl<T: Ord + Clone> Core<T> {
-    /// Whether the key is new to those that wait.
+    /// Whether the key became ready by this; one being worked on does when that work ends.
     pub(super) fn add(&mut self, key: T, now: Instant) -> bool {
         if self.closed {
             return false;
@@ -80,7 +80,8 @@ impl<T: Ord + Clone> Core<T> {
             self.held.remove(&key);
         }
         if self.in_flight.contains(&key) {
-            return self.again.insert(key);
+            self.again.insert(key);
+            return false;
         }
         let new = self.waiting.insert(key.clone());
         if new {

@@ -240,3 +240,33 @@ async fn a_queue_reports_depth_adds_retries_and_durations() {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn each_turn_is_one_add_though_the_key_came_again_while_it_was_worked_on() {
+    for fails in [false, true] {
+        let mut registry = prometheus_client::registry::Registry::default();
+        let metrics = QueueMetrics::register(&mut registry);
+        let queue = Queue::reporting(POLICY, "test", &metrics);
+        queue.add("a");
+        let taken = queue.next().await.unwrap();
+        queue.add("a");
+        if fails {
+            taken.retry(Again::Failed(Duration::from_secs(1)));
+        } else {
+            taken.done();
+        }
+        queue.next().await.unwrap().done();
+        assert!(queue.is_idle());
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "workqueue_adds_total{name=\"test\"} 2",
+            "workqueue_work_duration_seconds_count{name=\"test\"} 2",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is not in:\n{text}"
+            );
+        }
+    }
+}
