@@ -12,6 +12,8 @@ use berth_controllers_core::slices::{Leftovers, SliceOptions};
 use berth_runtime::duration::parse as duration;
 use berth_runtime::lease::LeaseArgs;
 
+use crate::reconcile::Compactor;
+
 /// What can be switched on by `--enable`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
 pub enum Controller {
@@ -136,6 +138,23 @@ pub struct EndpointsArgs {
     /// Delete what is left when a Service loses its selector or becomes ExternalName (upstream leaves it)
     #[arg(long, env = "BERTH_DELETE_LEFTOVERS")]
     pub delete_leftovers: bool,
+
+    /// Gather the endpoints of quiet Services in fewer EndpointSlices (upstream never does)
+    #[arg(long, env = "BERTH_COMPACT_ENDPOINTSLICES")]
+    pub compact_endpointslices: bool,
+
+    /// Most writes that compaction makes in a minute
+    #[arg(
+        long,
+        env = "BERTH_COMPACTION_WRITES_PER_MINUTE",
+        value_name = "N",
+        default_value_t = 30
+    )]
+    pub compaction_writes_per_minute: u32,
+
+    /// How long the EndpointSlices of a Service must not have changed before they are compacted
+    #[arg(long, env = "BERTH_COMPACTION_QUIET_PERIOD", value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub compaction_quiet_period: Duration,
 }
 
 /// LoadBalancer addresses.
@@ -196,6 +215,18 @@ impl ControllersArgs {
             max_endpoints: usize::from(self.endpoints.max_endpoints_per_slice),
             leftovers: self.leftovers(),
         }
+    }
+
+    /// Compaction, where it is asked for.
+    pub(crate) fn compactor(&self) -> Option<Compactor> {
+        let args = &self.endpoints;
+        args.compact_endpointslices.then(|| {
+            Compactor::new(
+                usize::from(args.max_endpoints_per_slice),
+                args.compaction_quiet_period,
+                args.compaction_writes_per_minute,
+            )
+        })
     }
 
     /// Settings of the load balancer planner.

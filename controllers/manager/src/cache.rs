@@ -3,6 +3,7 @@
 
 mod adopted;
 mod endpoints;
+mod packed;
 mod slices;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,10 +19,12 @@ use berth_crds::AddressPool;
 use berth_model::ServiceKey;
 use berth_runtime::watch::ObjectKey;
 use berth_snapshot::pod::Pod;
-use k8s_openapi::api::core::v1::{Endpoints, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::Service;
 
 use crate::task::{Dirty, Task};
+
+use packed::{Kept, PackedEndpoints, Texts};
+use slices::CachedSlice;
 
 pub(crate) use slices::Writes;
 
@@ -35,13 +38,14 @@ pub(crate) struct Cache {
     /// Of these Nodes, once they are listed.
     pub(crate) shares: Arc<ZoneShares>,
     pub(crate) topology: TopologyBook,
-    pub(crate) endpoints: BTreeMap<ServiceKey, Arc<Endpoints>>,
+    endpoints: BTreeMap<ServiceKey, Kept<PackedEndpoints>>,
     pub(crate) pools: BTreeMap<Arc<str>, Arc<AddressPool>>,
-    /// By Service, then by slice name.
-    slices: BTreeMap<ServiceKey, BTreeMap<Arc<str>, Arc<EndpointSlice>>>,
+    /// By the Service that their label names.
+    slices: BTreeMap<ServiceKey, Vec<CachedSlice>>,
     slice_owner: BTreeMap<ObjectKey, ServiceKey>,
     selectors: SelectorIndex,
     nodes_listed: bool,
+    texts: Texts,
 
     pub(crate) own_slices: SliceTracker,
     pub(crate) own_mirrors: SliceTracker,
@@ -86,8 +90,7 @@ impl Cache {
         }
         self.selectors.remove(key);
         if let Some(endpoints) = self.endpoints.get(key) {
-            self.bereft
-                .insert(key.clone(), uid_of(&endpoints.metadata).into());
+            self.bereft.insert(key.clone(), endpoints.uid().into());
         }
         self.status_replaced.remove(key);
         self.service_dirty(key)
@@ -281,7 +284,8 @@ impl Cache {
         match self.services.get(key) {
             Some(service) if selector_of(service).is_ok() => self
                 .slices_of(key)
-                .any(|slice| slices::is_managed_by(slice, names::MIRROR_CONTROLLER)),
+                .iter()
+                .any(|slice| slice.writes == Writes::Mirror),
             Some(_) | None => true,
         }
     }

@@ -14,6 +14,7 @@ use berth_runtime::queue::{Budget, Policy, Queue};
 use crate::cache::Cache;
 use crate::events::Events;
 use crate::metrics::Metrics;
+use crate::reconcile::Compactor;
 use crate::task::{Dirty, Task};
 use crate::write::Writer;
 use crate::{Controller, ControllersArgs};
@@ -40,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) events: Events,
     pub(crate) metrics: Metrics,
     pub(crate) pool_statuses: Queue<PoolName>,
+    /// Only where compaction is asked for.
+    pub(crate) compactor: Option<Compactor>,
     cache: Mutex<Cache>,
     book: Mutex<LoadBalancers>,
     /// Whether turns of the load balancer are accepted: not before it has adopted what exists.
@@ -63,6 +66,7 @@ impl Context {
             events,
             metrics,
             pool_statuses: Queue::new(Policy::simple(RETRY)),
+            compactor: args.compactor(),
             cache: Mutex::default(),
             book: Mutex::new(LoadBalancers::new(args.load_balancer_settings())),
             book_open: AtomicBool::new(false),
@@ -162,3 +166,6 @@ fn controller_of(task: &Task) -> Controller {
         Task::LoadBalancer(_) | Task::Pools => Controller::LoadBalancer,
     }
 }
+
+#[cfg(test)]
+mod tests;

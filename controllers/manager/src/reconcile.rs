@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One turn of one task: snapshot under the lock, plan, apply.
 
+mod compaction;
 mod endpoints;
 mod load_balancer;
 mod mirror;
@@ -17,6 +18,7 @@ use crate::context::Context;
 use crate::task::Task;
 use crate::write::WriteError;
 
+pub(crate) use compaction::Compactor;
 pub(crate) use load_balancer::{adopt, adoption_failed};
 pub(crate) use pool_status::turn as pool_status_turn;
 

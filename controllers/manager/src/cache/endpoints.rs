@@ -11,7 +11,8 @@ use berth_runtime::watch::ObjectKey;
 use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{Cache, object_key, same_version, uid_of};
+use super::packed::Kept;
+use super::{Cache, object_key, uid_of};
 use crate::task::{Dirty, Task};
 
 impl Cache {
@@ -19,21 +20,22 @@ impl Cache {
     pub(crate) fn apply_endpoints(&mut self, endpoints: Endpoints) -> Dirty {
         let key = key_of(&endpoints.metadata);
         let seen = self.endpoints.get(&key);
-        if seen.is_some_and(|seen| same_version(&seen.metadata, &endpoints.metadata)) {
+        if seen.is_some_and(|seen| seen.is_of(&endpoints.metadata)) {
             return Dirty::default();
         }
         let record = is_leader_election(&endpoints);
-        let kept = self.services.contains_key(&key) || is_ours(&endpoints);
+        let concerned = self.services.contains_key(&key) || is_ours(&endpoints);
         if self.endpoints_absence(&key, &endpoints) == Absence::NotSeen {
             self.bereft.remove(&key);
         }
         let version = endpoints.metadata.resource_version.as_deref();
         let echo = version.is_some() && self.endpoints_answered.get(&key).map(|own| &**own) == version;
-        self.endpoints.insert(key.clone(), Arc::new(endpoints));
+        let kept = Kept::of(endpoints, &mut self.texts);
+        self.endpoints.insert(key.clone(), kept);
         let mut dirty = Dirty::default();
         // A legacy leader-election record is renewed every two seconds and never ours. What others wrote
         // without a Service waits for it.
-        if !echo && !record && kept {
+        if !echo && !record && concerned {
             dirty.now.insert(Task::Endpoints(key.clone()));
         }
         self.bring_back(Task::Endpoints(key.clone()), &mut dirty);
@@ -41,6 +43,11 @@ impl Cache {
             dirty.now.insert(Task::Mirror(key));
         }
         dirty
+    }
+
+    /// The Endpoints of this name.
+    pub(crate) fn endpoints_of(&self, key: &ServiceKey) -> Option<Arc<Endpoints>> {
+        self.endpoints.get(key).map(Kept::object)
     }
 
     /// Forgets Endpoints.

@@ -10,7 +10,8 @@ use berth_model::ServiceKey;
 use berth_runtime::watch::ObjectKey;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::{Cache, same_version};
+use super::Cache;
+use super::packed::{Kept, PackedSlice};
 use crate::task::{Dirty, Task};
 
 /// Which of our two controllers writes a slice.
@@ -47,6 +48,14 @@ impl Writes {
     }
 }
 
+/// A slice as it is kept.
+#[derive(Debug)]
+pub(super) struct CachedSlice {
+    name: Arc<str>,
+    pub(super) writes: Writes,
+    kept: Kept<PackedSlice>,
+}
+
 /// Whether the slice's managed-by label has this value.
 pub(super) fn is_managed_by(slice: &EndpointSlice, controller: &str) -> bool {
     let labels = slice.metadata.labels.as_ref();
@@ -64,20 +73,23 @@ fn owner_of(slice: &EndpointSlice) -> Option<ServiceKey> {
 }
 
 impl Cache {
-    /// The slices that carry a Service's label, whoever writes them.
-    pub(crate) fn slices_of(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.slices
-            .get(key)
-            .into_iter()
-            .flat_map(|slices| slices.values())
+    /// The slices that carry a Service's label, those of both controllers.
+    pub(super) fn slices_of(&self, key: &ServiceKey) -> &[CachedSlice] {
+        self.slices.get(key).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Those of one of our controllers.
     pub(crate) fn slices_by(&self, key: &ServiceKey, writes: Writes) -> Vec<Arc<EndpointSlice>> {
-        self.slices_of(key)
-            .filter(|slice| is_managed_by(slice, writes.managed_by()))
-            .cloned()
+        let slices = self.slices_of(key).iter();
+        slices
+            .filter(|slice| slice.writes == writes)
+            .map(|slice| slice.kept.object())
             .collect()
+    }
+
+    /// Whether the slice of this uid is cached.
+    pub(crate) fn has_slice(&self, key: &ServiceKey, uid: &str) -> bool {
+        self.slices_of(key).iter().any(|slice| slice.kept.uid() == uid)
     }
 
     /// The tracker of one of our controllers.
@@ -95,11 +107,8 @@ impl Cache {
         let mut dirty = Dirty::default();
         let before = self.slice_owner.get(&object).cloned();
         if let Some(before) = &before {
-            let seen = self
-                .slices
-                .get(before)
-                .and_then(|slices| slices.get(&object.name));
-            if seen.is_some_and(|seen| same_version(&seen.metadata, &slice.metadata)) {
+            let mut slices = self.slices_of(before).iter();
+            if slices.any(|seen| seen.name == object.name && seen.kept.is_of(&slice.metadata)) {
                 return dirty;
             }
             if owner.as_ref() != Some(before) {
@@ -113,8 +122,16 @@ impl Cache {
         if self.tracker(writes).is_news(&owner, &slice) {
             dirty.batched.insert(writes.task(owner.clone()));
         }
+        let slice = CachedSlice {
+            name: Arc::clone(&object.name),
+            writes,
+            kept: Kept::of(slice, &mut self.texts),
+        };
         let slices = self.slices.entry(owner.clone()).or_default();
-        slices.insert(Arc::clone(&object.name), Arc::new(slice));
+        match slices.iter_mut().find(|seen| seen.name == slice.name) {
+            Some(seen) => *seen = slice,
+            None => slices.push(slice),
+        }
         self.slice_owner.insert(object, owner.clone());
         self.bring_back(writes.task(owner), &mut dirty);
         dirty
@@ -129,15 +146,15 @@ impl Cache {
         let Some(slices) = self.slices.get_mut(&owner) else {
             return dirty;
         };
-        let slice = slices.remove(&object.name);
+        let position = slices.iter().position(|slice| slice.name == object.name);
+        let slice = position.map(|position| slices.swap_remove(position));
         if slices.is_empty() {
             self.slices.remove(&owner);
         }
-        let Some((slice, writes)) = slice.and_then(|slice| Writes::of(&slice).map(|writes| (slice, writes)))
-        else {
+        let Some(CachedSlice { writes, kept, .. }) = slice else {
             return dirty;
         };
-        let uid = slice.metadata.uid.as_deref().unwrap_or_default();
+        let uid = &*kept.uid();
         if self.tracker(writes).vanished(&owner, uid) {
             dirty.batched.insert(writes.task(owner.clone()));
         }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use berth_snapshot::pod::{PodSpec, PodStatus};
-use k8s_openapi::api::core::v1::{PodIP, ServiceSpec};
+use k8s_openapi::api::core::v1::{Endpoints, PodIP, ServiceSpec};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::*;
@@ -251,14 +252,14 @@ fn a_slice_that_changes_hands_makes_both_services_due() {
         due(&cache.apply_slice(moved)),
         ["later slices db", "later slices web"]
     );
-    assert_eq!(cache.slices_of(&key("web")).count(), 0);
-    assert_eq!(cache.slices_of(&key("db")).count(), 1);
+    assert_eq!(cache.slices_of(&key("web")).len(), 0);
+    assert_eq!(cache.slices_of(&key("db")).len(), 1);
     let orphan = EndpointSlice {
         metadata: mk_meta("s", 3),
         ..EndpointSlice::default()
     };
     assert_eq!(due(&cache.apply_slice(orphan)), ["later slices db"]);
-    assert_eq!(cache.slices_of(&key("db")).count(), 0);
+    assert_eq!(cache.slices_of(&key("db")).len(), 0);
 }
 
 #[test]
@@ -298,10 +299,10 @@ fn a_foreign_edit_of_endpoints_is_news_and_our_own_write_is_not() {
         Some(&mk_endpoints("web", 1).metadata),
         &mk_endpoints("web", 2).metadata,
     );
-    let cached = cache.endpoints[&key("web")].clone();
+    let cached = cache.endpoints_of(&key("web")).unwrap();
     assert!(cache.own_endpoints.stale(&key("web"), Some(&cached)).is_some());
     assert_eq!(due(&cache.apply_endpoints(mk_endpoints("web", 2))), [""; 0]);
-    let cached = cache.endpoints[&key("web")].clone();
+    let cached = cache.endpoints_of(&key("web")).unwrap();
     assert!(cache.own_endpoints.stale(&key("web"), Some(&cached)).is_none());
     assert_eq!(
         due(&cache.apply_endpoints(mk_endpoints("web", 3))),

@@ -69,7 +69,7 @@ fn commit(context: &Context, key: &ServiceKey, snapshot: Snapshot) {
 /// The snapshot, or how the cache is behind.
 fn snapshot(context: &Context, key: &ServiceKey, failures: u32) -> Result<Snapshot, String> {
     let mut cache = context.cache();
-    let current = cache.endpoints.get(key).cloned();
+    let current = cache.endpoints_of(key);
     let replaced = cache.own_endpoints.stale(key, current.as_deref());
     let behind = replaced.map(|stale| stale.to_string()).or_else(|| {
         let created = current.is_none() && failures < DOUBT_AFTER && cache.endpoints_are_written(key);

@@ -78,7 +78,7 @@ fn snapshot(context: &Context, key: &ServiceKey) -> Result<Snapshot, Stale> {
     }
     let snapshot = Snapshot {
         service: cache.services.get(key).cloned(),
-        endpoints: cache.endpoints.get(key).cloned(),
+        endpoints: cache.endpoints_of(key),
         existing,
     };
     if snapshot.endpoints.is_none() && snapshot.existing.is_empty() {

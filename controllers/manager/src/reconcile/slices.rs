@@ -18,6 +18,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::ListParams;
 
+use super::compaction::Decision;
 use super::{DOUBT_AFTER, Turn, about, one_line};
 use crate::Controller;
 use crate::cache::Writes;
@@ -48,6 +49,9 @@ pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> 
         Ok(None) => {
             // The slices of a Service that is gone are the garbage collector's: they name it as owner.
             context.metrics.slices.forget(key);
+            if let Some(compactor) = &context.compactor {
+                compactor.forget(key);
+            }
             return Ok(Turn::Done);
         }
         Err(stale) => return Ok(Turn::Behind(stale.to_string())),
@@ -76,6 +80,7 @@ async fn carry_out(
     mut plan: SlicePlan,
 ) -> Result<Turn, WriteError> {
     let changed = changed_by_family(&plan, &snapshot.existing);
+    let quiet = plan.writes.is_empty();
     context.metrics.slices.planned(key, &plan);
     context.cache().topology.set(key, std::mem::take(&mut plan.hints));
     let applied = apply(context, key, Writes::Slices, std::mem::take(&mut plan.writes)).await;
@@ -108,7 +113,39 @@ async fn carry_out(
     applied?;
     context.metrics.slices.settled(plan.routing, &changed);
     context.cache().slice_triggers.commit(key, snapshot.sight);
-    Ok(missing.map_or(Turn::Done, Turn::Incomplete))
+    if let Some(missing) = missing {
+        return Ok(Turn::Incomplete(missing));
+    }
+    compact(context, key, &snapshot.service, &snapshot.existing, quiet).await?;
+    Ok(Turn::Done)
+}
+
+/// Compacts where that is asked for, or sees to it that the Service is looked at again.
+async fn compact(
+    context: &Context,
+    key: &ServiceKey,
+    service: &Service,
+    existing: &[Arc<EndpointSlice>],
+    quiet: bool,
+) -> Result<(), WriteError> {
+    let Some(compactor) = &context.compactor else {
+        return Ok(());
+    };
+    let wait = if quiet {
+        match compactor.decide(key, service, existing) {
+            Decision::Leave => return Ok(()),
+            Decision::Wait(wait) => wait,
+            Decision::Write(plan) => {
+                tracing::info!(service = %key, plan = one_line(&plan), "compaction");
+                apply(context, key, Writes::Slices, plan).await?;
+                compactor.written(key)
+            }
+        }
+    } else {
+        compactor.written(key)
+    };
+    context.enqueue(Writes::Slices.task(key.clone()), wait);
+    Ok(())
 }
 
 fn snapshot(context: &Context, key: &ServiceKey) -> Result<Option<Snapshot>, Stale> {
@@ -161,10 +198,7 @@ pub(super) async fn apply(
         let uid = object.uid.as_deref().unwrap_or_default();
         let mut cache = context.cache();
         // The watch may have been faster: then there is nothing left to expect.
-        let cached = cache
-            .slices_of(key)
-            .any(|slice| slice.metadata.uid.as_deref() == Some(uid));
-        if cached {
+        if cache.has_slice(key, uid) {
             cache.tracker(writes).deleted(key, uid);
         }
     }
