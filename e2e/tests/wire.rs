@@ -17,7 +17,7 @@ use berth_e2e::controlplane::{ControlPlane, ControlPlaneConfig};
 use berth_runtime::client::ApiArgs;
 use berth_runtime::watch::{ObjectKey, Selection, WatchEvent, WatchMetrics, watch_protobuf};
 use berth_snapshot::node::Node;
-use berth_snapshot::pod::Pod;
+use berth_snapshot::pod::{Pod, PodManifest};
 use berth_snapshot::wire::Wire;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Endpoints, Node as FullNode, Service};
@@ -115,9 +115,10 @@ async fn compare(client: &Client) -> anyhow::Result<()> {
         &listed::<EndpointSlice>(client, meta_key).await?,
         &in_json::<EndpointSlice>(client).await?,
     );
+    let pods = in_json_as::<Pod, PodManifest>(client).await?;
     assert_same(
-        &listed::<Pod>(client, meta_key).await?,
-        &in_json::<Pod>(client).await?,
+        &listed::<Pod>(client, |pod| format!("{}/{}", pod.namespace(), pod.name())).await?,
+        &pods.into_iter().map(|(key, pod)| (key, pod.into())).collect(),
     );
     let trimmed = |(key, node): (String, FullNode)| {
         let status = node.status.unwrap_or_default();

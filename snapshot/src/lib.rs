@@ -11,6 +11,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod address;
 mod convert;
 mod index;
 pub mod intern;
@@ -19,6 +20,7 @@ pub mod pod;
 mod slice;
 pub mod wire;
 
+pub use address::parse_lenient;
 pub use convert::{Converted, Skip, convert_service, parse_ip};
 pub use index::Index;
 pub use slice::{SERVICE_NAME_LABEL, SliceEndpoints, SliceSkip, convert_slice};

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use anyhow::Context;
 use berth_allocator::{AddressSet, Pool};
 use berth_model::{IpFamily, IpRange, ServiceKey};
-use berth_snapshot::pod::{Pod, PodCondition};
+use berth_snapshot::pod::{PodCondition, PodManifest};
 use k8s_openapi::api::core::v1::{Node, PodIP, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -142,7 +142,7 @@ impl Assumer {
         ));
     }
 
-    fn complete_pod(&mut self, pod: &mut Pod, nodes: &[String], index: usize) {
+    fn complete_pod(&mut self, pod: &mut PodManifest, nodes: &[String], index: usize) {
         let owner = owner(&pod.metadata);
         pod.metadata.uid.get_or_insert_with(|| format!("assumed-{owner}"));
         let mut assumed = Vec::new();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use berth_crds::AddressPool;
-use berth_snapshot::pod::Pod;
+use berth_snapshot::pod::PodManifest;
 use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
@@ -18,7 +18,7 @@ use serde_json::Value;
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     pub(crate) services: Vec<Service>,
-    pub(crate) pods: Vec<Pod>,
+    pub(crate) pods: Vec<PodManifest>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) endpoints: Vec<Endpoints>,
     pub(crate) slices: Vec<Arc<EndpointSlice>>,

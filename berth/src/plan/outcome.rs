@@ -85,7 +85,7 @@ fn pool_faults(objects: &Objects) -> Vec<String> {
 fn plan_objects(objects: &Objects, outcome: &mut Outcome) -> Vec<Arc<EndpointSlice>> {
     let mut pods = PodIndex::default();
     for pod in &objects.pods {
-        pods.insert(Arc::new(pod.clone()));
+        pods.insert(Arc::new(pod.into()));
     }
     let nodes: Nodes = objects
         .nodes

@@ -152,7 +152,7 @@ fn subsets_of(service: &Service, all: &[Arc<Pod>], skips: &mut Skips) -> Vec<End
             skips.add(reason, || pods::describe(pod));
             continue;
         }
-        let family = service::endpoints_family(service, pods::primary_address(pod));
+        let family = service::endpoints_family(service, pod.primary_address());
         let Some(addr) = pods::addresses(pod, family).next() else {
             skips.add(SkipReason::PodWithoutFamily, || {
                 format!("{} has no {family} address", pods::describe(pod))
@@ -198,7 +198,7 @@ fn address_of(service: &Service, pod: &Pod, addr: IpAddr) -> EndpointAddress {
         ip: addr.to_string(),
         hostname: pods::hostname(pod, service),
         // Upstream always sets it, empty for a Pod without a Node.
-        node_name: Some(pod.spec.node_name.clone().unwrap_or_default()),
+        node_name: Some(pod.node_name().unwrap_or_default().to_owned()),
         target_ref: Some(pods::target_ref(pod)),
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use berth_snapshot::pod::{Container, ContainerPort, Pod, PodCondition, PodSpec, PodStatus};
+use berth_snapshot::pod::{Container, ContainerPort, Pod, PodCondition, PodManifest, PodSpec, PodStatus};
 use k8s_openapi::api::core::v1::{PodIP, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -78,9 +78,13 @@ pub(crate) fn mk_condition(ready: bool) -> PodCondition {
 
 /// A running, ready Pod `shop/web-N` on node-1 with one address per family.
 pub(crate) fn mk_pod(number: u16) -> Pod {
+    mk_manifest(number).into()
+}
+
+pub(crate) fn mk_manifest(number: u16) -> PodManifest {
     let [high, low] = number.to_be_bytes();
     let ips = [format!("10.244.{high}.{low}"), format!("fd00::1:{number:x}")];
-    Pod {
+    PodManifest {
         metadata: ObjectMeta {
             labels: Some(mk_labels(&[("app", "web")])),
             ..mk_meta(&format!("web-{number}"))
@@ -99,10 +103,10 @@ pub(crate) fn mk_pod(number: u16) -> Pod {
 }
 
 /// [`mk_pod`] with changes.
-pub(crate) fn mk_pod_with(number: u16, edit: impl FnOnce(&mut Pod)) -> Arc<Pod> {
-    let mut pod = mk_pod(number);
+pub(crate) fn mk_pod_with(number: u16, edit: impl FnOnce(&mut PodManifest)) -> Arc<Pod> {
+    let mut pod = mk_manifest(number);
     edit(&mut pod);
-    Arc::new(pod)
+    Arc::new(pod.into())
 }
 
 pub(crate) fn mk_pods(numbers: std::ops::Range<u16>) -> Vec<Arc<Pod>> {

@@ -5,11 +5,10 @@ use std::fmt;
 use std::net::IpAddr;
 
 use berth_model::IpFamily;
-use berth_snapshot::pod::{Container, Pod};
+use berth_snapshot::pod::Pod;
 use k8s_openapi::api::core::v1::{ObjectReference, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::address;
 use crate::service;
 use crate::skips::{SkipReason, Skips};
 
@@ -21,8 +20,7 @@ pub(crate) fn exclusion(pod: &Pod, with_terminating: bool) -> Option<SkipReason>
     if pod.is_finished() {
         return Some(SkipReason::PodFinished);
     }
-    let no_primary = pod.status.pod_ip.as_deref().unwrap_or_default().is_empty();
-    if no_primary && pod.status.pod_ips.is_empty() {
+    if !pod.has_address() {
         return Some(SkipReason::PodWithoutAddress);
     }
     (pod.is_terminating() && !with_terminating).then_some(SkipReason::PodTerminating)
@@ -30,21 +28,14 @@ pub(crate) fn exclusion(pod: &Pod, with_terminating: bool) -> Option<SkipReason>
 
 /// The Pod's addresses of a family, canonical, in the order of its status.
 pub(crate) fn addresses(pod: &Pod, family: IpFamily) -> impl Iterator<Item = IpAddr> {
-    let ips = pod.status.pod_ips.iter();
-    ips.filter_map(|entry| address::parse(&entry.ip))
-        .filter(move |addr| IpFamily::of(*addr) == family)
-}
-
-/// The primary address, if readable.
-pub(crate) fn primary_address(pod: &Pod) -> Option<IpAddr> {
-    pod.status.pod_ip.as_deref().and_then(address::parse)
+    pod.addresses().filter(move |addr| IpFamily::of(*addr) == family)
 }
 
 /// The host name under which the Pod's address is published: only where its subdomain names the Service.
 pub(crate) fn hostname(pod: &Pod, service: &Service) -> Option<String> {
-    let hostname = pod.spec.hostname.as_deref().filter(|name| !name.is_empty())?;
-    let of_service = pod.spec.subdomain.as_deref() == service.metadata.name.as_deref()
-        && pod.metadata.namespace == service.metadata.namespace;
+    let hostname = pod.hostname()?;
+    let of_service = pod.subdomain() == service.metadata.name.as_deref()
+        && **pod.namespace() == *service.metadata.namespace.as_deref().unwrap_or_default();
     of_service.then(|| hostname.to_owned())
 }
 
@@ -52,21 +43,16 @@ pub(crate) fn hostname(pod: &Pod, service: &Service) -> Option<String> {
 pub(crate) fn target_ref(pod: &Pod) -> ObjectReference {
     ObjectReference {
         kind: Some("Pod".to_owned()),
-        namespace: pod.metadata.namespace.clone(),
-        name: pod.metadata.name.clone(),
-        uid: pod.metadata.uid.clone(),
+        namespace: Some(pod.namespace().to_string()),
+        name: Some(pod.name().to_string()),
+        uid: pod.uid().map(|uid| uid.to_string()),
         ..ObjectReference::default()
     }
 }
 
 /// `namespace/name`, for messages.
 pub(crate) fn describe(pod: &Pod) -> String {
-    let meta = &pod.metadata;
-    format!(
-        "{}/{}",
-        meta.namespace.as_deref().unwrap_or_default(),
-        meta.name.as_deref().unwrap_or_default()
-    )
+    format!("{}/{}", pod.namespace(), pod.name())
 }
 
 /// What a Service port's `targetPort` asks for.
@@ -94,14 +80,9 @@ impl<'a> Target<'a> {
             Self::Number(number) => return Some(number),
             Self::Name(name) => name,
         };
-        let sidecars = pod.spec.init_containers.iter().filter(|init| is_sidecar(init));
-        let ports = pod.spec.containers.iter().chain(sidecars);
-        ports
-            .flat_map(|container| &container.ports)
-            .find(|port| {
-                port.name.as_deref() == Some(name) && port.protocol.as_deref().unwrap_or(TCP) == protocol
-            })
-            .map(|port| port.container_port)
+        let mut ports = pod.named_ports().iter();
+        let found = ports.find(|port| *port.name == *name && *port.protocol == *protocol);
+        found.map(|port| port.number)
     }
 }
 
@@ -112,11 +93,6 @@ impl fmt::Display for Target<'_> {
             Self::Name(name) => write!(f, "targetPort {name:?}"),
         }
     }
-}
-
-/// KEP-753: an init container that goes on running.
-fn is_sidecar(init: &Container) -> bool {
-    init.restart_policy.as_deref() == Some("Always")
 }
 
 /// The protocol of a Service port.
@@ -155,22 +131,19 @@ impl PodChange {
     /// Compares two states of one Pod. A changed phase counts, which upstream overlooks: a Pod that
     /// fails without ever having been ready would linger.
     pub fn between(old: &Pod, new: &Pod) -> Self {
-        if old.metadata.resource_version.is_some()
-            && old.metadata.resource_version == new.metadata.resource_version
-        {
+        if old.version().is_some() && old.version() == new.version() {
             return Self::default();
         }
         Self {
             endpoint: old.is_ready() != new.is_ready()
                 || old.is_finished() != new.is_finished()
-                || old.metadata.deletion_timestamp != new.metadata.deletion_timestamp
-                || old.status.pod_ips != new.status.pod_ips
-                || old.status.pod_ip != new.status.pod_ip
-                || old.spec.node_name != new.spec.node_name
-                || old.metadata.uid != new.metadata.uid
-                || old.spec.hostname != new.spec.hostname
-                || old.spec.subdomain != new.spec.subdomain,
-            membership: old.metadata.labels != new.metadata.labels,
+                || old.deleted() != new.deleted()
+                || !old.has_addresses_of(new)
+                || old.node_name() != new.node_name()
+                || old.uid() != new.uid()
+                || old.hostname() != new.hostname()
+                || old.subdomain() != new.subdomain(),
+            membership: old.labels() != new.labels(),
         }
     }
 

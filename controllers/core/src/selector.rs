@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_model::ServiceKey;
-use berth_snapshot::pod::Pod;
+use berth_snapshot::pod::{LabelSet, Pod};
 
 use crate::pods::PodChange;
 use crate::service::{Labels, matches};
@@ -81,7 +81,7 @@ impl SelectorIndex {
     }
 
     /// The Services that select a Pod with these labels.
-    pub fn services_of(&self, namespace: &str, labels: Option<&Labels>) -> BTreeSet<ServiceKey> {
+    pub fn services_of(&self, namespace: &str, labels: &LabelSet) -> BTreeSet<ServiceKey> {
         let Some((namespace_key, selectors)) = self.namespaces.get_key_value(namespace) else {
             return BTreeSet::new();
         };
@@ -97,11 +97,8 @@ impl SelectorIndex {
     /// Where only labels changed, those that select it in one of the two states but not in the other.
     pub fn affected(&self, old: Option<&Pod>, new: Option<&Pod>) -> BTreeSet<ServiceKey> {
         let of = |pod: Option<&Pod>| {
-            pod.map(|pod| {
-                let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-                self.services_of(namespace, pod.labels())
-            })
-            .unwrap_or_default()
+            pod.map(|pod| self.services_of(pod.namespace(), pod.labels()))
+                .unwrap_or_default()
         };
         let change = match (old, new) {
             (Some(old), Some(new)) => PodChange::between(old, new),
@@ -121,9 +118,9 @@ impl SelectorIndex {
 
 impl Selectors {
     /// The Services filed under any pair of these labels: each at most once, since each is filed once.
-    fn candidates(&self, labels: Option<&Labels>) -> impl Iterator<Item = (&Arc<str>, &Labels)> {
-        let pairs = labels.into_iter().flatten();
-        let lists = pairs.filter_map(|(label, value)| self.filed.get(label.as_str())?.get(value.as_str()));
+    fn candidates(&self, labels: &LabelSet) -> impl Iterator<Item = (&Arc<str>, &Labels)> {
+        let pairs = labels.iter();
+        let lists = pairs.filter_map(|(label, value)| self.filed.get(label)?.get(value));
         lists
             .flatten()
             .filter_map(|name| self.services.get_key_value(name))
@@ -149,11 +146,8 @@ struct Pods {
 impl PodIndex {
     /// Takes in a Pod; returns the state it replaces.
     pub fn insert(&mut self, pod: Arc<Pod>) -> Option<Arc<Pod>> {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        if !self.namespaces.contains_key(namespace) {
-            self.namespaces.insert(namespace.into(), Pods::default());
-        }
-        self.namespaces.get_mut(namespace)?.insert(pod)
+        let pods = self.namespaces.entry(Arc::clone(pod.namespace()));
+        pods.or_default().insert(pod)
     }
 
     /// Forgets a Pod; returns its last state.
@@ -201,8 +195,7 @@ impl Pods {
     }
 
     fn insert(&mut self, pod: Arc<Pod>) -> Option<Arc<Pod>> {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        if let Some(slot) = self.by_name.get(name).copied() {
+        if let Some(slot) = self.by_name.get(pod.name()).copied() {
             let same_labels = self.at(slot).is_some_and(|old| old.labels() == pod.labels());
             if !same_labels {
                 self.unlist(slot);
@@ -221,7 +214,7 @@ impl Pods {
         if slot as usize == self.slots.len() {
             self.slots.push(None);
         }
-        self.by_name.insert(name.into(), slot);
+        self.by_name.insert(Arc::clone(pod.name()), slot);
         self.list(slot, &pod);
         self.slots.get_mut(slot as usize)?.replace(pod)
     }
@@ -234,17 +227,9 @@ impl Pods {
     }
 
     fn list(&mut self, slot: u32, pod: &Pod) {
-        for (label, value) in pod.labels().into_iter().flatten() {
-            if let Some(slots) = self
-                .by_label
-                .get_mut(label.as_str())
-                .and_then(|values| values.get_mut(value.as_str()))
-            {
-                slots.insert(slot);
-                continue;
-            }
-            let values = self.by_label.entry(label.as_str().into()).or_default();
-            values.entry(value.as_str().into()).or_default().insert(slot);
+        for (label, value) in pod.labels().iter() {
+            let values = self.by_label.entry(Arc::clone(label)).or_default();
+            values.entry(Arc::clone(value)).or_default().insert(slot);
         }
     }
 
@@ -252,7 +237,7 @@ impl Pods {
         let Some(pod) = self.at(slot).map(Arc::clone) else {
             return;
         };
-        for (label, value) in pod.labels().into_iter().flatten() {
+        for (label, value) in pod.labels().iter() {
             unlist(&mut self.by_label, label, value, |slots| {
                 slots.remove(&slot);
                 slots.is_empty()

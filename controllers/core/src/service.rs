@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use berth_model::{IpFamily, ServiceKey};
+use berth_snapshot::pod::LabelSet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -42,9 +43,9 @@ pub fn selector_of(service: &Service) -> Result<&Labels, SkipReason> {
 }
 
 /// Whether a selector, not empty, matches the labels.
-pub fn matches(selector: &Labels, labels: Option<&Labels>) -> bool {
-    let Some(labels) = labels else { return false };
-    !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+pub fn matches(selector: &Labels, labels: &LabelSet) -> bool {
+    let carries = |(key, value): (&String, &String)| labels.get(key).is_some_and(|found| **found == **value);
+    !selector.is_empty() && selector.iter().all(carries)
 }
 
 /// `clusterIP`, unless absent, empty or `None`.

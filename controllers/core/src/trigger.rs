@@ -59,18 +59,15 @@ impl TriggerTimes {
         let mut earliest: Option<Timestamp> = None;
         let mut note = |time: Timestamp| earliest = Some(earliest.map_or(time, |least| least.min(time)));
         for pod in pods {
-            let since = pod
-                .ready_condition()
-                .and_then(|ready| ready.last_transition_time.as_ref());
-            let (Some(since), Some(name)) = (since, pod.metadata.name.as_deref()) else {
+            let Some(since) = pod.ready_since() else {
                 continue;
             };
-            let name = hash(name);
+            let name = hash(pod.name());
             let remembered = before.and_then(|seen| seen.ready_since(name));
-            if remembered.is_none_or(|remembered| since.0 > remembered) {
-                note(since.0);
+            if remembered.is_none_or(|remembered| since > remembered) {
+                note(since);
             }
-            ready_since.push((name, since.0));
+            ready_since.push((name, since));
         }
         if let Some(created) = created
             && before
@@ -111,7 +108,7 @@ fn hash(name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use berth_snapshot::pod::{PodCondition, PodStatus};
+    use berth_snapshot::pod::{PodCondition, PodManifest, PodStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
     fn at(second: i64) -> Timestamp {
@@ -134,7 +131,7 @@ mod tests {
             status: "True".to_owned(),
             last_transition_time: ready_since.map(|second| Time(at(second))),
         };
-        Arc::new(Pod {
+        let manifest = PodManifest {
             metadata: ObjectMeta {
                 name: Some(name.to_owned()),
                 ..ObjectMeta::default()
@@ -143,8 +140,9 @@ mod tests {
                 conditions: vec![condition],
                 ..PodStatus::default()
             },
-            ..Pod::default()
-        })
+            ..PodManifest::default()
+        };
+        Arc::new(manifest.into())
     }
 
     /// Creation of the Service, Pods with the time of their readiness, expected trigger time.

@@ -141,7 +141,7 @@ impl Cache {
         let gone: Vec<ObjectKey> = self
             .pods
             .iter()
-            .map(|pod| ObjectKey::of(&**pod))
+            .map(|pod| pod_key(pod))
             .filter(|key| !listed.contains(key))
             .collect();
         self.each(gone, |cache, key| cache.delete_pod(&key))
@@ -220,9 +220,8 @@ impl Cache {
             return dirty;
         }
         for pod in self.pods.iter() {
-            if pod.spec.node_name.as_deref() == Some(name) {
-                let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-                let services = self.selectors.services_of(namespace, pod.labels());
+            if pod.node_name() == Some(name) {
+                let services = self.selectors.services_of(pod.namespace(), pod.labels());
                 dirty.batched.extend(services.into_iter().map(Task::Slices));
             }
         }
@@ -303,6 +302,13 @@ fn pools_dirty() -> Dirty {
     let mut dirty = Dirty::default();
     dirty.now.insert(Task::Pools);
     dirty
+}
+
+fn pod_key(pod: &Pod) -> ObjectKey {
+    ObjectKey {
+        namespace: Some(Arc::clone(pod.namespace())),
+        name: Arc::clone(pod.name()),
+    }
 }
 
 /// The key of the object that has a Service's namespace and name.

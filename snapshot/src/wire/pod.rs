@@ -1,128 +1,136 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Pods, trimmed (field numbers of `core/v1`, Kubernetes 1.37).
 
-use k8s_openapi::api::core::v1::PodIP;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-
-use super::field::{Fields, Malformed};
-use super::meta::{pair, time};
+use super::field::{Fields, Malformed, entry};
+use super::meta::time;
 use super::{Named, Wire};
-use crate::pod::{Container, ContainerPort, Pod, PodCondition, PodSpec, PodStatus};
+use crate::pod::{Facts, Pod, Shared, When};
 
 impl Wire for Pod {
-    type Shared = ();
+    type Shared = Shared;
 
-    fn read(raw: &[u8], _named: &Named, (): &mut ()) -> Result<Self, Malformed> {
-        let mut pod = Self::default();
+    fn read(raw: &[u8], named: &Named, shared: &mut Shared) -> Result<Self, Malformed> {
+        let mut facts = Facts::default();
         for field in Fields::of(raw) {
             let field = field?;
             match field.number {
-                1 => pod.metadata = trimmed_meta(field.bytes()?)?,
-                2 => pod.spec = spec(field.bytes()?)?,
-                3 => pod.status = status(field.bytes()?)?,
+                1 => meta(&mut facts, field.bytes()?)?,
+                2 => spec(&mut facts, field.bytes()?)?,
+                3 => status(&mut facts, field.bytes()?)?,
                 _ => {}
             }
         }
-        Ok(pod)
+        Ok(facts.build(named, shared))
     }
 }
 
-fn trimmed_meta(bytes: &[u8]) -> Result<ObjectMeta, Malformed> {
-    let mut meta = ObjectMeta::default();
+fn meta<'a>(facts: &mut Facts<'a>, bytes: &'a [u8]) -> Result<(), Malformed> {
     for field in Fields::of(bytes) {
         let field = field?;
         match field.number {
-            1 => meta.name = field.filled()?,
-            3 => meta.namespace = field.filled()?,
-            5 => meta.uid = field.filled()?,
-            6 => meta.resource_version = field.filled()?,
-            8 => meta.creation_timestamp = time(field)?.map(Time),
-            9 => meta.deletion_timestamp = time(field)?.map(Time),
-            11 => pair(&mut meta.labels, field)?,
+            5 => facts.uid = field.text()?,
+            6 => facts.version = field.text()?,
+            9 => facts.deleted = When::of(time(field)?),
+            11 => facts.labels.push(entry(field.bytes()?)?),
             _ => {}
         }
     }
-    Ok(meta)
+    Ok(())
 }
 
-fn spec(bytes: &[u8]) -> Result<PodSpec, Malformed> {
-    let mut spec = PodSpec::default();
+fn spec<'a>(facts: &mut Facts<'a>, bytes: &'a [u8]) -> Result<(), Malformed> {
     for field in Fields::of(bytes) {
         let field = field?;
         match field.number {
-            2 => spec.containers.push(container(field.bytes()?)?),
-            10 => spec.node_name = field.filled()?,
-            16 => spec.hostname = field.filled()?,
-            17 => spec.subdomain = field.filled()?,
-            20 => spec.init_containers.push(container(field.bytes()?)?),
+            2 => {
+                container(&mut facts.ports, field.bytes()?)?;
+            }
+            10 => facts.node = field.text()?,
+            16 => facts.hostname = field.text()?,
+            17 => facts.subdomain = field.text()?,
+            20 => {
+                let others = facts.sidecar_ports.len();
+                // KEP-753: an init container that goes on running is a sidecar.
+                if container(&mut facts.sidecar_ports, field.bytes()?)? != "Always" {
+                    facts.sidecar_ports.truncate(others);
+                }
+            }
             _ => {}
         }
     }
-    Ok(spec)
+    Ok(())
 }
 
-fn container(bytes: &[u8]) -> Result<Container, Malformed> {
-    let mut container = Container::default();
+/// Adds a container's ports; its restart policy stands behind them.
+fn container<'a>(ports: &mut Vec<(&'a str, &'a str, i32)>, bytes: &'a [u8]) -> Result<&'a str, Malformed> {
+    let mut restart_policy = "";
     for field in Fields::of(bytes) {
         let field = field?;
         match field.number {
-            6 => container.ports.push(port(field.bytes()?)?),
-            24 => container.restart_policy = field.given()?,
+            6 => ports.push(port(field.bytes()?)?),
+            24 => restart_policy = field.text()?,
             _ => {}
         }
     }
-    Ok(container)
+    Ok(restart_policy)
 }
 
-fn port(bytes: &[u8]) -> Result<ContainerPort, Malformed> {
-    let mut port = ContainerPort::default();
+fn port(bytes: &[u8]) -> Result<(&str, &str, i32), Malformed> {
+    let (mut name, mut protocol, mut number) = ("", "", 0);
     for field in Fields::of(bytes) {
         let field = field?;
         match field.number {
-            1 => port.name = field.filled()?,
-            3 => port.container_port = field.int32()?,
-            4 => port.protocol = field.filled()?,
+            1 => name = field.text()?,
+            3 => number = field.int32()?,
+            4 => protocol = field.text()?,
             _ => {}
         }
     }
-    Ok(port)
+    Ok((name, protocol, number))
 }
 
-fn status(bytes: &[u8]) -> Result<PodStatus, Malformed> {
-    let mut status = PodStatus::default();
+fn status<'a>(facts: &mut Facts<'a>, bytes: &'a [u8]) -> Result<(), Malformed> {
+    let mut judged = false;
     for field in Fields::of(bytes) {
         let field = field?;
         match field.number {
-            1 => status.phase = field.filled()?,
-            2 => status.conditions.push(condition(field.bytes()?)?),
-            6 => status.pod_ip = field.filled()?,
-            12 => status.pod_ips.push(pod_ip(field.bytes()?)?),
+            1 => facts.phase = field.text()?,
+            2 => {
+                let (type_, status, since) = condition(field.bytes()?)?;
+                if type_ == "Ready" && !judged {
+                    judged = true;
+                    facts.ready = status == "True";
+                    facts.ready_since = since;
+                }
+            }
+            6 => facts.ip = field.text()?,
+            12 => facts.ips.push(pod_ip(field.bytes()?)?),
             _ => {}
         }
     }
-    Ok(status)
+    Ok(())
 }
 
-fn condition(bytes: &[u8]) -> Result<PodCondition, Malformed> {
-    let mut condition = PodCondition::default();
+fn condition(bytes: &[u8]) -> Result<(&str, &str, When), Malformed> {
+    let (mut type_, mut status, mut since) = ("", "", When::NEVER);
     for field in Fields::of(bytes) {
         let field = field?;
         match field.number {
-            1 => condition.type_ = field.string()?,
-            2 => condition.status = field.string()?,
-            4 => condition.last_transition_time = time(field)?.map(Time),
+            1 => type_ = field.text()?,
+            2 => status = field.text()?,
+            4 => since = When::of(time(field)?),
             _ => {}
         }
     }
-    Ok(condition)
+    Ok((type_, status, since))
 }
 
-fn pod_ip(bytes: &[u8]) -> Result<PodIP, Malformed> {
-    let mut address = PodIP::default();
+fn pod_ip(bytes: &[u8]) -> Result<&str, Malformed> {
+    let mut address = "";
     for field in Fields::of(bytes) {
         let field = field?;
         if field.number == 1 {
-            address.ip = field.string()?;
+            address = field.text()?;
         }
     }
     Ok(address)

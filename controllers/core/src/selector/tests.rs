@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
+use berth_snapshot::pod::PodManifest;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 
 use super::*;
-use crate::fixtures::{at, mk_condition, mk_labels, mk_pod};
+use crate::fixtures::{at, mk_condition, mk_labels, mk_manifest, mk_pod};
 
 fn key(name: &str) -> ServiceKey {
     ServiceKey::new("shop", name)
@@ -19,9 +20,9 @@ fn index(services: &[(&str, &[(&str, &str)])]) -> SelectorIndex {
 }
 
 fn labelled(labels: &[(&str, &str)]) -> Pod {
-    let mut pod = mk_pod(1);
+    let mut pod = mk_manifest(1);
     pod.metadata.labels = Some(mk_labels(labels));
-    pod
+    pod.into()
 }
 
 fn names(keys: &BTreeSet<ServiceKey>) -> Vec<&str> {
@@ -39,17 +40,17 @@ fn a_service_selects_pods_that_carry_all_its_pairs_in_its_namespace() {
         &ServiceKey::new("other", "web"),
         Some(&mk_labels(&[("app", "web")])),
     );
-    let of = |labels: &[(&str, &str)]| index.services_of("shop", Some(&mk_labels(labels)));
+    let of = |labels: &[(&str, &str)]| index.services_of("shop", &labels.iter().copied().collect());
     assert_eq!(names(&of(&[("app", "web")])), ["web"]);
     assert_eq!(
         names(&of(&[("app", "web"), ("track", "canary")])),
         ["canary", "web"]
     );
     assert_eq!(names(&of(&[("track", "canary")])), [""; 0]);
-    assert!(index.services_of("shop", None).is_empty());
+    assert!(index.services_of("shop", &LabelSet::default()).is_empty());
     assert!(
         index
-            .services_of("nowhere", Some(&mk_labels(&[("app", "web")])))
+            .services_of("nowhere", &[("app", "web")].into_iter().collect())
             .is_empty()
     );
 }
@@ -60,7 +61,7 @@ fn no_selector_and_an_empty_one_select_nothing() {
     index.insert(&key("none"), None);
     assert!(
         index
-            .services_of("shop", Some(&mk_labels(&[("app", "web")])))
+            .services_of("shop", &[("app", "web")].into_iter().collect())
             .is_empty()
     );
     let mut pods = PodIndex::default();
@@ -75,20 +76,20 @@ fn a_pod_looks_at_few_services_though_they_all_share_a_pair() {
         let selector = mk_labels(&[("app", "web"), ("shard", &number.to_string())]);
         index.insert(&key(&format!("web-{number}")), Some(&selector));
     }
-    let labels = mk_labels(&[("app", "web"), ("shard", "7"), ("zone", "a")]);
-    let looked_at = index.namespaces["shop"].candidates(Some(&labels)).count();
+    let labels = LabelSet::from_iter([("app", "web"), ("shard", "7"), ("zone", "a")]);
+    let looked_at = index.namespaces["shop"].candidates(&labels).count();
     assert!(looked_at <= 2, "{looked_at} of 1,000");
-    assert_eq!(names(&index.services_of("shop", Some(&labels))), ["web-7"]);
+    assert_eq!(names(&index.services_of("shop", &labels)), ["web-7"]);
 }
 
 /// The Pod with a change.
-fn with(pod: &Pod, edit: impl FnOnce(&mut Pod)) -> Option<Pod> {
-    let mut pod = pod.clone();
+fn with(pod: &Pod, edit: impl FnOnce(&mut PodManifest)) -> Option<Pod> {
+    let mut pod = PodManifest::from(pod);
     edit(&mut pod);
-    Some(pod)
+    Some(pod.into())
 }
 
-fn unready(pod: &mut Pod) {
+fn unready(pod: &mut PodManifest) {
     pod.status.conditions = vec![mk_condition(false)];
 }
 
@@ -102,12 +103,12 @@ fn a_pod_change_reaches_the_services_that_it_matters_to() {
     let web = labelled(&[("app", "web")]);
     let both = labelled(&[("app", "web"), ("track", "canary")]);
     let same = |pod: &Pod| Some(pod.clone());
-    let version = |pod: &mut Pod| pod.metadata.resource_version = Some("7".to_owned());
-    let renamed = |pod: &mut Pod| pod.spec.hostname = Some("x".to_owned());
-    let failed = |pod: &mut Pod| pod.status.phase = Some("Failed".to_owned());
-    let terminating = |pod: &mut Pod| pod.metadata.deletion_timestamp = Some(Time(at(300)));
-    let readdressed = |pod: &mut Pod| pod.status.pod_ips.truncate(1);
-    let resynced = |pod: &mut Pod| {
+    let version = |pod: &mut PodManifest| pod.metadata.resource_version = Some("7".to_owned());
+    let renamed = |pod: &mut PodManifest| pod.spec.hostname = Some("x".to_owned());
+    let failed = |pod: &mut PodManifest| pod.status.phase = Some("Failed".to_owned());
+    let terminating = |pod: &mut PodManifest| pod.metadata.deletion_timestamp = Some(Time(at(300)));
+    let readdressed = |pod: &mut PodManifest| pod.status.pod_ips.truncate(1);
+    let resynced = |pod: &mut PodManifest| {
         version(pod);
         unready(pod);
     };
@@ -210,10 +211,10 @@ impl Both {
     fn play(&mut self, step: Step) {
         match step {
             Step::Pod(number, labels) => {
-                let mut pod = mk_pod(u16::from(number));
+                let mut pod = mk_manifest(u16::from(number));
                 pod.metadata.namespace = Some(namespace(number).to_owned());
                 pod.metadata.labels = Some(labels.clone());
-                self.pods.insert(Arc::new(pod));
+                self.pods.insert(Arc::new(pod.into()));
                 self.all_pods.insert(number, labels);
             }
             Step::NoPod(number) => {
@@ -262,7 +263,7 @@ proptest! {
         let scanned = both.pairs();
         let mut by_pod = BTreeSet::new();
         for (pod, labels) in &both.all_pods {
-            for key in both.services.services_of(namespace(*pod), Some(labels)) {
+            for key in both.services.services_of(namespace(*pod), &labels.iter().collect()) {
                 by_pod.insert((key.name()["service-".len()..].parse::<u8>().unwrap(), *pod));
             }
         }
@@ -270,7 +271,7 @@ proptest! {
         let mut by_service = BTreeSet::new();
         for (service, selector) in &both.all_services {
             for pod in both.pods.select(namespace(*service), selector) {
-                let name = pod.metadata.name.as_ref().unwrap();
+                let name = pod.name();
                 by_service.insert((*service, name["web-".len()..].parse::<u8>().unwrap()));
             }
         }

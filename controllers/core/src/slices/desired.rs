@@ -43,7 +43,7 @@ pub(crate) fn desired(
             skips.add(reason, || pods::describe(pod));
             continue;
         }
-        let node_name = pod.spec.node_name.as_deref().unwrap_or_default();
+        let node_name = pod.node_name().unwrap_or_default();
         let node = nodes.get(node_name);
         let placed = node.is_some() || publish;
         if !placed {
@@ -94,7 +94,7 @@ fn endpoint(
             terminating: Some(terminating),
         }),
         hostname: pods::hostname(pod, service),
-        node_name: pod.spec.node_name.clone().filter(|name| !name.is_empty()),
+        node_name: pod.node_name().map(str::to_owned),
         target_ref: Some(pods::target_ref(pod)),
         zone: node.and_then(|node| node.zone.as_deref()).map(str::to_owned),
         ..Endpoint::default()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_snapshot::pod::{PodSpec, PodStatus};
+use berth_snapshot::pod::{PodManifest, PodSpec, PodStatus};
 use k8s_openapi::api::core::v1::{Endpoints, PodIP, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -40,7 +40,7 @@ fn mk_service(name: &str, version: u32, selector: Option<&str>) -> Service {
 }
 
 fn mk_pod(name: &str, version: u32, app: &str, ip: &str) -> Pod {
-    Pod {
+    let manifest = PodManifest {
         metadata: ObjectMeta {
             labels: labels(&[("app", app)]),
             ..mk_meta(name, version)
@@ -53,7 +53,8 @@ fn mk_pod(name: &str, version: u32, app: &str, ip: &str) -> Pod {
             pod_ips: vec![PodIP { ip: ip.to_owned() }],
             ..PodStatus::default()
         },
-    }
+    };
+    manifest.into()
 }
 
 fn mk_slice(name: &str, generation: i64, service: &str, managed_by: &str) -> EndpointSlice {

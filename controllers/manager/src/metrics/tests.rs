@@ -11,7 +11,7 @@ use berth_controllers_core::slices::{NodeFacts, Nodes, SliceInput, SliceOptions,
 use berth_model::ServiceKey;
 use berth_runtime::metrics::Metrics as Registry;
 use berth_runtime::queue::{Policy, Queue};
-use berth_snapshot::pod::{Pod, PodSpec, PodStatus};
+use berth_snapshot::pod::{Pod, PodManifest, PodSpec, PodStatus};
 use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointSubset, Endpoints, PodIP, Service, ServicePort, ServiceSpec,
 };
@@ -86,7 +86,7 @@ fn mk_service(name: &str, families: &[&str], distribution: Option<&str>) -> Serv
 
 /// Dual-stack, on a known Node.
 fn mk_pods(count: u16) -> Vec<Arc<Pod>> {
-    let pods = (0..count).map(|n| Pod {
+    let pods = (0..count).map(|n| PodManifest {
         metadata: mk_meta(&format!("web-{n}")),
         spec: PodSpec {
             node_name: Some("node-1".into()),
@@ -100,7 +100,7 @@ fn mk_pods(count: u16) -> Vec<Arc<Pod>> {
             ..PodStatus::default()
         },
     });
-    pods.map(Arc::new).collect()
+    pods.map(|manifest| Arc::new(manifest.into())).collect()
 }
 
 fn mk_ip(ip: &str) -> PodIP {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::encode::{Message, message, meta};
 use crate::node::Node;
-use crate::pod::Pod;
+use crate::pod::{Pod, PodManifest};
 use crate::wire::{Named, Wire};
 
 fn read<K: Wire>(message: &Message) -> K {
@@ -23,7 +23,13 @@ fn read<K: Wire>(message: &Message) -> K {
     K::read(&message.0, &named, &mut K::Shared::default()).unwrap()
 }
 
-fn assert_reads<K: Wire + DeserializeOwned + PartialEq + Debug>(message: Message, mut json: Value) {
+fn assert_reads<K: Wire + DeserializeOwned + PartialEq + Debug>(message: Message, json: Value) {
+    let wanted: K = serde_json::from_value(completed(json)).unwrap();
+    assert_eq!(read::<K>(&message), wanted);
+}
+
+/// With what [`meta`] says.
+fn completed(mut json: Value) -> Value {
     let meta = json["metadata"].as_object_mut().unwrap();
     for (key, value) in [
         ("name", json!("web")),
@@ -36,8 +42,7 @@ fn assert_reads<K: Wire + DeserializeOwned + PartialEq + Debug>(message: Message
     ] {
         meta.entry(key).or_insert(value);
     }
-    let wanted: K = serde_json::from_value(json).unwrap();
-    assert_eq!(read::<K>(&message), wanted);
+    json
 }
 
 #[test]
@@ -161,11 +166,7 @@ fn a_pod_is_what_its_json_is() {
         .bytes(8, &[0xff; 40])
         .message(12, message().text(1, "10.0.0.1"))
         .message(12, message().text(1, "fd00::1"));
-    assert_reads::<Pod>(
-        message()
-            .message(1, meta("web"))
-            .message(2, spec)
-            .message(3, status),
+    let wanted: PodManifest = serde_json::from_value(completed(
         json!({
             "metadata": {},
             "spec": {
@@ -181,7 +182,13 @@ fn a_pod_is_what_its_json_is() {
                 ],
             },
         }),
-    );
+    ))
+    .unwrap();
+    let message = message()
+        .message(1, meta("web"))
+        .message(2, spec)
+        .message(3, status);
+    assert_eq!(read::<Pod>(&message), Pod::from(wanted));
 }
 
 #[test]

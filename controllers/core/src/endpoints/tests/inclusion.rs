@@ -9,7 +9,7 @@ use crate::fixtures::*;
 
 #[test]
 fn pods_are_ready_not_ready_or_left_out() {
-    type Edit = fn(&mut Pod);
+    type Edit = fn(&mut berth_snapshot::pod::PodManifest);
     let unready: Edit = |pod| pod.status.conditions = vec![mk_condition(false)];
     let terminating: Edit = |pod| pod.metadata.deletion_timestamp = Some(Time(at(300)));
     let finished: Edit = |pod| pod.status.phase = Some("Succeeded".to_owned());

@@ -8,17 +8,17 @@ use super::*;
 use crate::fixtures::*;
 use crate::skips::SkipReason;
 
-fn terminate(pod: &mut Pod) {
+fn terminate(pod: &mut berth_snapshot::pod::PodManifest) {
     pod.metadata.deletion_timestamp = Some(Time(at(300)));
 }
 
-fn unready(pod: &mut Pod) {
+fn unready(pod: &mut berth_snapshot::pod::PodManifest) {
     pod.status.conditions = vec![mk_condition(false)];
 }
 
 #[test]
 fn conditions_follow_readiness_termination_and_publish_not_ready_addresses() {
-    type Edit = fn(&mut Pod);
+    type Edit = fn(&mut berth_snapshot::pod::PodManifest);
     let both: Edit = |pod| {
         terminate(pod);
         unready(pod);
@@ -58,7 +58,7 @@ fn conditions_follow_readiness_termination_and_publish_not_ready_addresses() {
 
 #[test]
 fn finished_and_addressless_pods_are_no_endpoints_even_if_not_ready_ones_are_published() {
-    type Edit = fn(&mut Pod);
+    type Edit = fn(&mut berth_snapshot::pod::PodManifest);
     let rows: [(Edit, SkipReason); 3] = [
         (
             |pod| pod.status.phase = Some("Failed".to_owned()),
@@ -119,7 +119,7 @@ fn a_node_without_zone_gives_none_and_a_new_zone_is_written() {
 fn a_pod_on_an_unknown_node_is_skipped_for_a_retry_and_the_rest_is_written() {
     let on = |node: Option<&str>| {
         let node = node.map(str::to_owned);
-        move |pod: &mut Pod| pod.spec.node_name = node
+        move |pod: &mut berth_snapshot::pod::PodManifest| pod.spec.node_name = node
     };
     let pods = vec![
         Arc::new(mk_pod(1)),

@@ -42,14 +42,10 @@ fn endpoints_fill_slices_up_to_the_maximum() {
 fn a_vanished_pod_leaves_its_slice_and_the_last_one_deletes_it() {
     let mut world = world(3, 0..7);
     world.converge();
-    world
-        .pods
-        .retain(|pod| pod.metadata.name.as_deref() != Some("web-0"));
+    world.pods.retain(|pod| **pod.name() != *"web-0");
     let plan = world.converge();
     assert_eq!((sizes(&world), verbs(&plan)), (vec![3, 2, 1], [0, 1, 0]));
-    world
-        .pods
-        .retain(|pod| pod.metadata.name.as_deref() != Some("web-6"));
+    world.pods.retain(|pod| **pod.name() != *"web-6");
     let plan = world.converge();
     assert_eq!((sizes(&world), verbs(&plan)), (vec![3, 2], [0, 0, 1]));
     assert_eq!(plan.counts[&IpFamily::V4].removed, 1);
@@ -72,9 +68,7 @@ fn written_slices_are_filled_fullest_first() {
     world.converge();
     // The first slice loses one endpoint, the second three; three new ones come.
     let gone = ["web-0", "web-4", "web-5", "web-6"];
-    world
-        .pods
-        .retain(|pod| !gone.contains(&pod.metadata.name.as_deref().unwrap()));
+    world.pods.retain(|pod| !gone.contains(&&**pod.name()));
     world.pods.extend(mk_pods(10..13));
     assert_eq!(verbs(&world.converge()), [0, 2, 0]);
     assert_eq!(sizes(&world), [4, 3]);
@@ -87,9 +81,7 @@ fn leftovers_go_into_the_untouched_slice_that_ends_closest_to_full() {
     let mut world = world(5, 10..25);
     world.converge();
     let gone = ["web-10", "web-11", "web-12", "web-15"];
-    world
-        .pods
-        .retain(|pod| !gone.contains(&pod.metadata.name.as_deref().unwrap()));
+    world.pods.retain(|pod| !gone.contains(&&**pod.name()));
     world.converge();
     assert_eq!(sizes(&world), [5, 4, 2]);
     world.pods.extend(mk_pods(30..32));
@@ -105,9 +97,7 @@ fn one_create_is_preferred_over_several_updates_and_nothing_is_rebalanced() {
     let mut world = world(4, 0..8);
     world.converge();
     let gone = ["web-0", "web-1", "web-4", "web-5"];
-    world
-        .pods
-        .retain(|pod| !gone.contains(&pod.metadata.name.as_deref().unwrap()));
+    world.pods.retain(|pod| !gone.contains(&&**pod.name()));
     world.converge();
     assert_eq!(sizes(&world), [2, 2], "not compacted");
     world.pods.extend(mk_pods(20..23));
@@ -117,7 +107,7 @@ fn one_create_is_preferred_over_several_updates_and_nothing_is_rebalanced() {
 
 #[test]
 fn a_changed_endpoint_is_updated_in_place() {
-    type Edit = fn(&mut Pod);
+    type Edit = fn(&mut berth_snapshot::pod::PodManifest);
     let rows: [(&str, Edit, [usize; 3]); 6] = [
         (
             "readiness",

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use berth_snapshot::pod::PodManifest;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proptest::prelude::*;
 
@@ -47,7 +48,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// The port that Pods listen on under the name "web"; 0 stands for none.
-fn listen(pod: &mut Pod, port: i32) {
+fn listen(pod: &mut PodManifest, port: i32) {
     pod.spec.containers = match port {
         0 => Vec::new(),
         port => vec![mk_container("web", 8080 + port)],
@@ -57,12 +58,13 @@ fn listen(pod: &mut Pod, port: i32) {
 fn play(world: &mut World, step: &Step) {
     let position = |world: &World, number: u16| {
         let name = format!("web-{number}");
-        let mut names = world.pods.iter().map(|pod| pod.metadata.name.clone());
-        names.position(|found| found.as_deref() == Some(name.as_str()))
+        world.pods.iter().position(|pod| **pod.name() == *name)
     };
-    let edit = |world: &mut World, number: u16, edit: &dyn Fn(&mut Pod)| {
+    let edit = |world: &mut World, number: u16, edit: &dyn Fn(&mut PodManifest)| {
         if let Some(index) = position(world, number) {
-            edit(Arc::make_mut(&mut world.pods[index]));
+            let mut manifest = PodManifest::from(&*world.pods[index]);
+            edit(&mut manifest);
+            world.pods[index] = Arc::new(manifest.into());
         }
     };
     match step {
@@ -75,7 +77,7 @@ fn play(world: &mut World, step: &Step) {
             }
         }
         Step::Flip(number) => edit(world, *number, &|pod| {
-            let ready = pod.is_ready();
+            let ready = pod.status.conditions[0].status == "True";
             pod.status.conditions = vec![mk_condition(!ready)];
         }),
         Step::Move(number) => edit(world, *number, &|pod| {
@@ -153,24 +155,23 @@ type Model = BTreeSet<(String, Option<i32>, String, bool, String)>;
 fn model(world: &World) -> Model {
     let spec = world.service.spec.as_ref().unwrap();
     let families = spec.ip_families.as_ref().unwrap();
-    let pods = world
-        .pods
-        .iter()
-        .filter(|pod| pod.status.phase.as_deref() != Some("Failed"));
+    let pods = world.pods.iter().filter(|pod| !pod.is_finished());
     pods.flat_map(|pod| {
         families.iter().map(|family| {
-            let ip = &pod.status.pod_ips[usize::from(family == "IPv6")].ip;
-            let port = pod
-                .spec
-                .containers
-                .first()
-                .map(|container| container.ports[0].container_port);
-            let zone = if pod.spec.node_name.as_deref() == Some("node-1") {
+            let ip = pod.addresses().nth(usize::from(family == "IPv6")).unwrap();
+            let port = pod.named_ports().first().map(|port| port.number);
+            let zone = if pod.node_name() == Some("node-1") {
                 "zone-a"
             } else {
                 "zone-b"
             };
-            (family.clone(), port, ip.clone(), pod.is_ready(), zone.to_owned())
+            (
+                family.clone(),
+                port,
+                ip.to_string(),
+                pod.is_ready(),
+                zone.to_owned(),
+            )
         })
     })
     .collect()
