@@ -29,12 +29,13 @@ pub struct Pod {
     name: Arc<str>,
     node: Option<Arc<str>>,
     rare: Option<Box<Rare>>,
-    addresses: Addresses,
+    primary: Primary,
+    /// `podIPs`, without the first where that is the primary one; without those that cannot be read.
+    others: Box<[IpAddr]>,
     /// Zero where there is none, and where `rare` has it.
     uid: [u8; 16],
     /// Zero where there is none, and where `rare` has it.
     version: u64,
-    deleted: When,
     ready_since: When,
     ready: bool,
     finished: bool,
@@ -51,6 +52,7 @@ struct Class {
 /// What few Pods have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Rare {
+    deleted: When,
     hostname: Option<Box<str>>,
     subdomain: Option<Box<str>>,
     /// A uid that is no UUID as Kubernetes writes them.
@@ -70,16 +72,14 @@ pub struct NamedPort {
     pub number: i32,
 }
 
-/// The addresses of its status. Those that cannot be read are left out, but not forgotten.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Addresses {
-    /// `podIP`, if it can be read.
-    primary: Option<IpAddr>,
-    /// `podIPs`, without the first where that is the primary one.
-    others: Box<[IpAddr]>,
-    /// Whether the primary address is also the first of `podIPs`.
+/// `podIP`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Primary {
+    /// The address, if it can be read.
+    address: Option<IpAddr>,
+    /// Whether it is also the first of `podIPs`.
     listed: bool,
-    /// Whether anything stood there.
+    /// Whether the status has any address, readable or not.
     any: bool,
 }
 
@@ -179,23 +179,23 @@ impl Pod {
 
     /// Whether its status has an address, readable or not.
     pub fn has_address(&self) -> bool {
-        self.addresses.any
+        self.primary.any
     }
 
     /// `status.podIP`, if it can be read.
     pub fn primary_address(&self) -> Option<IpAddr> {
-        self.addresses.primary
+        self.primary.address
     }
 
     /// The readable ones of `status.podIPs`, in their order.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let first = self.addresses.primary.filter(|_| self.addresses.listed);
-        first.into_iter().chain(self.addresses.others.iter().copied())
+        let first = self.primary.address.filter(|_| self.primary.listed);
+        first.into_iter().chain(self.others.iter().copied())
     }
 
     /// Whether two states of it have the same addresses.
     pub fn has_addresses_of(&self, other: &Self) -> bool {
-        self.addresses == other.addresses
+        self.primary == other.primary && self.others == other.others
     }
 
     /// Whether the Ready condition is True.
@@ -215,12 +215,12 @@ impl Pod {
 
     /// Whether its deletion has been asked for.
     pub fn is_terminating(&self) -> bool {
-        self.deleted != When::NEVER
+        self.rare().is_some_and(|rare| rare.deleted != When::NEVER)
     }
 
     /// When it was or will be deleted, if its deletion has been asked for.
     pub fn deleted(&self) -> Option<Timestamp> {
-        self.deleted.time()
+        self.rare()?.deleted.time()
     }
 
     fn rare(&self) -> Option<&Rare> {

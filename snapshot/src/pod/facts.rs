@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Addresses, Class, LabelSet, NamedPort, Pod, Rare};
+use super::{Class, LabelSet, NamedPort, Pod, Primary, Rare};
 use crate::address::parse_lenient;
 use crate::intern::Interner;
 use crate::wire::Named;
@@ -70,19 +70,21 @@ impl Facts<'_> {
         let uuid = uuid(self.uid);
         let number = number(self.version);
         let rare = Rare {
+            deleted: self.deleted,
             hostname: some(self.hostname),
             subdomain: some(self.subdomain),
             uid: some(self.uid).filter(|_| uuid.is_none()),
             version: some(self.version).filter(|_| number.is_none()),
         };
+        let (primary, others) = self.addresses();
         Pod {
             name: Arc::clone(&named.name),
             node: (!self.node.is_empty()).then(|| shared.texts.get(self.node)),
             rare: (rare != Rare::default()).then(|| Box::new(rare)),
-            addresses: self.addresses(),
+            primary,
+            others,
             uid: uuid.unwrap_or_default(),
             version: number.unwrap_or_default(),
-            deleted: self.deleted,
             ready_since: self.ready_since,
             ready: self.ready,
             finished: matches!(self.phase, "Succeeded" | "Failed"),
@@ -90,19 +92,16 @@ impl Facts<'_> {
         }
     }
 
-    fn addresses(&self) -> Addresses {
-        let primary = parse_lenient(self.ip);
+    fn addresses(&self) -> (Primary, Box<[IpAddr]>) {
+        let address = parse_lenient(self.ip);
         let mut others: Vec<IpAddr> = self.ips.iter().filter_map(|ip| parse_lenient(ip)).collect();
-        let listed = primary.is_some() && others.first().copied() == primary;
+        let listed = address.is_some() && others.first().copied() == address;
         if listed {
             others.remove(0);
         }
-        Addresses {
-            primary,
-            others: others.into(),
-            listed,
-            any: !self.ip.is_empty() || !self.ips.is_empty(),
-        }
+        let any = !self.ip.is_empty() || !self.ips.is_empty();
+        let primary = Primary { address, listed, any };
+        (primary, others.into())
     }
 
     fn class(self, namespace: Arc<str>, shared: &mut Shared) -> Arc<Class> {

@@ -200,7 +200,7 @@ fn bytes_of(pod: &Pod) -> usize {
     });
     heap(counters + size_of::<Pod>())
         + heap(counters + pod.name.len())
-        + heap(size_of_val(&*pod.addresses.others))
+        + heap(size_of_val(&*pod.others))
         + rare
 }
 
