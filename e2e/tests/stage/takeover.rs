@@ -62,7 +62,7 @@ fn kube_controller_manager_takes_over_from_berth_with_no_more_than_its_own_needl
 struct Handover {
     before: Stored,
     after: Stored,
-    /// Turns of the second one that failed.
+    /// Turns of the second one that failed, before there was anything to write.
     retries: f64,
     requests: Vec<Request>,
 }
@@ -120,12 +120,14 @@ async fn handover(name: &str, first: Contender) -> Result<Handover> {
     let second = first.other();
     let mut process = stage.launch(second, &launch(second)).await?;
     stage.wait_ready(second, &launch(second), &mut process).await?;
+    stage.wait_idle(second, &launch(second)).await?;
+    let page = stage.metrics(second, &launch(second)).await?;
+    let retries = page.sum("workqueue_retries_total", "");
     looked_at_everything(&stage, second, &launch(second), "second").await?;
     let after = stored(&stage.client()).await?;
     stage.nothing_was_forbidden()?;
-    let page = stage.metrics(second, &launch(second)).await?;
     Ok(Handover {
-        retries: page.sum("workqueue_retries_total", ""),
+        retries,
         before,
         after,
         requests: stage.audit()?.requests()?,
