@@ -200,6 +200,9 @@ impl Pods {
             if !same_labels {
                 self.unlist(slot);
             }
+            // The name's text is the Pod's own: the one of the old state must not stay behind.
+            self.by_name.remove(pod.name());
+            self.by_name.insert(Arc::clone(pod.name()), slot);
             let old = self.slots.get_mut(slot as usize)?.replace(Arc::clone(&pod));
             if !same_labels {
                 self.list(slot, &pod);
