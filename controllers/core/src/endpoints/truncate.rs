@@ -33,7 +33,7 @@ pub(crate) fn truncate(mut subsets: Vec<EndpointSubset>, skips: &mut Skips) -> V
             &mut subset.not_ready_addresses
         };
         let count = list.as_ref().map_or(0, Vec::len);
-        let share = (count * room).div_ceil(of.max(1)).min(left);
+        let share = share(count, of, room).min(left);
         cut(list, share);
         left -= share.min(count);
     }
@@ -43,6 +43,17 @@ pub(crate) fn truncate(mut subsets: Vec<EndpointSubset>, skips: &mut Skips) -> V
         format!("{} addresses, {CAPACITY} fit", ready + not_ready)
     });
     subsets
+}
+
+/// The share of one subset, rounded up on the same floats as upstream: for some sizes that is one
+/// more than the exact share, and the next controller would write again.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share of the room: it is at most the capacity"
+)]
+fn share(count: usize, of: usize, room: usize) -> usize {
+    ((count as f64 / of.max(1) as f64) * room as f64).ceil() as usize
 }
 
 fn cut(list: &mut Option<Vec<EndpointAddress>>, length: usize) {
@@ -60,4 +71,40 @@ fn ready_count(subset: &EndpointSubset) -> usize {
 
 fn not_ready_count(subset: &EndpointSubset) -> usize {
     subset.not_ready_addresses.as_ref().map_or(0, Vec::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_subset(ready: usize, not_ready: usize) -> EndpointSubset {
+        let list = |count| Some(vec![EndpointAddress::default(); count]).filter(|list| !list.is_empty());
+        EndpointSubset {
+            addresses: list(ready),
+            not_ready_addresses: list(not_ready),
+            ports: None,
+        }
+    }
+
+    #[test]
+    fn each_subset_gets_its_share_rounded_up_as_upstream_rounds_and_the_last_what_is_left() {
+        type Sizes = &'static [(usize, usize)];
+        let rows: [(Sizes, Sizes); 6] = [
+            (&[(2000, 5)], &[(1000, 0)]),
+            (&[(1000, 5), (1000, 0)], &[(500, 0), (500, 0)]),
+            (&[(1001, 0), (1, 0), (1, 0)], &[(999, 0), (1, 0)]),
+            (&[(400, 900), (0, 300)], &[(400, 450), (0, 150)]),
+            // 110 / 316 * 158 is 55 exactly, and 55.00000000000001 on floats.
+            (&[(842, 110), (0, 206)], &[(842, 56), (0, 102)]),
+            (&[(1000, 1)], &[(1000, 0)]),
+        ];
+        for (before, after) in rows {
+            let subsets = before.iter().map(|(ready, not)| mk_subset(*ready, *not));
+            let cut = truncate(subsets.collect(), &mut Skips::default());
+            let sizes = cut
+                .iter()
+                .map(|subset| (ready_count(subset), not_ready_count(subset)));
+            assert_eq!(sizes.collect::<Vec<_>>(), after, "{before:?}");
+        }
+    }
 }

@@ -429,3 +429,36 @@ fn slices_of_others_are_left_alone() {
     assert_eq!(world.converge().writes.delete.len(), 1);
     assert_eq!(world.server.slices().len(), 1);
 }
+
+#[test]
+fn figures_say_what_a_turn_adds_changes_removes_and_skips() {
+    let row = |plan: &MirrorPlan, family: IpFamily| {
+        let counts = plan.counts.get(&family).copied().unwrap_or_default();
+        [
+            counts.endpoints,
+            counts.slices,
+            counts.added,
+            counts.updated,
+            counts.removed,
+        ]
+    };
+    let mut world = World::new(vec![mk_subset(
+        &["10.0.0.1", "10.0.0.2", "fd00::1"],
+        &["bad"],
+        &[80],
+    )]);
+    let plan = world.converge();
+    assert_eq!(row(&plan, IpFamily::V4), [2, 1, 2, 0, 0]);
+    assert_eq!(row(&plan, IpFamily::V6), [1, 1, 1, 0, 0]);
+    assert_eq!(plan.addresses_skipped(), 1);
+    world.edit(|endpoints| {
+        endpoints.subsets = Some(vec![mk_subset(&["10.0.0.3"], &["10.0.0.1"], &[80])]);
+    });
+    let plan = world.converge();
+    assert_eq!(row(&plan, IpFamily::V4), [2, 1, 1, 1, 1]);
+    assert_eq!(row(&plan, IpFamily::V6), [0, 0, 0, 0, 1]);
+    let plan = world.plan();
+    assert_eq!(row(&plan, IpFamily::V4), [2, 1, 0, 0, 0], "nothing to do");
+    world.max = 1;
+    assert_eq!(world.converge().addresses_skipped(), 1, "over the cap");
+}

@@ -22,7 +22,7 @@ pub(crate) fn settle(
             (Kind::OwnZone, None)
         }
         Routing::Distribution(TrafficDistribution::PreferSameNode) => (Kind::OwnNode, None),
-        Routing::Topology => match hint(&mut written, unchanged, shares) {
+        Routing::Topology => match hint(written.reborrow(), unchanged, shares) {
             Verdict::On(counts) => return Some(Verdict::On(counts)),
             off @ Verdict::Off(..) => (Kind::None, Some(off)),
         },

@@ -18,8 +18,16 @@ pub(crate) struct EndpointId<'a> {
     name: &'a str,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often an endpoint was looked at: what the scale tests count.
+    pub(crate) static LOOKS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl<'a> EndpointId<'a> {
     pub(crate) fn of(endpoint: &'a Endpoint) -> Self {
+        #[cfg(test)]
+        LOOKS.set(LOOKS.get() + 1);
         let mut addresses = endpoint.addresses.iter().map(String::as_str);
         let mut first = addresses.next().unwrap_or_default();
         let mut more: Vec<&str> = addresses.collect();

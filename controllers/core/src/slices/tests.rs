@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
+mod compacting;
 mod endpoints;
+mod figures;
 mod hints;
 mod packing;
 mod placeholders;
@@ -12,18 +14,18 @@ use super::*;
 use crate::fixtures::{Server, mk_nodes};
 
 /// One Service on a small server, planned and applied turn by turn.
-pub(super) struct World {
-    pub(super) service: Service,
-    pub(super) pods: Vec<Arc<Pod>>,
-    pub(super) nodes: Nodes,
-    pub(super) options: SliceOptions,
-    pub(super) trigger_time: Option<Timestamp>,
-    pub(super) hints: HintState,
-    pub(super) server: Server,
+pub(in crate::slices) struct World {
+    pub(in crate::slices) service: Service,
+    pub(in crate::slices) pods: Vec<Arc<Pod>>,
+    pub(in crate::slices) nodes: Nodes,
+    pub(in crate::slices) options: SliceOptions,
+    pub(in crate::slices) trigger_time: Option<Timestamp>,
+    pub(in crate::slices) hints: HintState,
+    pub(in crate::slices) server: Server,
 }
 
 impl World {
-    pub(super) fn new(service: Service, pods: Vec<Arc<Pod>>) -> Self {
+    pub(in crate::slices) fn new(service: Service, pods: Vec<Arc<Pod>>) -> Self {
         Self {
             service,
             pods,
@@ -35,7 +37,7 @@ impl World {
         }
     }
 
-    pub(super) fn plan(&self) -> SlicePlan {
+    pub(in crate::slices) fn plan(&self) -> SlicePlan {
         let existing = self.server.slices();
         plan_slices(&SliceInput {
             service: &self.service,
@@ -50,7 +52,7 @@ impl World {
     }
 
     /// Plans, applies, and checks that nothing is left to do.
-    pub(super) fn converge(&mut self) -> SlicePlan {
+    pub(in crate::slices) fn converge(&mut self) -> SlicePlan {
         let plan = self.plan();
         self.server.apply(&plan.writes);
         self.hints = plan.hints.clone();
@@ -67,12 +69,12 @@ impl World {
     }
 
     /// Address type, ports, and each endpoint's first address, of every slice.
-    pub(super) fn shape(&self) -> Vec<(String, Vec<i32>, Vec<String>)> {
+    pub(in crate::slices) fn shape(&self) -> Vec<(String, Vec<i32>, Vec<String>)> {
         let slices = self.server.slices();
         slices.iter().map(|slice| shape_of(slice)).collect()
     }
 
-    pub(super) fn endpoints(&self) -> Vec<k8s_openapi::api::discovery::v1::Endpoint> {
+    pub(in crate::slices) fn endpoints(&self) -> Vec<k8s_openapi::api::discovery::v1::Endpoint> {
         let slices = self.server.slices();
         slices
             .iter()
@@ -81,14 +83,14 @@ impl World {
     }
 
     /// Edits the slice of this position, by name, as a stranger would.
-    pub(super) fn tamper(&mut self, position: usize, edit: impl FnOnce(&mut EndpointSlice)) {
+    pub(in crate::slices) fn tamper(&mut self, position: usize, edit: impl FnOnce(&mut EndpointSlice)) {
         let mut slice = EndpointSlice::clone(&self.server.slices()[position]);
         edit(&mut slice);
         self.server.put(slice);
     }
 }
 
-pub(super) fn shape_of(slice: &EndpointSlice) -> (String, Vec<i32>, Vec<String>) {
+pub(in crate::slices) fn shape_of(slice: &EndpointSlice) -> (String, Vec<i32>, Vec<String>) {
     let ports = slice.ports.iter().flatten();
     let endpoints = slice.endpoints.iter().flatten();
     let mut addresses: Vec<String> = endpoints.map(|endpoint| endpoint.addresses[0].clone()).collect();

@@ -19,6 +19,9 @@ mod hint;
 mod shares;
 mod verdict;
 
+#[cfg(test)]
+mod tests;
+
 pub use book::TopologyBook;
 pub use cpu::Cpu;
 pub use shares::ZoneShares;

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Zone hints on the slices of one family.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointSlice, ForZone};
 
-use super::allocate::{Allocations, Loans, allocate, loans};
+use super::allocate::{Allocations, allocate, loans};
 use super::shares::ZoneShares;
 use super::verdict::{HintsOff, Verdict, ZoneCounts};
+use crate::slices::EndpointId;
 
 /// Slices that are written anyway.
 pub(crate) struct Written<'a> {
@@ -16,6 +18,14 @@ pub(crate) struct Written<'a> {
 }
 
 impl Written<'_> {
+    /// The same, for a shorter while.
+    pub(crate) fn reborrow(&mut self) -> Written<'_> {
+        Written {
+            create: self.create,
+            update: self.update,
+        }
+    }
+
     /// All of them.
     pub(crate) fn slices(&mut self) -> impl Iterator<Item = &mut EndpointSlice> {
         self.create.iter_mut().chain(self.update.iter_mut())
@@ -28,140 +38,225 @@ pub(crate) fn is_ready(endpoint: &Endpoint) -> bool {
     conditions.and_then(|conditions| conditions.ready) == Some(true)
 }
 
-fn ready_in(slice: &EndpointSlice) -> impl Iterator<Item = &Endpoint> {
-    slice
-        .endpoints
-        .iter()
-        .flatten()
-        .filter(|endpoint| is_ready(endpoint))
-}
-
-/// How many endpoints of a family are ready.
-fn count_ready(written: &mut Written<'_>, unchanged: &[Arc<EndpointSlice>]) -> usize {
-    let written: usize = written.slices().map(|slice| ready_in(slice).count()).sum();
-    let untouched = unchanged.iter().map(|slice| ready_in(slice).count());
-    written + untouched.sum::<usize>()
-}
-
 /// Gives every ready endpoint a zone, or says why not; then nothing is changed.
+///
+/// What upstream would do, once more, must change nothing; where it would, all hints are settled
+/// afresh instead, and that outcome is recognised the next time.
 pub(crate) fn hint(
-    written: &mut Written<'_>,
+    mut written: Written<'_>,
     unchanged: &[Arc<EndpointSlice>],
     shares: &ZoneShares,
 ) -> Verdict {
-    let ready = count_ready(written, unchanged);
-    let counts = allocate(shares, ready).and_then(|allocations| distribute(written, unchanged, &allocations));
-    counts.map_or_else(|why| Verdict::Off(why, ready), Verdict::On)
-}
-
-/// Distributes the ready endpoints over the zones, and counts them by zone.
-///
-/// An unchanged slice keeps its hints where they fit in; otherwise it joins the written ones. There
-/// every endpoint starts in its own zone, and zones with too many lend to zones with too few.
-fn distribute(
-    written: &mut Written<'_>,
-    unchanged: &[Arc<EndpointSlice>],
-    allocations: &Allocations,
-) -> Result<ZoneCounts, HintsOff> {
-    let mut counts = ZoneCounts::new();
-    let mut pulled: Vec<(&Arc<EndpointSlice>, EndpointSlice)> = Vec::new();
+    let rewritten = written.create.len() + written.update.len();
+    let slices = written.create.iter().chain(&*written.update);
+    let slices = slices.chain(unchanged.iter().map(|slice| &**slice));
+    let board = Board::of(slices, shares);
+    let ready = board.seats.len();
+    let chosen = allocate(shares, ready).and_then(|allocations| board.choose(&allocations, rewritten));
+    let chosen = match chosen {
+        Ok(chosen) => chosen,
+        Err(why) => return Verdict::Off(why, ready),
+    };
+    let counts = board.count(&chosen);
+    let (seats, zones) = (board.seats, board.zones);
+    let mut hints = board.ranges.iter().map(|range| &chosen[range.clone()]);
+    for (slice, hints) in written.slices().zip(&mut hints) {
+        set(slice, hints, &zones);
+    }
+    let mut before = board.ranges[rewritten..]
+        .iter()
+        .map(|range| &seats[range.clone()]);
     for slice in unchanged {
-        match fitting(slice, &counts, allocations) {
-            Some(found) => add(&mut counts, &found),
-            None => pulled.push((slice, EndpointSlice::clone(slice))),
+        let (Some(hints), Some(before)) = (hints.next(), before.next()) else {
+            break;
+        };
+        if before.iter().map(|seat| seat.hint).ne(hints.iter().copied()) {
+            let mut copy = EndpointSlice::clone(slice);
+            set(&mut copy, hints, &zones);
+            written.update.push(copy);
         }
     }
-    let mut open: Vec<&mut EndpointSlice> = written
-        .slices()
-        .chain(pulled.iter_mut().map(|(_, copy)| copy))
-        .collect();
-    let zoneless = |endpoint: &Endpoint| zone_of(endpoint).is_none();
-    if open.iter().any(|slice| ready_in(slice).any(zoneless)) {
-        return Err(HintsOff::EndpointWithoutZone);
-    }
-    for slice in &mut open {
-        each_ready(slice, |endpoint| {
-            if let Some(zone) = zone_of(endpoint).map(str::to_owned) {
-                *counts.entry(zone.clone()).or_default() += 1;
-                endpoint.hints = Some(at_zone(zone));
-            }
+    Verdict::On(counts)
+}
+
+/// Sets the hints of a slice's ready endpoints.
+fn set(slice: &mut EndpointSlice, hints: &[Option<usize>], zones: &[String]) {
+    let endpoints = slice.endpoints.iter_mut().flatten();
+    let ready = endpoints.filter(|endpoint| is_ready(endpoint));
+    for (endpoint, hint) in ready.zip(hints) {
+        endpoint.hints = hint.map(|zone| EndpointHints {
+            for_zones: Some(vec![ForZone {
+                name: zones[zone].clone(),
+            }]),
+            for_nodes: None,
         });
     }
-    let loans = loans(allocations, &counts);
-    lend(&mut open, loans, &mut counts);
-    // One that ends as it was needs no write.
-    let changed = pulled.into_iter().filter(|(slice, copy)| ***slice != *copy);
-    written.update.extend(changed.map(|(_, copy)| copy));
-    Ok(counts)
 }
 
-fn add(counts: &mut ZoneCounts, more: &ZoneCounts) {
-    for (zone, count) in more {
-        *counts.entry(zone.clone()).or_default() += count;
-    }
+/// A ready endpoint; zones by their index.
+struct Seat {
+    slice: usize,
+    zone: Option<usize>,
+    /// The zone that it is hinted at, by nothing but one zone.
+    hint: Option<usize>,
 }
 
-/// The hints that an unchanged slice gives, if they all are for zones that take part and leave no
-/// zone with more than it may have.
-fn fitting(slice: &EndpointSlice, counts: &ZoneCounts, allocations: &Allocations) -> Option<ZoneCounts> {
-    let mut found = ZoneCounts::new();
-    for endpoint in ready_in(slice) {
-        let hints = endpoint.hints.as_ref()?;
-        // Left by a traffic distribution that preferred the own node: it would go on winning.
-        if hints.for_nodes.as_ref().is_some_and(|nodes| !nodes.is_empty()) {
-            return None;
+/// All ready endpoints of a family.
+struct Board {
+    zones: Vec<String>,
+    seats: Vec<Seat>,
+    /// The seats of each slice.
+    ranges: Vec<std::ops::Range<usize>>,
+    /// The seats by identity: who lends does not depend on who sits in which slice.
+    order: Vec<usize>,
+}
+
+impl Board {
+    fn of<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, shares: &'a ZoneShares) -> Self {
+        let mut zones: Vec<String> = Vec::new();
+        let mut indices: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut index = |zone: &'a str| {
+            *indices.entry(zone).or_insert_with(|| {
+                zones.push(zone.to_owned());
+                zones.len() - 1
+            })
+        };
+        // Zones without an endpoint may borrow.
+        for zone in shares.by_zone().iter().flat_map(|shares| shares.keys()) {
+            index(zone);
         }
-        let zones = hints.for_zones.as_deref().filter(|zones| !zones.is_empty())?;
-        for zone in zones {
-            *found.entry(zone.name.clone()).or_default() += 1;
+        let (mut seats, mut ranges) = (Vec::new(), Vec::new());
+        let mut ids: Vec<EndpointId<'_>> = Vec::new();
+        for (slice, found) in slices.enumerate() {
+            let start = seats.len();
+            let endpoints = found.endpoints.iter().flatten();
+            for endpoint in endpoints.filter(|endpoint| is_ready(endpoint)) {
+                let zone = endpoint.zone.as_deref().filter(|zone| !zone.is_empty());
+                seats.push(Seat {
+                    slice,
+                    zone: zone.map(&mut index),
+                    hint: hinted(endpoint).map(&mut index),
+                });
+                ids.push(EndpointId::of(endpoint));
+            }
+            ranges.push(start..seats.len());
+        }
+        let mut order: Vec<usize> = (0..seats.len()).collect();
+        order.sort_by(|left, right| ids[*left].cmp(&ids[*right]));
+        Self {
+            zones,
+            seats,
+            ranges,
+            order,
         }
     }
-    let fits = found.iter().all(|(zone, count)| {
-        let taken = counts.get(zone).copied().unwrap_or(0);
-        let allocation = allocations.get(zone.as_str());
-        allocation.is_some_and(|allocation| taken + count <= allocation.most)
-    });
-    fits.then_some(found)
-}
 
-fn each_ready(slice: &mut EndpointSlice, mut each: impl FnMut(&mut Endpoint)) {
-    let endpoints = slice.endpoints.iter_mut().flatten();
-    endpoints
-        .filter(|endpoint| is_ready(endpoint))
-        .for_each(&mut each);
-}
-
-fn zone_of(endpoint: &Endpoint) -> Option<&str> {
-    endpoint.zone.as_deref().filter(|zone| !zone.is_empty())
-}
-
-fn at_zone(name: String) -> EndpointHints {
-    EndpointHints {
-        for_zones: Some(vec![ForZone { name }]),
-        for_nodes: None,
+    /// The hints to be, of which the first `rewritten` slices are written in any case.
+    fn choose(&self, allocations: &Allocations, rewritten: usize) -> Result<Vec<Option<usize>>, HintsOff> {
+        let count = self.ranges.len();
+        let open = |range: std::ops::Range<usize>| (0..count).map(|slice| range.contains(&slice)).collect();
+        let current: Vec<Option<usize>> = self.seats.iter().map(|seat| seat.hint).collect();
+        let next = self.settle(&current, open(0..rewritten), allocations)?;
+        if rewritten == 0 && next == current {
+            return Ok(current);
+        }
+        let afresh = self.settle(&current, open(0..count), allocations)?;
+        if rewritten == 0 && afresh == current {
+            return Ok(current);
+        }
+        let stable = self.settle(&next, open(0..0), allocations)? == next;
+        Ok(if stable { next } else { afresh })
     }
-}
 
-/// Hints endpoints of the lending zones at the borrowing ones, as they come.
-fn lend(slices: &mut [&mut EndpointSlice], mut loans: Loans, counts: &mut ZoneCounts) {
-    for slice in slices {
-        each_ready(slice, |endpoint| {
-            let from = zone_of(endpoint).unwrap_or_default().to_owned();
-            let lends = loans.lent.get_mut(&from).filter(|left| **left > 0);
+    /// A slice that is not open keeps its hints where they fit in. In the open ones every endpoint
+    /// starts in its own zone, and zones with too many lend to zones with too few.
+    fn settle(
+        &self,
+        current: &[Option<usize>],
+        mut open: Vec<bool>,
+        allocations: &Allocations,
+    ) -> Result<Vec<Option<usize>>, HintsOff> {
+        let mut counts = vec![0; self.zones.len()];
+        for (slice, range) in self.ranges.iter().enumerate() {
+            let kept = (!open[slice]).then(|| self.fitting(&current[range.clone()], &counts, allocations));
+            match kept.flatten() {
+                Some(with) => counts = with,
+                None => open[slice] = true,
+            }
+        }
+        let mut hints = current.to_vec();
+        for (seat, hint) in self.seats.iter().zip(&mut hints) {
+            if open[seat.slice] {
+                let zone = seat.zone.ok_or(HintsOff::EndpointWithoutZone)?;
+                counts[zone] += 1;
+                *hint = Some(zone);
+            }
+        }
+        self.lend(&mut hints, &open, &counts, allocations);
+        Ok(hints)
+    }
+
+    /// The counts with those of a slice added, if all its hints are for zones that take part and
+    /// leave no zone with more than it may have.
+    fn fitting(
+        &self,
+        hints: &[Option<usize>],
+        counts: &[usize],
+        allocations: &Allocations,
+    ) -> Option<Vec<usize>> {
+        let mut with = counts.to_vec();
+        for hint in hints {
+            with[(*hint)?] += 1;
+        }
+        let fits = self
+            .zones
+            .iter()
+            .zip(with.iter().zip(counts))
+            .all(|(zone, (with, before))| {
+                let allocation = allocations.get(zone.as_str());
+                with == before || allocation.is_some_and(|allocation| *with <= allocation.most)
+            });
+        fits.then_some(with)
+    }
+
+    /// Hints endpoints of the lending zones at the borrowing ones.
+    fn lend(&self, hints: &mut [Option<usize>], open: &[bool], counts: &[usize], allocations: &Allocations) {
+        let named = self.zones.iter().cloned().zip(counts.iter().copied());
+        let mut loans = loans(allocations, &named.collect());
+        for position in &self.order {
+            let seat = &self.seats[*position];
+            let Some(zone) = seat.zone.filter(|_| open[seat.slice]) else {
+                continue;
+            };
+            let lends = loans.lent.get_mut(&self.zones[zone]).filter(|left| **left > 0);
             let (Some(left), Some(mut to)) = (lends, loans.borrowed.first_entry()) else {
-                return;
+                continue;
             };
             *left -= 1;
-            let zone = to.key().clone();
+            hints[*position] = self.zones.iter().position(|zone| zone == to.key());
             *to.get_mut() -= 1;
             if *to.get() == 0 {
                 to.remove();
             }
-            if let Some(count) = counts.get_mut(&from) {
-                *count -= 1;
-            }
-            *counts.entry(zone.clone()).or_default() += 1;
-            endpoint.hints = Some(at_zone(zone));
-        });
+        }
+    }
+
+    fn count(&self, hints: &[Option<usize>]) -> ZoneCounts {
+        let mut counts = ZoneCounts::new();
+        for zone in hints.iter().flatten() {
+            *counts.entry(self.zones[*zone].clone()).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// The zone that an endpoint is hinted at. None if at several, which is not our doing, and if at
+/// nodes too, left by a traffic distribution: they would go on winning.
+fn hinted(endpoint: &Endpoint) -> Option<&str> {
+    let hints = endpoint.hints.as_ref()?;
+    let nodes = hints.for_nodes.as_deref().unwrap_or_default();
+    match hints.for_zones.as_deref()? {
+        [zone] if nodes.is_empty() => Some(&zone.name),
+        _ => None,
     }
 }

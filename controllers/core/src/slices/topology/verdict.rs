@@ -155,6 +155,11 @@ impl HintState {
         event
     }
 
+    #[cfg(test)]
+    pub(crate) fn verdict(&self, family: IpFamily) -> Option<&Verdict> {
+        self.families.get(&family)
+    }
+
     /// The verdict on each family.
     pub(crate) fn verdicts(&self) -> impl Iterator<Item = &Verdict> {
         self.families.values()
