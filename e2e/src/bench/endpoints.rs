@@ -166,12 +166,15 @@ impl Surroundings {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
         let profile = options.berth.parent().and_then(Path::file_name);
         let profile = profile.unwrap_or_default().to_string_lossy();
-        let runs = options.runs;
+        let runs = match options.runs {
+            1 => "1 run each".to_owned(),
+            runs => format!("{runs} runs each, in turn, medians"),
+        };
         Ok(Self {
             text: format!(
                 "Linux {}, {} cores, load average {:.1} before the first run; everything on this machine, etcd \
                  without fsync; Berth {berth} ({profile} build) and kube-apiserver {peer}; no leader election on \
-                 either side, the peer without client-side limits; {runs} runs each, in turn, medians",
+                 either side, the peer without client-side limits; {runs}",
                 kernel.trim(),
                 std::thread::available_parallelism()?,
                 load_average(),

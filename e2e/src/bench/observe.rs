@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use futures::AsyncBufReadExt;
 use kube::Client;
 use serde::Deserialize;
@@ -47,6 +47,9 @@ impl Kind {
         }
     }
 }
+
+/// The lines of a watch's answer.
+type Lines = std::pin::Pin<Box<dyn futures::AsyncBufRead + Send>>;
 
 /// Namespace and name of a Service.
 pub(crate) type ServiceKey = (String, String);
@@ -144,10 +147,15 @@ impl Observer {
         let (sender, progress) = watch::channel(Progress::default());
         let mut watches = Vec::new();
         for kind in Kind::ALL {
-            let lines = begin(client, kind).await?;
+            let mut watch = Watch {
+                client: client.clone(),
+                kind,
+                version: String::new(),
+            };
+            let lines = watch.begin().await?;
             let (seen, sender) = (Arc::clone(&seen), sender.clone());
             watches.push(tokio::spawn(async move {
-                let Err(failure) = follow(kind, lines, &seen, &sender).await;
+                let Err(failure) = watch.follow(lines, &seen, &sender).await;
                 sender.send_modify(|progress| {
                     progress.failure = Some(format!("watch of {kind:?}: {failure:#}"));
                 });
@@ -201,36 +209,58 @@ impl Drop for Observer {
     }
 }
 
-/// Reads a watch until it ends, which it should not.
-async fn follow(
+/// One kind's watch.
+struct Watch {
+    client: Client,
     kind: Kind,
-    mut lines: impl futures::AsyncBufRead + Unpin,
-    seen: &Mutex<Seen>,
-    progress: &watch::Sender<Progress>,
-) -> Result<Infallible> {
-    let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line).await? > 0 {
+    /// Of the last event; none at the start.
+    version: String,
+}
+
+impl Watch {
+    /// At first a watch begins with what is there, as `ADDED` events; later where the last one ended.
+    async fn begin(&self) -> Result<Lines> {
+        let (path, version) = (self.kind.path(), &self.version);
+        let uri = format!("{path}?watch=1&timeoutSeconds={WATCH_SECONDS}&resourceVersion={version}");
+        let request = http::Request::get(uri).body(Vec::new())?;
+        let lines = self.client.request_stream(request).await;
+        Ok(Box::pin(
+            lines.with_context(|| format!("watch of {:?}", self.kind))?,
+        ))
+    }
+
+    /// Reads for ever. The API server ends a watch whose reader does not keep up, as on a machine that is busy with
+    /// other things: then it goes on from the last event.
+    async fn follow(
+        &mut self,
+        mut lines: Lines,
+        seen: &Mutex<Seen>,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Infallible> {
+        let mut line = Vec::new();
+        loop {
+            while lines.read_until(b'\n', &mut line).await? > 0 {
+                self.accept(&line, seen, progress)?;
+                line.clear();
+            }
+            lines = self.begin().await?;
+        }
+    }
+
+    fn accept(&mut self, line: &[u8], seen: &Mutex<Seen>, progress: &watch::Sender<Progress>) -> Result<()> {
         let at = Instant::now();
         let event: Event =
-            serde_json::from_slice(&line).with_context(|| String::from_utf8_lossy(&line).into_owned())?;
-        ensure!(event.kind != "ERROR", "{}", String::from_utf8_lossy(&line));
-        line.clear();
+            serde_json::from_slice(line).with_context(|| String::from_utf8_lossy(line).into_owned())?;
+        ensure!(event.kind != "ERROR", "{}", String::from_utf8_lossy(line));
+        self.version.clone_from(&event.object.metadata.resource_version);
         let complete = {
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.accept(kind, &event, at);
+            seen.accept(self.kind, &event, at);
             seen.complete()
         };
         progress.send_if_modified(|known| std::mem::replace(&mut known.complete, complete) != complete);
+        Ok(())
     }
-    bail!("the API server has ended it")
-}
-
-/// A watch that begins with what is there: what comes first are `ADDED` events of that.
-async fn begin(client: &Client, kind: Kind) -> Result<impl futures::AsyncBufRead + Unpin + Send + use<>> {
-    let uri = format!("{}?watch=1&timeoutSeconds={WATCH_SECONDS}", kind.path());
-    let request = http::Request::get(uri).body(Vec::new())?;
-    let lines = client.request_stream(request).await;
-    Ok(Box::pin(lines.with_context(|| format!("watch of {kind:?}"))?))
 }
 
 #[derive(Deserialize)]
@@ -250,10 +280,11 @@ struct Object {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct Meta {
     namespace: String,
     name: String,
+    resource_version: String,
     labels: BTreeMap<String, String>,
 }
 
