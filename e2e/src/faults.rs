@@ -24,6 +24,8 @@ mod world;
 
 use std::fmt;
 
+use anyhow::{Result, ensure};
+
 pub use etcd::compact;
 pub use ground::Ground;
 pub use oracle::Observed;
@@ -33,6 +35,43 @@ pub use workload::{NAMESPACES, Workload};
 
 /// `--max-endpoints-per-slice`: small, so that every Service has several slices that could be lost or doubled.
 pub const MAX_ENDPOINTS: usize = 10;
+
+/// How much of it, for `berth-e2e faults`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    /// How often Berth is killed
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub kills: usize,
+    /// Of the workload and of all that goes wrong
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// Plays everything that can go wrong, one after the other; says what each cost.
+///
+/// # Errors
+/// The first that did not end as it must.
+pub async fn run(arguments: &Arguments) -> Result<()> {
+    let scenarios = [
+        Scenario::Nothing,
+        Scenario::Kills(arguments.kills),
+        Scenario::ApiServerRestarts,
+        Scenario::CutWatches(arguments.kills),
+        Scenario::Expired,
+        Scenario::SecondWriter(5 * arguments.kills),
+        Scenario::FailedWrites,
+        Scenario::HeldWatches,
+    ];
+    for scenario in scenarios {
+        scenario.play("faults", arguments.seed).await?;
+    }
+    for loss in Loss::ALL {
+        let how = succession(loss, arguments.seed).await?;
+        println!("the leader is {loss}: {how:?}");
+        ensure!(how.gap <= Succession::GAP, "nobody led for {:?}", how.gap);
+    }
+    Ok(())
+}
 
 /// What a scenario cost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,8 +86,8 @@ pub struct Report {
     pub writes: usize,
     /// Of them answered with a fault on purpose.
     pub failed_on_purpose: usize,
-    /// Of them answered 409 by the API server.
-    pub conflicts: usize,
+    /// Of them answered 409 by the API server, each in words.
+    pub conflicts: Vec<String>,
     /// Writes that the same fault cost once everything was at rest.
     pub writes_at_rest: usize,
 }
@@ -64,7 +103,7 @@ impl fmt::Display for Report {
             self.writes,
             self.needed,
             self.failed_on_purpose,
-            self.conflicts,
+            self.conflicts.len(),
             self.writes_at_rest
         )
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use berth_e2e::bench;
 use berth_e2e::controlplane::Binaries;
+use berth_e2e::faults;
 use berth_e2e::peers::Peers;
 use berth_e2e::soak::{SoakArgs, soak};
 use berth_testkit::sandbox::{self, Side};
@@ -31,6 +32,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Runs random histories against Berth and kube-controller-manager and compares what they make of them.
     Soak(SoakArgs),
+    /// Lets everything go wrong that can, and looks whether Berth's Endpoints and slices come out right.
+    Faults(faults::Arguments),
     /// Builds the control plane (etcd, kube-apiserver, kubectl), or says that it is there.
     ControlPlane,
     /// Builds what Berth is compared with (kube-controller-manager) beside the control plane, or says that it is there.
@@ -76,6 +79,7 @@ async fn inside(command: &Command) -> Result<ExitCode> {
         }
         Command::Bench(arguments) => bench::run(arguments).await?,
         Command::Soak(arguments) => return soak(arguments).await,
+        Command::Faults(arguments) => faults::run(arguments).await?,
         Command::ControlPlane | Command::Peers => {}
     }
     Ok(ExitCode::SUCCESS)

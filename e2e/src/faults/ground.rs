@@ -9,6 +9,7 @@ use berth_testkit::process::Process;
 use berth_testkit::wait::eventually;
 use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -18,6 +19,7 @@ use super::retry::persist;
 use super::workload::{NAMESPACES, Workload};
 use super::{MAX_ENDPOINTS, Report};
 use crate::cluster::PATIENCE;
+use crate::controlplane::ControlPlane;
 use crate::interposer::{Interposer, Write};
 use crate::stage::{Contender, Launch, Stage, folder};
 
@@ -35,6 +37,8 @@ pub struct Ground {
     launch: Launch,
     berth: Process,
     passed: usize,
+    /// While a new API server did not yet know anyone's rights.
+    starting: Vec<(Timestamp, Timestamp)>,
 }
 
 impl Ground {
@@ -60,6 +64,7 @@ impl Ground {
             launch,
             berth,
             passed: 0,
+            starting: Vec::new(),
         })
     }
 
@@ -76,6 +81,29 @@ impl Ground {
         self.berth.kill()?;
         self.berth = self.stage.launch(Contender::Berth, &self.launch).await?;
         Ok(())
+    }
+
+    /// Ends the API server as an upgrade does or, `crash`, as a crash does; does `meanwhile` and starts it again.
+    ///
+    /// # Errors
+    /// It does not come up again.
+    pub async fn restart_apiserver<T>(
+        &mut self,
+        crash: bool,
+        meanwhile: impl AsyncFnOnce(&ControlPlane) -> Result<T>,
+    ) -> Result<T> {
+        let control_plane = self.stage.control_plane_mut();
+        if crash {
+            control_plane.kill_apiserver();
+        } else {
+            control_plane.stop_apiserver().await?;
+        }
+        let begin = Timestamp::now();
+        let value = meanwhile(control_plane).await?;
+        control_plane.start_apiserver().await?;
+        control_plane.settle_rbac().await?;
+        self.starting.push((begin, Timestamp::now()));
+        Ok(value)
     }
 
     /// One of Berth's metrics, summed over the label sets that hold `labels`.
@@ -101,7 +129,7 @@ impl Ground {
     /// What is not, at the deadline.
     pub async fn settle(&mut self) -> Result<()> {
         self.workload.done().await?;
-        let settled = eventually("everything as the oracle says", PATIENCE * 2, || async {
+        let settled = eventually("everything as the oracle says", PATIENCE * 5, || async {
             let faults = self.observe().await?.faults();
             ensure!(
                 faults.is_empty(),
@@ -197,16 +225,35 @@ impl Ground {
         Ok(())
     }
 
+    /// Fails on any refusal for lack of rights, but for those by an API server that had not read the roles yet: it
+    /// serves before that.
+    fn nothing_was_forbidden(&self) -> Result<()> {
+        let early = |at: Timestamp| {
+            self.starting
+                .iter()
+                .any(|(begin, end)| *begin <= at && at <= *end)
+        };
+        for request in self.stage.audit()?.requests()? {
+            ensure!(
+                !matches!(request.code(), Some(401 | 403)) || early(request.received.0),
+                "{request}"
+            );
+        }
+        Ok(())
+    }
+
     /// What everything cost, once settled. `at_rest` as [`Ground::pass_through`] yields it.
     ///
     /// # Errors
     /// A write was refused in a way that nothing explains.
     pub async fn report(&self, at_rest: usize) -> Result<Report> {
+        self.nothing_was_forbidden()?;
         let writes = self.writes();
         for write in &writes {
             let gone = write.call.verb == crate::interposer::Verb::Delete && write.answered == Some(404);
             let explained = match write.answered {
-                None | Some(200..=299 | 409 | 500..=599) => true,
+                // Those of an API server that starts: looked at above.
+                None | Some(200..=299 | 401 | 403 | 409 | 500..=599) => true,
                 Some(_) => gone,
             };
             ensure!(explained, "unexplained: {write}");
@@ -217,7 +264,11 @@ impl Ground {
             needed: self.workload.needed(),
             writes: writes.len(),
             failed_on_purpose: writes.iter().filter(|write| write.failed_on_purpose).count(),
-            conflicts: writes.iter().filter(|write| write.answered == Some(409)).count(),
+            conflicts: writes
+                .iter()
+                .filter(|write| write.answered == Some(409))
+                .map(ToString::to_string)
+                .collect(),
             writes_at_rest: at_rest,
         })
     }

@@ -39,6 +39,11 @@ pub enum Loss {
     Silenced,
 }
 
+impl Loss {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Killed, Self::Paused, Self::Refused, Self::Silenced];
+}
+
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -188,7 +193,7 @@ fn gap(before: &LeaseSpec, after: &LeaseSpec) -> Result<Duration> {
 }
 
 async fn settle(stage: &Stage) -> Result<()> {
-    eventually("everything as the oracle says", PATIENCE * 2, || async {
+    eventually("everything as the oracle says", PATIENCE * 5, || async {
         let faults = observe(stage).await?.faults();
         ensure!(faults.is_empty(), "{}", faults[..faults.len().min(12)].join("\n"));
         anyhow::Ok(())

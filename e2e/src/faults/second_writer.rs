@@ -53,7 +53,7 @@ async fn edit(client: &Client, random: &mut fastrand::Rng) -> Result<bool> {
         }
         3 => {
             let labels = slice.metadata.labels.get_or_insert_default();
-            labels.insert("somebody".to_owned(), "was here".to_owned());
+            labels.insert("somebody".to_owned(), "was-here".to_owned());
         }
         _ => {
             if let Some(first) = endpoints.first().cloned() {

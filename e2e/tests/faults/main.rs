@@ -4,6 +4,7 @@
 mod interposer;
 mod replicas;
 mod scenarios;
+mod stale;
 
 use berth_e2e::controlplane::Binaries;
 use berth_testkit::sandbox;

@@ -7,6 +7,12 @@ use berth_testkit::in_sandbox_async;
 const SEED: u64 = 4;
 
 #[test]
+fn without_any_fault_nothing_is_refused() {
+    super::prepare();
+    in_sandbox_async!(async { Scenario::Nothing.play("faults-nothing", SEED).await.map(drop) });
+}
+
+#[test]
 fn kill_9_at_random_moments_of_convergence() {
     super::prepare();
     in_sandbox_async!(async { Scenario::Kills(10).play("faults-kills", SEED).await.map(drop) });
