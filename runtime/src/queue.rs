@@ -229,6 +229,11 @@ impl<T: Ord + Clone> Taken<T> {
         self.queue.lock().failures(self.key())
     }
 
+    /// The work got somewhere, however it ends: earlier failures are forgotten.
+    pub fn progressed(&self) {
+        self.queue.lock().forgive(self.key());
+    }
+
     /// The work is done: earlier failures are forgotten.
     pub fn done(mut self) {
         self.settle(|core, key, now| core.done(&key, now));

@@ -165,18 +165,31 @@ impl SliceTracker {
     }
 }
 
-/// Resource versions of Endpoints that an update replaced.
+/// Versions of Endpoints that updates replaced, and those that they led to.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointsTracker {
-    replaced: BTreeMap<ServiceKey, Box<str>>,
+    updates: BTreeMap<ServiceKey, Update>,
+}
+
+#[derive(Clone, Debug)]
+struct Update {
+    replaced: Box<str>,
+    /// As a number, where it is one.
+    answered: Option<u64>,
 }
 
 impl EndpointsTracker {
-    /// Whether the cached Endpoints are behind.
+    /// Whether the cached Endpoints are behind: older than what the last update led to. Versions are
+    /// compared as numbers (KEP-5504); of versions that are none only the replaced one is known to be
+    /// older. A watch that starts over may show several older ones.
     pub fn stale(&self, key: &ServiceKey, cached: Option<&Endpoints>) -> Option<Stale> {
         let version = cached?.metadata.resource_version.as_deref()?;
-        let replaced = self.replaced.get(key)?;
-        (**replaced == *version).then(|| Stale::Replaced {
+        let update = self.updates.get(key)?;
+        let older = match (version.parse::<u64>(), update.answered) {
+            (Ok(version), Some(answered)) => version < answered,
+            (Ok(_) | Err(_), _) => *update.replaced == *version,
+        };
+        older.then(|| Stale::Replaced {
             resource_version: version.to_owned(),
         })
     }
@@ -186,14 +199,19 @@ impl EndpointsTracker {
     /// (<https://github.com/kubernetes/kubernetes/issues/126578>).
     pub fn updated(&mut self, key: &ServiceKey, sent: &ObjectMeta, answered: &ObjectMeta) {
         let before = sent.resource_version.as_deref();
-        if let Some(before) = before.filter(|_| before != answered.resource_version.as_deref()) {
-            self.replaced.insert(key.clone(), before.into());
+        let after = answered.resource_version.as_deref();
+        if let Some(before) = before.filter(|_| before != after) {
+            let update = Update {
+                replaced: before.into(),
+                answered: after.and_then(|version| version.parse().ok()),
+            };
+            self.updates.insert(key.clone(), update);
         }
     }
 
     /// The cache moved on, or the Service is gone: nothing to remember.
     pub fn forget(&mut self, key: &ServiceKey) {
-        self.replaced.remove(key);
+        self.updates.remove(key);
     }
 }
 

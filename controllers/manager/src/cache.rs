@@ -52,6 +52,8 @@ pub(crate) struct Cache {
     pub(crate) own_endpoints: EndpointsTracker,
     /// The version that our last write of Endpoints was answered with: its echo is no news.
     endpoints_answered: BTreeMap<ServiceKey, Box<str>>,
+    /// The uids of Endpoints that we deleted and the watch still shows.
+    endpoints_gone: BTreeMap<ServiceKey, Box<str>>,
     /// The uids of Endpoints whose Service was seen to go.
     bereft: BTreeMap<ServiceKey, Box<str>>,
     /// The uids of Services that the load balancer took over from a list and the watch has not shown.

@@ -16,7 +16,7 @@ use kube::{Api, Resource};
 
 use crate::context::Context;
 use crate::task::Task;
-use crate::write::WriteError;
+use crate::write::{TurnError, WriteError};
 
 pub(crate) use compaction::Compactor;
 pub(crate) use load_balancer::{adopt, adoption_failed};
@@ -38,12 +38,12 @@ pub(crate) enum Turn {
 }
 
 /// Takes one turn. `failures` is how often the task failed in a row.
-pub(crate) async fn turn(context: &Context, task: &Task, failures: u32) -> Result<Turn, WriteError> {
+pub(crate) async fn turn(context: &Context, task: &Task, failures: u32) -> Result<Turn, TurnError> {
     match task {
-        Task::Endpoints(key) => endpoints::turn(context, key, failures).await,
+        Task::Endpoints(key) => Ok(endpoints::turn(context, key, failures).await?),
         Task::Slices(key) => slices::turn(context, key, failures).await,
         Task::Mirror(key) => mirror::turn(context, key, failures).await,
-        Task::LoadBalancer(key) => load_balancer::turn(context, key).await,
+        Task::LoadBalancer(key) => Ok(load_balancer::turn(context, key).await?),
         Task::Pools => Ok(load_balancer::pools_turn(context)),
     }
 }

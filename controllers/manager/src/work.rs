@@ -11,7 +11,7 @@ use crate::Controller;
 use crate::context::Context;
 use crate::reconcile::{self, Turn};
 use crate::task::Task;
-use crate::write::WriteError;
+use crate::write::{TurnError, WriteError};
 
 /// Works on a controller's queue until it is closed.
 pub(crate) async fn worker(context: Arc<Context>, controller: Controller, queue: Queue<Task>) {
@@ -39,14 +39,17 @@ pub(crate) async fn pool_status_worker(context: Arc<Context>, queue: Queue<PoolN
     }
 }
 
-fn settle(context: &Context, controller: Controller, taken: Taken<Task>, outcome: Result<Turn, WriteError>) {
+fn settle(context: &Context, controller: Controller, taken: Taken<Task>, outcome: Result<Turn, TurnError>) {
     let result = match outcome {
         Ok(Turn::Done) => {
             taken.done();
             "success"
         }
         // Upstream says nothing either: the namespace takes everything with it.
-        Err(WriteError::NamespaceTerminating) => {
+        Err(TurnError {
+            error: WriteError::NamespaceTerminating,
+            ..
+        }) => {
             taken.done();
             "success"
         }
@@ -64,8 +67,12 @@ fn settle(context: &Context, controller: Controller, taken: Taken<Task>, outcome
             }
             "error"
         }
-        Err(error) => {
+        Err(TurnError { error, progress }) => {
             let task = format!("{:?}", taken.key());
+            if progress {
+                // A turn of many writes would hardly ever end where some fail.
+                taken.progressed();
+            }
             if matches!(error, WriteError::Conflict(_)) {
                 // What was written instead is on its way to us.
                 context.cache().put_off(taken.key().clone());

@@ -134,6 +134,24 @@ impl fmt::Display for WriteError {
     }
 }
 
+/// How a turn failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TurnError {
+    /// The write, or the read, that failed.
+    pub(crate) error: WriteError,
+    /// Whether an earlier write of the turn went well: the next turn has less to do.
+    pub(crate) progress: bool,
+}
+
+impl From<WriteError> for TurnError {
+    fn from(error: WriteError) -> Self {
+        Self {
+            error,
+            progress: false,
+        }
+    }
+}
+
 /// An object of a namespace that can be sent and received.
 pub(crate) trait Writable:
     Resource<Scope = NamespaceResourceScope, DynamicType = ()>

@@ -148,8 +148,13 @@ impl<T: Ord + Clone> Core<T> {
     /// Work on the key ended well.
     pub(super) fn done(&mut self, key: &T, now: Instant) {
         self.failing = false;
-        self.failures.remove(key);
+        self.forgive(key);
         self.release(key, now);
+    }
+
+    /// Earlier failures of the key count no longer.
+    pub(super) fn forgive(&mut self, key: &T) {
+        self.failures.remove(key);
     }
 
     /// Work on the key failed; yields how often in a row. It is still in flight.

@@ -184,6 +184,20 @@ async fn after_a_failure_of_the_server_nothing_brings_a_key_back_early() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn work_that_gets_somewhere_before_it_fails_comes_back_after_the_first_delay() {
+    let queue = Queue::new(POLICY);
+    queue.add("a");
+    for _ in 0..5 {
+        let taken = queue.next().await.unwrap();
+        taken.progressed();
+        assert_eq!(taken.retry(Again::Failed(Duration::ZERO)), 1);
+        let failed_at = Instant::now();
+        drop(queue.next().await.unwrap());
+        assert_eq!(failed_at.elapsed(), BACKOFF.first);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_the_server_fails_turns_keep_to_the_budget_and_one_success_lifts_it() {
     let budget = Budget {
         every: Duration::from_millis(100),

@@ -130,13 +130,19 @@ fn mk_endpoints(version: &str) -> Endpoints {
 }
 
 #[test]
-fn endpoints_are_stale_only_in_the_version_that_an_update_replaced() {
+fn endpoints_are_stale_in_versions_before_that_which_an_update_led_to() {
     // Sent, answered, cached: stale?
     for (sent, answered, cached, stale) in [
         ("1", "2", "1", true),
         ("1", "2", "2", false),
         ("1", "2", "3", false),
         ("1", "1", "1", false),
+        ("9", "11", "8", true),
+        ("9", "11", "10", true),
+        ("9", "11", "11", false),
+        ("9", "11", "100", false),
+        ("a", "b", "a", true),
+        ("a", "b", "c", false),
     ] {
         let mut tracker = EndpointsTracker::default();
         tracker.updated(

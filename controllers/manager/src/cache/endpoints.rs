@@ -31,6 +31,13 @@ impl Cache {
         let version = endpoints.metadata.resource_version.as_deref();
         let echo = version.is_some() && self.endpoints_answered.get(&key).map(|own| &**own) == version;
         let kept = Kept::of(endpoints, &mut self.texts);
+        if self
+            .endpoints_gone
+            .get(&key)
+            .is_some_and(|gone| **gone != *kept.uid())
+        {
+            self.endpoints_gone.remove(&key);
+        }
         self.endpoints.insert(key.clone(), kept);
         let mut dirty = Dirty::default();
         // A legacy leader-election record is renewed every two seconds and never ours. What others wrote
@@ -58,6 +65,7 @@ impl Cache {
             return dirty;
         }
         self.own_endpoints.forget(key);
+        self.endpoints_gone.remove(key);
         self.bereft.remove(key);
         dirty.now.insert(Task::Endpoints(key.clone()));
         dirty.now.insert(Task::Mirror(key.clone()));
@@ -88,9 +96,18 @@ impl Cache {
         self.endpoints_answered.contains_key(key)
     }
 
+    /// Whether the Endpoints of this name in the cache are ones that we deleted.
+    pub(crate) fn endpoints_are_deleted(&self, key: &ServiceKey) -> bool {
+        self.endpoints_gone.contains_key(key)
+    }
+
     /// Notes that a deletion of ours was accepted: what is written from now on is new.
-    pub(crate) fn endpoints_deleted(&mut self, key: &ServiceKey) {
+    pub(crate) fn endpoints_deleted(&mut self, key: &ServiceKey, uid: &str) {
         self.endpoints_answered.remove(key);
+        // The watch may have been faster.
+        if self.endpoints.get(key).is_some_and(|cached| cached.uid() == uid) {
+            self.endpoints_gone.insert(key.clone(), uid.into());
+        }
     }
 
     /// Notes the metadata that a write of ours was answered with; that sent is absent for a creation.

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use berth_controllers_core::names;
 use berth_controllers_core::tracker::SliceTracker;
+use berth_controllers_core::{names, selector_of};
 use berth_model::ServiceKey;
 use berth_runtime::watch::ObjectKey;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -119,7 +119,10 @@ impl Cache {
         let (Some(owner), Some(writes)) = (owner, Writes::of(&slice)) else {
             return dirty;
         };
-        if self.tracker(writes).is_news(&owner, &slice) {
+        // A turn may have mirrored while its Service gained a selector: nobody else would clean up.
+        let unwanted = writes == Writes::Mirror
+            && (self.services.get(&owner)).is_some_and(|service| selector_of(service).is_ok());
+        if unwanted || self.tracker(writes).is_news(&owner, &slice) {
             dirty.batched.insert(writes.task(owner.clone()));
         }
         let slice = CachedSlice {
@@ -171,5 +174,39 @@ impl Cache {
             .cloned()
             .collect();
         self.each(gone, |cache, key| cache.delete_slice(&key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_mirror_made_while_its_service_gained_a_selector_is_news_though_we_wrote_it() {
+        let mut cache = Cache::default();
+        let key = ServiceKey::new("shop", "web");
+        let service = |selector: serde_json::Value| {
+            let meta = json!({"namespace": "shop", "name": "web", "resourceVersion": selector.to_string()});
+            serde_json::from_value(json!({"metadata": meta, "spec": {"selector": selector}})).unwrap()
+        };
+        cache.apply_service(service(json!({})));
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"namespace": "shop", "name": "web-a", "uid": "1", "generation": 1, "labels": {
+                names::SERVICE_NAME: "web", names::SLICE_MANAGED_BY: names::MIRROR_CONTROLLER,
+            }},
+            "addressType": "IPv4",
+            "endpoints": [],
+        }))
+        .unwrap();
+        cache.own_mirrors.written(&key, &slice.metadata);
+        let dirty = cache.apply_service(service(json!({"app": "web"})));
+        assert!(
+            !dirty.now.contains(&Task::Mirror(key.clone())),
+            "no mirror is known yet"
+        );
+        let dirty = cache.apply_slice(slice);
+        assert!(dirty.batched.contains(&Task::Mirror(key)), "{dirty:?}");
     }
 }

@@ -312,6 +312,32 @@ fn a_foreign_edit_of_endpoints_is_news_and_our_own_write_is_not() {
 }
 
 #[test]
+fn endpoints_that_we_deleted_are_known_as_gone_while_the_watch_still_shows_them() {
+    let mut cache = Cache::default();
+    cache.apply_endpoints(mk_endpoints("web", 1));
+    let uid = mk_endpoints("web", 1).metadata.uid.unwrap_or_default();
+    cache.endpoints_deleted(&key("web"), &uid);
+    assert!(cache.endpoints_are_deleted(&key("web")));
+    cache.apply_endpoints(mk_endpoints("web", 2));
+    assert!(
+        cache.endpoints_are_deleted(&key("web")),
+        "an older change of theirs"
+    );
+    cache.delete_endpoints(&key("web"));
+    assert!(!cache.endpoints_are_deleted(&key("web")));
+
+    cache.endpoints_deleted(&key("web"), &uid);
+    assert!(!cache.endpoints_are_deleted(&key("web")), "the watch was faster");
+
+    cache.apply_endpoints(mk_endpoints("web", 3));
+    cache.endpoints_deleted(&key("web"), &uid);
+    let mut another = mk_endpoints("web", 4);
+    another.metadata.uid = Some("another".to_owned());
+    cache.apply_endpoints(another);
+    assert!(!cache.endpoints_are_deleted(&key("web")), "others made them anew");
+}
+
+#[test]
 fn endpoints_written_but_not_seen_yet_are_remembered_until_a_deletion() {
     let mut cache = Cache::default();
     cache.endpoints_written(&key("web"), None, &mk_endpoints("web", 1).metadata);

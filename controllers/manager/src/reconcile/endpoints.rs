@@ -72,10 +72,15 @@ fn snapshot(context: &Context, key: &ServiceKey, failures: u32) -> Result<Snapsh
     let current = cache.endpoints_of(key);
     let replaced = cache.own_endpoints.stale(key, current.as_deref());
     let behind = replaced.map(|stale| stale.to_string()).or_else(|| {
-        let created = current.is_none() && failures < DOUBT_AFTER && cache.endpoints_are_written(key);
+        // Their Service may be there again: an update of what is gone would be refused.
+        if cache.endpoints_are_deleted(key) {
+            return Some("Endpoints are deleted but still cached".to_owned());
+        }
+        let created = current.is_none() && cache.endpoints_are_written(key);
         created.then(|| "Endpoints are written but not cached yet".to_owned())
     });
-    if let Some(behind) = behind {
+    // A store that was restored from a backup counts versions anew: the API server has the last word.
+    if let Some(behind) = behind.filter(|_| failures < DOUBT_AFTER) {
         cache.put_off(Task::Endpoints(key.clone()));
         return Err(behind);
     }
@@ -120,7 +125,8 @@ async fn apply(context: &Context, key: &ServiceKey, plan: &Plan<Endpoints>) -> R
     }
     for object in &plan.delete {
         context.writer.delete::<Endpoints>(object).await?;
-        context.cache().endpoints_deleted(key);
+        let uid = object.uid.as_deref().unwrap_or_default();
+        context.cache().endpoints_deleted(key, uid);
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use crate::Controller;
 use crate::cache::Writes;
 use crate::context::Context;
 use crate::events::Note;
-use crate::write::WriteError;
+use crate::write::TurnError;
 
 struct Snapshot {
     service: Option<Arc<Service>>,
@@ -25,14 +25,14 @@ struct Snapshot {
     existing: Vec<Arc<EndpointSlice>>,
 }
 
-pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> Result<Turn, WriteError> {
+pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> Result<Turn, TurnError> {
     let began = Instant::now();
     let outcome = untimed(context, key, failures).await;
     context.metrics.mirror.took(began.elapsed());
     outcome
 }
 
-async fn untimed(context: &Context, key: &ServiceKey, failures: u32) -> Result<Turn, WriteError> {
+async fn untimed(context: &Context, key: &ServiceKey, failures: u32) -> Result<Turn, TurnError> {
     let mut taken = snapshot(context, key);
     if taken.is_err() && failures >= DOUBT_AFTER {
         slices::catch_up(context, key, Writes::Mirror).await?;

@@ -25,7 +25,7 @@ use crate::cache::Writes;
 use crate::context::Context;
 use crate::events::Note;
 use crate::metrics::{Operation, changed_by_family};
-use crate::write::WriteError;
+use crate::write::{TurnError, WriteError};
 
 /// What the plan is made from.
 struct Snapshot {
@@ -38,7 +38,7 @@ struct Snapshot {
     sight: Sight,
 }
 
-pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> Result<Turn, WriteError> {
+pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> Result<Turn, TurnError> {
     let mut taken = snapshot(context, key);
     if taken.is_err() && failures >= DOUBT_AFTER {
         catch_up(context, key, Writes::Slices).await?;
@@ -78,7 +78,7 @@ async fn carry_out(
     key: &ServiceKey,
     snapshot: Snapshot,
     mut plan: SlicePlan,
-) -> Result<Turn, WriteError> {
+) -> Result<Turn, TurnError> {
     let changed = changed_by_family(&plan, &snapshot.existing);
     let quiet = plan.writes.is_empty();
     context.metrics.slices.planned(key, &plan);
@@ -99,7 +99,7 @@ async fn carry_out(
         .then(|| plan.skips.to_string());
     let trouble = match &applied {
         Ok(()) => missing.clone(),
-        Err(error) => error.is_news().then(|| error.to_string()),
+        Err(failed) => failed.error.is_news().then(|| failed.error.to_string()),
     };
     if let Some(trouble) = trouble {
         context.events.note(Note {
@@ -127,7 +127,7 @@ async fn compact(
     service: &Service,
     existing: &[Arc<EndpointSlice>],
     quiet: bool,
-) -> Result<(), WriteError> {
+) -> Result<(), TurnError> {
     let Some(compactor) = &context.compactor else {
         return Ok(());
     };
@@ -175,25 +175,34 @@ fn snapshot(context: &Context, key: &ServiceKey) -> Result<Option<Snapshot>, Sta
     }))
 }
 
-/// Makes the writes, in order, and tells the tracker of each.
+/// Makes the writes, in order, and tells the tracker of each. The first that fails is the last: those
+/// after it may rely on it.
 pub(super) async fn apply(
     context: &Context,
     key: &ServiceKey,
     writes: Writes,
     plan: Plan<EndpointSlice>,
-) -> Result<(), WriteError> {
+) -> Result<(), TurnError> {
+    let mut progress = false;
+    let failed = |progress| move |error| TurnError { error, progress };
     for slice in &plan.create {
-        let stored = context.writer.create(slice).await?;
+        let created = context.writer.create(slice).await;
+        let stored = created.map_err(failed(progress))?;
+        progress = true;
         context.metrics.slice_changed(writes, Operation::Create);
         context.cache().tracker(writes).written(key, &stored);
     }
     for slice in &plan.update {
-        let stored = context.writer.replace(slice).await?;
+        let replaced = context.writer.replace(slice).await;
+        let stored = replaced.map_err(failed(progress))?;
+        progress = true;
         context.metrics.slice_changed(writes, Operation::Update);
         context.cache().tracker(writes).written(key, &stored);
     }
     for object in &plan.delete {
-        context.writer.delete::<EndpointSlice>(object).await?;
+        let deleted = context.writer.delete::<EndpointSlice>(object).await;
+        deleted.map_err(failed(progress))?;
+        progress = true;
         context.metrics.slice_changed(writes, Operation::Delete);
         let uid = object.uid.as_deref().unwrap_or_default();
         let mut cache = context.cache();
