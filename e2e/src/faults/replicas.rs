@@ -16,12 +16,12 @@ use crate::cluster::{PATIENCE, Request};
 use crate::interposer::{Interposer, Reach};
 use crate::stage::{Contender, Launch, Stage, folder};
 
-/// Short, so that the tests are: the leader renews each second, acts for four, and is given up after six.
-const LEASE_SECONDS: u64 = 6;
+/// The defaults: with shorter ones a machine that is swamped takes the Lease from a healthy leader too.
+const LEASE_SECONDS: u64 = 15;
 const TIMING: [&str; 3] = [
-    "--leader-elect-lease-duration=6s",
-    "--leader-elect-renew-deadline=4s",
-    "--leader-elect-retry-period=1s",
+    "--leader-elect-lease-duration=15s",
+    "--leader-elect-renew-deadline=10s",
+    "--leader-elect-retry-period=2s",
 ];
 /// What an exit for a lost Lease has (runtime's `Code::Identity`).
 const LOST: i32 = 5;
@@ -105,7 +105,9 @@ pub async fn succession(loss: Loss, seed: u64) -> Result<Succession> {
     let second = Replica::start(&stage, "replica-2", 10_362).await?;
     let mut workload = Workload::begin(&stage.client(), seed).await?;
     workload.release(100);
-    first.interposer.further_requests(100).await;
+    tokio::time::timeout(PATIENCE, first.interposer.further_requests(100))
+        .await
+        .context("the first replica does nothing")?;
 
     let before = lease(&stage).await?;
     match loss {
@@ -115,7 +117,9 @@ pub async fn succession(loss: Loss, seed: u64) -> Result<Succession> {
         Loss::Silenced => first.interposer.reach(Reach::Silent),
     }
     let after = held_by(&stage, &second).await?;
-    second.interposer.further_requests(20).await;
+    tokio::time::timeout(PATIENCE, second.interposer.further_requests(20))
+        .await
+        .context("the second replica does nothing")?;
     match loss {
         Loss::Killed => {}
         Loss::Paused => {
