@@ -49,6 +49,9 @@ impl DataSet {
 
     /// Says everything that the objects depend on, for people too.
     pub(crate) fn describe(&self) -> String {
+        if self.services == 0 {
+            return "an empty cluster".to_owned();
+        }
         format!(
             "{} Services of 2 ports x {} ready Pods, {} namespaces, {} Nodes in 3 zones",
             self.services, self.pods_each, self.namespaces, self.nodes

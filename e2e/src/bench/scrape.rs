@@ -76,7 +76,8 @@ impl Counters {
 
     /// Write requests, whatever their answer, except of leases and Pods.
     pub(crate) fn writes(&self) -> f64 {
-        self.writes.values().sum()
+        // The sum of nothing is -0.
+        self.writes.values().sum::<f64>().abs()
     }
 
     /// Everything, for the log of a run.
