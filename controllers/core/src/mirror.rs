@@ -2,9 +2,11 @@
 //! Slices that mirror hand-written Endpoints of Services without a selector.
 
 #[cfg(test)]
+mod mentions;
+#[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_model::{IpFamily, ServiceKey};
@@ -140,7 +142,21 @@ fn wanted(endpoints: &Endpoints, max: usize, skips: &mut Skips) -> BTreeMap<Grou
             group.endpoints.push(endpoint);
         }
     }
+    for group in groups.values_mut() {
+        distinct(&mut group.endpoints);
+    }
     groups
+}
+
+/// An address that is written in two ways is one endpoint: the last mention, and so not ready, counts.
+fn distinct(endpoints: &mut Vec<Endpoint>) {
+    let mut last = BTreeMap::new();
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        last.insert(EndpointId::of(endpoint), index);
+    }
+    let last: BTreeSet<usize> = last.into_values().collect();
+    let mut index = 0..;
+    endpoints.retain(|_| index.next().is_some_and(|index| last.contains(&index)));
 }
 
 /// The first `max` readable addresses, ready ones first.

@@ -57,9 +57,10 @@ impl<'a> Canonical<'a> {
         for (port, indices) in sources {
             by_sources.entry(indices).or_default().push(port);
         }
+        let first = first_mentions(subsets);
         let mut by_addresses: BTreeMap<AddressesKey<'a>, Subset<'a>> = BTreeMap::new();
         for (indices, ports) in by_sources {
-            let addresses = union(indices.iter().map(|index| &subsets[*index]));
+            let addresses = union(indices.iter().map(|index| &subsets[*index]), &first);
             if addresses.is_empty() {
                 continue;
             }
@@ -130,21 +131,40 @@ fn same_address(left: &EndpointAddress, right: &EndpointAddress) -> bool {
         && same_target(left.target_ref.as_ref(), right.target_ref.as_ref())
 }
 
-/// All addresses of some subsets; the first mention of an address counts, but not ready wins.
-fn union<'a>(subsets: impl Iterator<Item = &'a EndpointSubset>) -> Addresses<'a> {
+/// Every address of a subset, ready ones first.
+fn addresses(subset: &EndpointSubset) -> impl Iterator<Item = Entry<'_>> {
+    [(&subset.addresses, true), (&subset.not_ready_addresses, false)]
+        .into_iter()
+        .flat_map(|(list, ready)| list.iter().flatten().map(move |address| Entry { address, ready }))
+}
+
+fn address_key(address: &EndpointAddress) -> AddressKey<'_> {
+    let target = address.target_ref.as_ref();
+    let uid = target.and_then(|target| target.uid.as_deref());
+    (address.ip.as_str(), uid.unwrap_or_default())
+}
+
+/// What is said of an address where it is first mentioned holds in every subset.
+fn first_mentions(subsets: &[EndpointSubset]) -> BTreeMap<AddressKey<'_>, &EndpointAddress> {
+    let mut first = BTreeMap::new();
+    for entry in subsets.iter().flat_map(addresses) {
+        first.entry(address_key(entry.address)).or_insert(entry.address);
+    }
+    first
+}
+
+/// All addresses of some subsets; not ready wins.
+fn union<'a>(
+    subsets: impl Iterator<Item = &'a EndpointSubset>,
+    first: &BTreeMap<AddressKey<'a>, &'a EndpointAddress>,
+) -> Addresses<'a> {
     let mut all = Addresses::new();
-    for subset in subsets {
-        for (list, ready) in [(&subset.addresses, true), (&subset.not_ready_addresses, false)] {
-            for address in list.as_deref().unwrap_or_default() {
-                let target = address.target_ref.as_ref();
-                let uid = target
-                    .and_then(|target| target.uid.as_deref())
-                    .unwrap_or_default();
-                all.entry((address.ip.as_str(), uid))
-                    .and_modify(|entry| entry.ready &= ready)
-                    .or_insert(Entry { address, ready });
-            }
-        }
+    for Entry { address, ready } in subsets.flat_map(addresses) {
+        let key = address_key(address);
+        let address = first.get(&key).copied().unwrap_or(address);
+        all.entry(key)
+            .and_modify(|entry| entry.ready &= ready)
+            .or_insert(Entry { address, ready });
     }
     all
 }
