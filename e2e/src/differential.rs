@@ -31,4 +31,4 @@ mod side;
 mod step;
 mod world;
 
-pub use run::{Config, Report, run};
+pub use run::{Config, Failure, Replay, Report, run};

@@ -223,7 +223,9 @@ fn selected(outcome: &mut Outcome, pair: Pair<'_>, terms: Terms<'_>, name: &str)
     let (mut peer, mut berth) = (rows(pair.peer), rows(pair.berth));
     if terms.theme == Theme::Topology {
         // Which of several equal endpoints serves another zone is anybody's choice; how many do is not.
-        outcome.note(name, Aspect::Hints, None, shares(&peer), shares(&berth));
+        if !world_disowned(terms, name) {
+            outcome.note(name, Aspect::Hints, None, shares(&peer), shares(&berth));
+        }
         for row in peer.iter_mut().chain(&mut berth) {
             if let Some(endpoint) = &mut row.endpoint {
                 endpoint.for_zones.clear();
@@ -235,8 +237,19 @@ fn selected(outcome: &mut Outcome, pair: Pair<'_>, terms: Terms<'_>, name: &str)
         one_placeholder(rows);
     }
     explain::slices(outcome, pair, terms, name, peer, berth);
-    counts(outcome, pair, &key);
+    // Where upstream has stopped writing, its number of slices says nothing.
+    if !world_disowned(terms, name) {
+        counts(outcome, pair, &key);
+    }
     mirror(outcome, pair, name);
+}
+
+fn world_disowned(terms: Terms<'_>, name: &str) -> bool {
+    terms
+        .world
+        .ledgers
+        .get(name)
+        .is_some_and(|ledger| ledger.slice_disowned)
 }
 
 /// Of several equal empty slices one is left: how many there are is a matter of the count.

@@ -23,6 +23,9 @@ pub(crate) enum Deviation {
     NodeUnseen,
     /// A stranger's change of Endpoints: upstream keeps it, Berth has put it right.
     MeddlingKept,
+    /// A stranger gave a slice away (another managed-by label): upstream waits for it for ever, since it counts on
+    /// seeing what it wrote, and writes nothing for this Service any more; Berth has made another.
+    SliceDisowned,
     /// A Service became headless, or no longer is: either side writes the label with its next change only, and
     /// which change that is depends on how many it saw at once.
     HeadlessLabelLags,
@@ -39,6 +42,7 @@ impl fmt::Display for Deviation {
             Self::ZoneStale => "upstream misses a Node's new zone",
             Self::NodeUnseen => "upstream misses that a Node came or went",
             Self::MeddlingKept => "upstream keeps a stranger's change of Endpoints",
+            Self::SliceDisowned => "upstream waits for ever for a slice that was given away",
             Self::HeadlessLabelLags => "the headless label comes with the next change",
             Self::Leftovers => "left over from a selector, not compared",
             Self::RecordKept => "Berth keeps a leader-election record",
@@ -72,7 +76,8 @@ pub(super) fn endpoints(outcome: &mut Outcome, pair: Pair<'_>, terms: Terms<'_>,
         return outcome.note(name, Aspect::Labels, None, peer_labels, berth_labels);
     }
     let ledger = terms.world.ledgers.get(name).cloned().unwrap_or_default();
-    if ledger.endpoints_meddled && kept_by(peer) && !kept_by(berth) {
+    let emptied = peer.rows.is_empty() && !berth.rows.is_empty();
+    if ledger.endpoints_meddled && (marked(peer) || emptied) && !marked(berth) {
         return outcome.deviate(Deviation::MeddlingKept);
     }
     let finished: BTreeSet<&String> = pair.berth.finished.iter().collect();
@@ -111,10 +116,10 @@ pub(super) fn endpoints(outcome: &mut Outcome, pair: Pair<'_>, terms: Terms<'_>,
     }
 }
 
-/// Whether a stranger's change is still there: the mark, or nothing where all was removed.
-fn kept_by(view: &EndpointsView) -> bool {
+/// Whether a stranger's label or address is there.
+fn marked(view: &EndpointsView) -> bool {
     let address = view.rows.iter().any(|row| row.ip == STRANGERS_ADDRESS);
-    address || view.labels.contains_key(STRANGER) || view.rows.is_empty()
+    address || view.labels.contains_key(STRANGER)
 }
 
 /// Compares the slices that a Service's selector makes.
@@ -129,6 +134,10 @@ pub(super) fn slices(
     if peer == berth {
         return;
     }
+    let ledger = terms.world.ledgers.get(name).cloned().unwrap_or_default();
+    if ledger.slice_disowned && slices_of_endpoints(pair.berth.endpoints.get(name), &berth) {
+        return outcome.deviate(Deviation::SliceDisowned);
+    }
     let (peer_lines, berth_lines) = (lines(&peer), lines(&berth));
     if terms.rigour == Rigour::Touched {
         return outcome.note(name, Aspect::Slices, None, peer_lines, berth_lines);
@@ -139,6 +148,20 @@ pub(super) fn slices(
             .for_each(|deviation| outcome.deviate(deviation)),
         Err(why) => outcome.note(name, Aspect::Slices, why, peer_lines, berth_lines),
     }
+}
+
+/// Whether each address that Endpoints publish is in a slice, as far as the ready ones go: where upstream shows
+/// nothing to compare with.
+fn slices_of_endpoints(view: Option<&EndpointsView>, rows: &[SliceRow]) -> bool {
+    let endpoints = || rows.iter().filter_map(|row| row.endpoint.as_ref());
+    let published = |ip: &String| endpoints().any(|endpoint| endpoint.addresses.contains(ip));
+    let ready = view
+        .into_iter()
+        .flat_map(|view| &view.rows)
+        .filter(|row| row.ready);
+    // The Endpoints controller does not look at Nodes, the one of slices leaves out Pods of unknown ones.
+    let mut on_nodes = ready.filter(|row| endpoints().any(|endpoint| endpoint.node == row.node));
+    !rows.is_empty() && on_nodes.all(|row| published(&row.ip))
 }
 
 /// The deviations that explain all of a difference, or why they do not.

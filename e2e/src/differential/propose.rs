@@ -77,8 +77,11 @@ impl Proposer {
         let how = [
             SliceMeddling::Empty,
             SliceMeddling::Label,
-            SliceMeddling::Disown,
             SliceMeddling::Delete,
+            SliceMeddling::Empty,
+            SliceMeddling::Label,
+            SliceMeddling::Delete,
+            SliceMeddling::Disown,
         ];
         Step::MeddleSlice(name, self.dice.below(2), how[self.dice.below(how.len())])
     }

@@ -28,7 +28,7 @@ pub struct Config {
     pub logs: PathBuf,
     /// Pairs of servers at once: much of a run is waiting for quiet.
     pub pairs: usize,
-    /// How long a failure is made smaller at most.
+    /// How long failures are replayed and made smaller at most, all together.
     pub shrink_for: Duration,
     /// Further flags of Berth alone, to see that a wrong Berth is found out.
     pub berth_flags: Vec<String>,
@@ -51,6 +51,8 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// Wall time in seconds.
     pub seconds: u64,
+    #[serde(skip)]
+    shrinking: Duration,
 }
 
 /// A history that ends differently on the two sides.
@@ -63,20 +65,32 @@ pub struct Failure {
     /// What differed first.
     pub difference: String,
     /// What it takes, as far as it was made smaller on fresh servers; or the whole history where a replay did not
-    /// show the difference again.
+    /// show the difference again, or none was made.
     pub history: String,
-    /// Whether a replay alone on fresh servers showed it again.
-    pub reproduced: bool,
+    /// What a replay alone on fresh servers showed.
+    pub replay: Replay,
+}
+
+/// What a replay of a failure showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Replay {
+    /// There was no time for one.
+    NotTried,
+    /// The two sides ended alike.
+    Passed,
+    /// They differed again.
+    Failed,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {} ({})", self.seed, self.theme)?;
         write!(f, "{}", self.difference)?;
-        let what = if self.reproduced {
-            "shrunken history (replayed on fresh servers)"
-        } else {
-            "the whole history (a replay on fresh servers did not show it again)"
+        let what = match self.replay {
+            Replay::NotTried => "the whole history (not replayed)",
+            Replay::Passed => "the whole history (a replay on fresh servers did not show it again)",
+            Replay::Failed => "shrunken history (replayed on fresh servers)",
         };
         writeln!(f, "  {what}:\n{}", self.history)?;
         writeln!(f, "  again: make soak SEED={} N=1", self.seed)
@@ -201,29 +215,39 @@ async fn play(
             let difference: String = differences.iter().map(ToString::to_string).collect();
             progress(&format!("seed {} differs:\n{difference}", history.seed));
             let logs = config.logs.join(format!("seed-{}", history.seed));
-            let smaller = replay(config, history, &track, *segment, logs, progress).await?;
+            let whole = history::print(history, &track);
+            let left = config.shrink_for.saturating_sub(report.shrinking);
+            if left.is_zero() {
+                report
+                    .failures
+                    .push(failure(history, difference, whole, Replay::NotTried));
+                continue;
+            }
+            let started = Instant::now();
+            let smaller = replay((config, left), history, &track, *segment, logs, progress).await?;
+            report.shrinking += started.elapsed();
             report.failures.push(match smaller {
-                Some((difference, history_text)) => failure(history, difference, history_text, true),
-                None => failure(history, difference, history::print(history, &track), false),
+                Some((difference, shrunken)) => failure(history, difference, shrunken, Replay::Failed),
+                None => failure(history, difference, whole, Replay::Passed),
             });
         }
     }
     Ok(report)
 }
 
-fn failure(history: &History, difference: String, text: String, reproduced: bool) -> Failure {
+fn failure(history: &History, difference: String, text: String, replay: Replay) -> Failure {
     Failure {
         seed: history.seed,
         theme: history.theme.to_string(),
         difference,
         history: text,
-        reproduced,
+        replay,
     }
 }
 
 /// Replays a history alone on fresh servers and, if it fails again, makes it smaller there.
 async fn replay(
-    config: &Config,
+    (config, left): (&Config, Duration),
     history: &History,
     track: &[Vec<NodeEvent>],
     segment: usize,
@@ -231,9 +255,6 @@ async fn replay(
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Option<(String, String)>> {
     let started = Instant::now();
-    if config.shrink_for.is_zero() {
-        return Ok(None);
-    }
     let mut arena = Arena::start(history.theme, &logs, &config.berth_flags).await?;
     // What comes after the failure has no part in it.
     let mut cut = history.clone();
@@ -255,7 +276,7 @@ async fn replay(
         (track, difference) = (still, found);
     }
     let mut shrinker = Shrinker::new(cut);
-    while started.elapsed() < config.shrink_for {
+    while started.elapsed() < left {
         let candidates = shrinker.candidates();
         if candidates.is_empty() {
             break;
@@ -316,7 +337,7 @@ mod tests {
             &generate::history(9),
             "x: Endpoints differ\n".to_owned(),
             "  steps\n".to_owned(),
-            true,
+            Replay::Failed,
         );
         let text = failure.to_string();
         assert!(

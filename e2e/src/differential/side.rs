@@ -26,7 +26,7 @@ use super::step::{NodeEvent, Step};
 use crate::stage::{Contender, Launch, Stage};
 
 /// Longer than upstream waits before it looks at a slice that somebody changed (1 s), or tries again at first.
-const QUIET: Duration = Duration::from_millis(2500);
+const QUIET: Duration = Duration::from_millis(2000);
 /// For what has to happen on a machine that is swamped.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 

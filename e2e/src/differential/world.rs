@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::step::{
     EndpointsEdit, EndpointsShape, Kind, Map, Phase, PodEdit, PodShape, PodStatus, Policy, ServiceEdit,
-    ServiceShape, Step,
+    ServiceShape, SliceMeddling, Step,
 };
 
 /// The annotation of a legacy leader-election record.
@@ -47,6 +47,8 @@ pub(crate) struct Ledger {
     pub(crate) headless_flipped: bool,
     /// A stranger changed its Endpoints.
     pub(crate) endpoints_meddled: bool,
+    /// A stranger gave one of its slices away.
+    pub(crate) slice_disowned: bool,
     /// A Service with a leader-election record of its name was deleted: nothing more happens to the name.
     pub(crate) record_kept: bool,
 }
@@ -232,7 +234,10 @@ impl World {
             Step::MeddleEndpoints(name, _) => {
                 self.ledgers.entry(name.clone()).or_default().endpoints_meddled = true;
             }
-            Step::MeddleSlice(..) => {}
+            Step::MeddleSlice(name, _, how) => {
+                let disowned = *how == SliceMeddling::Disown;
+                self.ledgers.entry(name.clone()).or_default().slice_disowned |= disowned;
+            }
         }
     }
 
@@ -283,6 +288,7 @@ impl World {
         let ledger = self.ledgers.entry(name.to_owned()).or_default();
         ledger.leftovers |= active;
         ledger.service_deleted = true;
+        ledger.slice_disowned = false;
         ledger.record_kept |= record;
     }
 

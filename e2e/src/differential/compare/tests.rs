@@ -178,7 +178,7 @@ fn an_old_zone_is_explained_while_berth_has_the_new_one_and_never_once_touched()
         changed: BTreeSet::from(["n".to_owned()]),
         missing: BTreeSet::new(),
     };
-    let with = |zone| side(vec![ours("x", &[endpoint("10.0.0.1", "n", Some(zone))])]);
+    let with = |zone: &str| side(vec![ours("x", &[endpoint("10.0.0.1", "n", Some(zone))])]);
     let judge = |peer: &str, berth: &str, rigour| judge(&with(peer), &with(berth), &world(), &nodes, rigour);
     let explained = judge("old", "new", Rigour::Settled);
     assert_eq!(explained.differences, []);
