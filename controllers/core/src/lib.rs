@@ -15,8 +15,6 @@
 
 mod address;
 #[cfg(test)]
-mod behaviour;
-#[cfg(test)]
 mod fixtures;
 mod pods;
 mod service;
