@@ -53,17 +53,8 @@ impl fmt::Display for Deviation {
 /// Compares the Endpoints of a Service with a selector.
 pub(super) fn endpoints(outcome: &mut Outcome, pair: Pair<'_>, terms: Terms<'_>, name: &str) {
     let (Some(peer), Some(berth)) = (pair.peer.endpoints.get(name), pair.berth.endpoints.get(name)) else {
-        let there = |side: &Observed| {
-            vec![
-                if side.endpoints.contains_key(name) {
-                    "Endpoints"
-                } else {
-                    "no Endpoints"
-                }
-                .to_owned(),
-            ]
-        };
-        return outcome.note(name, Aspect::Endpoints, None, there(pair.peer), there(pair.berth));
+        let (peer, berth) = (presence(pair.peer, name), presence(pair.berth, name));
+        return outcome.note(name, Aspect::Endpoints, None, peer, berth);
     };
     let (peer_lines, berth_lines) = (lines(&peer.rows), lines(&berth.rows));
     let none = Map::new();
@@ -114,6 +105,12 @@ pub(super) fn endpoints(outcome: &mut Outcome, pair: Pair<'_>, terms: Terms<'_>,
     } else {
         outcome.note(name, Aspect::Labels, None, peer_labels, berth_labels);
     }
+}
+
+/// Whether Endpoints are there at all, as a line to print.
+fn presence(side: &Observed, name: &str) -> Vec<String> {
+    let there = side.endpoints.contains_key(name);
+    vec![if there { "Endpoints" } else { "no Endpoints" }.to_owned()]
 }
 
 /// Whether a stranger's label or address is there.

@@ -92,6 +92,7 @@ impl Family {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::enum_variant_names, reason = "the values of spec.ipFamilyPolicy")]
 pub(crate) enum Policy {
     SingleStack,
     PreferDualStack,

@@ -191,9 +191,12 @@ where
 {
     let events = api.watch(&WatchParams::default(), from).await?;
     Ok(events
-        .map(|event| match event.context("the watch broke")? {
-            WatchEvent::Added(object) => object.meta().name.clone().context("a name"),
-            other => anyhow::bail!("not added: {other:?}"),
+        .map(|event| {
+            let event = event.context("the watch broke")?;
+            let WatchEvent::Added(object) = event else {
+                anyhow::bail!("not added: {event:?}");
+            };
+            object.meta().name.clone().context("a name")
         })
         .boxed())
 }

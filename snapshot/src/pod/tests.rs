@@ -87,9 +87,12 @@ fn a_pod_with_nothing_but_a_name_is_read() {
     );
 }
 
+/// `podIP` and `podIPs` as written, then as kept.
+type AddressCase<'a> = (Option<&'a str>, &'a [&'a str], Option<&'a str>, &'a [&'a str]);
+
 #[test]
 fn addresses_keep_their_order_and_their_leniency() {
-    let cases: [(Option<&str>, &[&str], Option<&str>, &[&str]); 7] = [
+    let cases: [AddressCase<'_>; 7] = [
         (
             Some("10.0.0.1"),
             &["10.0.0.1", "fd00::1"],

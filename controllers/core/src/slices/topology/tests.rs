@@ -76,6 +76,11 @@ fn of_a_node_count_its_zone_readiness_cpu_and_whether_it_is_control_plane() {
     assert_eq!(NodeFacts::of(&Node::default()), NodeFacts::default());
 }
 
+/// What is done to one Node, and how many zones remain.
+type NodeCase = (&'static str, fn(&mut NodeFacts), Result<usize, HintsOff>);
+/// Endpoints by zone, and how many the first zone lends.
+type LoanCase<'a> = (&'a [(&'a str, usize)], Option<usize>);
+
 #[test]
 fn shares_follow_the_cpu_of_ready_nodes_that_are_not_control_plane() {
     let two = || mk_sized(&[("a", "1"), ("b", "3"), ("b", "4")]);
@@ -90,7 +95,7 @@ fn shares_follow_the_cpu_of_ready_nodes_that_are_not_control_plane() {
         shares(&two()),
         Ok(vec!["a 0.125".to_owned(), "b 0.875".to_owned()])
     );
-    let rows: [(&str, fn(&mut NodeFacts), Result<usize, HintsOff>); 6] = [
+    let rows: [NodeCase; 6] = [
         (
             "not ready, so it does not matter",
             |node| {
@@ -152,7 +157,7 @@ fn there_is_no_allocation_for_few_endpoints_or_where_rounding_up_asks_for_more_t
 #[test]
 fn zones_lend_while_that_brings_one_of_them_closer_to_its_share() {
     let even = ZoneShares::of(&mk_sized(&[("a", "1"), ("b", "1")]));
-    let rows: [(&[(&str, usize)], Option<usize>); 6] = [
+    let rows: [LoanCase<'_>; 6] = [
         (&[("a", 3), ("b", 3)], None),
         (&[("a", 4), ("b", 2)], Some(1)),
         (&[("a", 6)], Some(3)),
