@@ -59,6 +59,7 @@ pub async fn soak(args: &SoakArgs) -> Result<ExitCode> {
         logs: stage::folder("soak")?,
         pairs: args.pairs.into(),
         shrink_for: Duration::from_secs(args.shrink_seconds),
+        patience: Config::PATIENCE,
         berth_flags: args.berth_flag.clone(),
     };
     let terminal = std::io::stderr().is_terminal();

@@ -24,13 +24,15 @@ fn prepare() {
 }
 
 async fn compared(name: &str, histories: u64, berth_flags: Vec<String>) -> Result<Report> {
+    let wrong = !berth_flags.is_empty();
     let config = Config {
         seed: SEED,
         histories,
         logs: stage::folder(name)?,
         pairs: 2,
         // The sandbox ends a test after 15 minutes; `make soak` takes its time.
-        shrink_for: Duration::from_secs(if berth_flags.is_empty() { 240 } else { 0 }),
+        shrink_for: Duration::from_secs(if wrong { 0 } else { 240 }),
+        patience: if wrong { Duration::ZERO } else { Config::PATIENCE },
         berth_flags,
     };
     let report = run(&config, &|line| println!("{name}: {line}")).await?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The two servers side by side, and histories played on both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use super::compare::{self, Aspect, Difference, NodeLedger, Outcome, Pair, Rigour
 use super::explain::Deviation;
 use super::history::{History, Theme};
 use super::observe::{self, Observed};
+use super::run::Config;
 use super::side::{Answer, Side};
 use super::step::{NodeEvent, Step};
 use super::world::World;
@@ -20,8 +21,6 @@ use crate::stage::Contender;
 
 /// Namespaces that steps are taken in at once, on each side.
 const AT_ONCE: usize = 6;
-/// Upstream tries again after 1, 2, 4 .. seconds: this leaves it six times.
-const PATIENCE: Duration = Duration::from_secs(70);
 
 /// A pair of servers, each with its contender.
 pub(crate) struct Arena {
@@ -56,12 +55,12 @@ struct Player<'a> {
 }
 
 impl Arena {
-    /// Starts all of it, both sides at once. `berth_only` is for tests of the harness itself.
-    pub(crate) async fn start(theme: Theme, logs: &Path, berth_only: &[String]) -> Result<Self> {
+    /// Starts all of it, both sides at once.
+    pub(crate) async fn start(theme: Theme, logs: &Path, config: &Config) -> Result<Self> {
         static PORT: AtomicU16 = AtomicU16::new(10_400);
         let port = || PORT.fetch_add(1, Ordering::Relaxed);
         let mut berth_flags = theme.flags();
-        berth_flags.extend(berth_only.iter().cloned());
+        berth_flags.extend(config.berth_flags.iter().cloned());
         let (peer, berth) = tokio::try_join!(
             Side::start(Contender::KubeControllerManager, logs, theme.flags(), port()),
             Side::start(Contender::Berth, logs, berth_flags, port()),
@@ -71,7 +70,7 @@ impl Arena {
             theme,
             peer,
             berth,
-            patience: PATIENCE,
+            patience: config.patience,
             barriers: 0,
             namespaces: 0,
         })
@@ -236,9 +235,10 @@ impl Arena {
                 "the nodes of the two sides differ"
             );
             let (peer, berth) = (observe::observe(&peer), observe::observe(&berth));
+            let stuck = self.peer.stuck_mirrors()?;
             let outcomes: Vec<Outcome> = players
                 .iter()
-                .map(|player| player.compare(&peer, &berth, nodes, rigour))
+                .map(|player| player.compare((&peer, &berth), nodes, &stuck, rigour))
                 .collect();
             let equal = outcomes.iter().all(|outcome| outcome.differences.is_empty());
             if equal || started.elapsed() >= self.patience {
@@ -271,9 +271,9 @@ impl Player<'_> {
 
     fn compare(
         &self,
-        peer: &BTreeMap<String, Observed>,
-        berth: &BTreeMap<String, Observed>,
+        (peer, berth): (&BTreeMap<String, Observed>, &BTreeMap<String, Observed>),
         nodes: &NodeLedger,
+        stuck: &BTreeSet<String>,
         rigour: Rigour,
     ) -> Outcome {
         if self.verdict.failed.is_some() {
@@ -284,10 +284,16 @@ impl Player<'_> {
             peer: peer.get(&self.namespace).unwrap_or(&nothing),
             berth: berth.get(&self.namespace).unwrap_or(&nothing),
         };
+        let here = |key: &String| {
+            let name = key.strip_prefix(&self.namespace)?.strip_prefix('/')?;
+            Some(name.to_owned())
+        };
+        let stuck_mirrors = stuck.iter().filter_map(here).collect();
         let terms = Terms {
             theme: self.history.theme,
             world: &self.world,
             nodes,
+            stuck_mirrors: &stuck_mirrors,
             rigour,
         };
         compare::compare(pair, terms)

@@ -114,6 +114,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) theme: Theme,
     pub(crate) world: &'a World,
     pub(crate) nodes: &'a NodeLedger,
+    /// Names whose mirroring upstream fails on for ever.
+    pub(crate) stuck_mirrors: &'a BTreeSet<String>,
     pub(crate) rigour: Rigour,
 }
 
@@ -146,7 +148,7 @@ pub(crate) fn compare(pair: Pair<'_>, terms: Terms<'_>) -> Outcome {
         outcome.compared += usize::from(matches!(scope, Scope::Selected | Scope::ByHand));
         match scope {
             Scope::Selected => selected(&mut outcome, pair, terms, name),
-            Scope::ByHand => by_hand(&mut outcome, pair, name),
+            Scope::ByHand => by_hand(&mut outcome, pair, terms, name),
             Scope::Leftovers => outcome.deviate(Deviation::Leftovers),
             Scope::Record => match pair.berth.endpoints.get(name) {
                 Some(_) => outcome.deviate(Deviation::RecordKept),
@@ -223,7 +225,7 @@ fn selected(outcome: &mut Outcome, pair: Pair<'_>, terms: Terms<'_>, name: &str)
     let (mut peer, mut berth) = (rows(pair.peer), rows(pair.berth));
     if terms.theme == Theme::Topology {
         // Which of several equal endpoints serves another zone is anybody's choice; how many do is not.
-        if !world_disowned(terms, name) {
+        if !disowned(terms, name) {
             outcome.note(name, Aspect::Hints, None, shares(&peer), shares(&berth));
         }
         for row in peer.iter_mut().chain(&mut berth) {
@@ -238,13 +240,13 @@ fn selected(outcome: &mut Outcome, pair: Pair<'_>, terms: Terms<'_>, name: &str)
     }
     explain::slices(outcome, pair, terms, name, peer, berth);
     // Where upstream has stopped writing, its number of slices says nothing.
-    if !world_disowned(terms, name) {
+    if !disowned(terms, name) {
         counts(outcome, pair, &key);
     }
-    mirror(outcome, pair, name);
+    mirror(outcome, pair, terms, name);
 }
 
-fn world_disowned(terms: Terms<'_>, name: &str) -> bool {
+fn disowned(terms: Terms<'_>, name: &str) -> bool {
     terms
         .world
         .ledgers
@@ -287,15 +289,18 @@ fn counts(outcome: &mut Outcome, pair: Pair<'_>, key: &(String, Writer)) {
     }
 }
 
-fn mirror(outcome: &mut Outcome, pair: Pair<'_>, name: &str) {
+fn mirror(outcome: &mut Outcome, pair: Pair<'_>, terms: Terms<'_>, name: &str) {
     let key = (name.to_owned(), Writer::Mirror);
+    if explain::mirror_stuck(outcome, pair, terms, &key) {
+        return;
+    }
     let rows = |side: &Observed| lines(side.rows.get(&key).map_or(&[], Vec::as_slice));
     outcome.note(name, Aspect::Mirror, None, rows(pair.peer), rows(pair.berth));
     counts(outcome, pair, &key);
 }
 
 /// What was written by hand is left alone, and mirrored.
-fn by_hand(outcome: &mut Outcome, pair: Pair<'_>, name: &str) {
+fn by_hand(outcome: &mut Outcome, pair: Pair<'_>, terms: Terms<'_>, name: &str) {
     let rows = |side: &Observed| {
         side.endpoints
             .get(name)
@@ -313,7 +318,7 @@ fn by_hand(outcome: &mut Outcome, pair: Pair<'_>, name: &str) {
         metadata(pair.peer),
         metadata(pair.berth),
     );
-    mirror(outcome, pair, name);
+    mirror(outcome, pair, terms, name);
 }
 
 /// Labels and annotations of Endpoints, but for those in `ignored`.

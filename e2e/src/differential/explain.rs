@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 
 use super::compare::{Aspect, Outcome, Pair, Rigour, Terms, lines, metadata};
-use super::observe::{EndpointsView, Observed, SliceRow};
+use super::observe::{EndpointsView, Observed, SliceRow, Writer};
 use super::request::{STRANGER, STRANGERS_ADDRESS};
 use super::step::Map;
 
@@ -29,6 +30,9 @@ pub(crate) enum Deviation {
     /// A Service became headless, or no longer is: either side writes the label with its next change only, and
     /// which change that is depends on how many it saw at once.
     HeadlessLabelLags,
+    /// Hand-written Endpoints whose ports changed while a family was added: upstream's mirroring fails for ever with
+    /// a name that exists; Berth's mirror says what the Endpoints say.
+    MirrorStuck,
     /// Left over from a selector: depends on timing upstream, so it is not compared.
     Leftovers,
     /// A leader-election record outlives a Service of its name that is deleted: upstream deletes it, Berth does not.
@@ -44,6 +48,7 @@ impl fmt::Display for Deviation {
             Self::MeddlingKept => "upstream keeps a stranger's change of Endpoints",
             Self::SliceDisowned => "upstream waits for ever for a slice that was given away",
             Self::HeadlessLabelLags => "the headless label comes with the next change",
+            Self::MirrorStuck => "upstream's mirroring fails for ever on a slice that exists",
             Self::Leftovers => "left over from a selector, not compared",
             Self::RecordKept => "Berth keeps a leader-election record",
         })
@@ -262,4 +267,39 @@ fn forgive_headless(rows: &mut [SliceRow], terms: Terms<'_>, name: &str, used: &
         }
         used.insert(Deviation::HeadlessLabelLags);
     }
+}
+
+/// Whether mirrors differ for no other reason than that upstream fails on them for ever.
+pub(super) fn mirror_stuck(
+    outcome: &mut Outcome,
+    pair: Pair<'_>,
+    terms: Terms<'_>,
+    key: &(String, Writer),
+) -> bool {
+    let rows = |side: &Observed| side.rows.get(key).cloned().unwrap_or_default();
+    let (peer, berth) = (rows(pair.peer), rows(pair.berth));
+    let view = pair.berth.endpoints.get(&key.0);
+    let stuck = peer != berth
+        && terms.stuck_mirrors.contains(&key.0)
+        && view.is_some_and(|view| mirrored_addresses(view) == addresses_of(&berth));
+    if stuck {
+        outcome.deviate(Deviation::MirrorStuck);
+    }
+    stuck
+}
+
+/// The addresses that Endpoints hold, in the spelling that slices have.
+fn mirrored_addresses(view: &EndpointsView) -> BTreeSet<String> {
+    let canonical = |ip: &String| {
+        ip.parse::<IpAddr>()
+            .map_or_else(|_| ip.clone(), |ip| ip.to_string())
+    };
+    view.rows.iter().map(|row| canonical(&row.ip)).collect()
+}
+
+fn addresses_of(rows: &[SliceRow]) -> BTreeSet<String> {
+    let endpoints = rows.iter().filter_map(|row| row.endpoint.as_ref());
+    endpoints
+        .flat_map(|endpoint| endpoint.addresses.clone())
+        .collect()
 }

@@ -30,8 +30,15 @@ pub struct Config {
     pub pairs: usize,
     /// How long failures are replayed and made smaller at most, all together.
     pub shrink_for: Duration,
+    /// How long a difference has to stay to count.
+    pub patience: Duration,
     /// Further flags of Berth alone, to see that a wrong Berth is found out.
     pub berth_flags: Vec<String>,
+}
+
+impl Config {
+    /// Upstream tries again after 1, 2, 4 .. seconds: this leaves it six times.
+    pub const PATIENCE: Duration = Duration::from_secs(70);
 }
 
 /// What came out.
@@ -205,7 +212,7 @@ async fn play(
         return Ok(Report::default());
     };
     let what = format!("{} histories of seeds {:?}", batch.theme, batch.seeds);
-    let mut arena = Arena::start(batch.theme, &logs, &config.berth_flags).await?;
+    let mut arena = Arena::start(batch.theme, &logs, config).await?;
     let verdicts = arena.play(&histories, &track, progress).await.context(what)?;
     drop(arena);
     let mut report = Report::default();
@@ -255,7 +262,7 @@ async fn replay(
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Option<(String, String)>> {
     let started = Instant::now();
-    let mut arena = Arena::start(history.theme, &logs, &config.berth_flags).await?;
+    let mut arena = Arena::start(history.theme, &logs, config).await?;
     // What comes after the failure has no part in it.
     let mut cut = history.clone();
     cut.segments.truncate(segment + 1);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One of the two servers with its contender: takes steps, says what it holds, and when it has settled.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -299,6 +300,22 @@ impl Side {
                 self.contender
             ),
         }
+    }
+
+    /// Endpoints, as "namespace/name", that upstream's mirroring fails on for ever: where one write has to replace a
+    /// slice of one family and add one of another, it takes the wrong one off its list of new slices (removeSlice in
+    /// reconciler_helpers.go compares names, and new slices have none) and then creates a slice that is there.
+    pub(crate) fn stuck_mirrors(&self) -> Result<BTreeSet<String>> {
+        let log = self.process.output()?;
+        let lines = log.lines().filter(|line| {
+            line.contains("Error mirroring EndpointSlices for Endpoints")
+                && line.contains("not able to generate a unique name")
+        });
+        let key = |line: &str| {
+            let (_, rest) = line.split_once("key=\"")?;
+            rest.split_once('"').map(|(key, _)| key.to_owned())
+        };
+        Ok(lines.filter_map(key).collect())
     }
 
     /// Waits for a further write, but not for long.

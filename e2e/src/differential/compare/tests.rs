@@ -110,6 +110,7 @@ fn judge(peer: &Listed, berth: &Listed, world: &World, nodes: &NodeLedger, rigou
         theme: Theme::Plain,
         world,
         nodes,
+        stuck_mirrors: &BTreeSet::new(),
         rigour,
     };
     compare(pair, terms)
