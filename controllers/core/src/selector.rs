@@ -21,6 +21,9 @@ use crate::service::{Labels, matches};
 /// Label key, then value.
 type ByPair<T> = BTreeMap<Arc<str>, BTreeMap<Arc<str>, T>>;
 
+/// A Service's selector, shorter than a map.
+type Selector = Box<[(Box<str>, Box<str>)]>;
+
 /// The Services of all namespaces, by selector.
 #[derive(Clone, Debug, Default)]
 pub struct SelectorIndex {
@@ -30,7 +33,7 @@ pub struct SelectorIndex {
 /// The Services of one namespace.
 #[derive(Clone, Debug, Default)]
 struct Selectors {
-    services: BTreeMap<Arc<str>, Labels>,
+    services: BTreeMap<Arc<str>, Selector>,
     filed: ByPair<BTreeSet<Arc<str>>>,
 }
 
@@ -39,26 +42,32 @@ impl SelectorIndex {
     pub fn insert(&mut self, key: &ServiceKey, selector: Option<&Labels>) {
         let namespace = self.namespaces.get(key.namespace());
         let present = namespace.and_then(|namespace| namespace.services.get(key.name()));
-        let wanted = selector.filter(|selector| !selector.is_empty());
-        if present == wanted {
+        let wanted = selector.filter(|selector| !selector.is_empty()).map(shortened);
+        if present == wanted.as_ref() {
             return;
         }
         self.remove(key);
         let Some(selector) = wanted else { return };
         let namespace = self.namespaces.entry(key.namespace().into()).or_default();
-        let crowd = |(label, value): &(&String, &String)| {
-            let values = namespace.filed.get(label.as_str());
-            let names = values.and_then(|values| values.get(value.as_str()));
+        let crowd = |(label, value): &&(Box<str>, Box<str>)| {
+            let values = namespace.filed.get(&**label);
+            let names = values.and_then(|values| values.get(&**value));
             names.map_or(0, BTreeSet::len)
         };
         let Some((label, value)) = selector.iter().min_by_key(crowd) else {
             return;
         };
         let name: Arc<str> = key.name().into();
-        let values = namespace.filed.entry(label.as_str().into()).or_default();
-        let names = values.entry(value.as_str().into()).or_default();
+        let values = namespace.filed.entry((&**label).into()).or_default();
+        let names = values.entry((&**value).into()).or_default();
         names.insert(Arc::clone(&name));
-        namespace.services.insert(name, selector.clone());
+        namespace.services.insert(name, selector);
+    }
+
+    /// Whether the Service selects Pods at all.
+    pub fn selects(&self, key: &ServiceKey) -> bool {
+        let namespace = self.namespaces.get(key.namespace());
+        namespace.is_some_and(|namespace| namespace.services.contains_key(key.name()))
     }
 
     /// Forgets a Service.
@@ -87,7 +96,11 @@ impl SelectorIndex {
         };
         selectors
             .candidates(labels)
-            .filter(|(_, selector)| matches(selector, labels))
+            .filter(|(_, selector)| {
+                selector
+                    .iter()
+                    .all(|(label, value)| labels.get(label).is_some_and(|found| **found == **value))
+            })
             .map(|(name, _)| ServiceKey::new(Arc::clone(namespace_key), Arc::clone(name)))
             .collect()
     }
@@ -116,9 +129,16 @@ impl SelectorIndex {
     }
 }
 
+fn shortened(selector: &Labels) -> Selector {
+    let pairs = selector.iter();
+    pairs
+        .map(|(label, value)| (label.as_str().into(), value.as_str().into()))
+        .collect()
+}
+
 impl Selectors {
     /// The Services filed under any pair of these labels: each at most once, since each is filed once.
-    fn candidates(&self, labels: &LabelSet) -> impl Iterator<Item = (&Arc<str>, &Labels)> {
+    fn candidates(&self, labels: &LabelSet) -> impl Iterator<Item = (&Arc<str>, &Selector)> {
         let pairs = labels.iter();
         let lists = pairs.filter_map(|(label, value)| self.filed.get(label)?.get(value));
         lists

@@ -4,6 +4,7 @@
 mod adopted;
 mod endpoints;
 mod packed;
+mod services;
 mod slices;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,16 +15,14 @@ use berth_controllers_core::slices::topology::{TopologyBook, ZoneShares};
 use berth_controllers_core::slices::{NodeFacts, Nodes};
 use berth_controllers_core::tracker::{EndpointsTracker, SliceTracker};
 use berth_controllers_core::trigger::TriggerTimes;
-use berth_controllers_core::{key_of, names, selector_of};
 use berth_crds::AddressPool;
 use berth_model::ServiceKey;
 use berth_runtime::watch::ObjectKey;
 use berth_snapshot::pod::Pod;
-use k8s_openapi::api::core::v1::Service;
 
 use crate::task::{Dirty, Task};
 
-use packed::{Kept, PackedEndpoints, Texts};
+use packed::{Kept, PackedEndpoints, PackedService, Texts};
 use slices::CachedSlice;
 
 pub(crate) use slices::Writes;
@@ -31,7 +30,7 @@ pub(crate) use slices::Writes;
 /// All of it. One lock guards it; nothing here waits.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
-    pub(crate) services: BTreeMap<ServiceKey, Arc<Service>>,
+    services: BTreeMap<ServiceKey, Kept<PackedService>>,
     pub(crate) pods: PodIndex,
     /// Shared with plans under way; copied when a Node changes meanwhile.
     pub(crate) nodes: Arc<Nodes>,
@@ -67,59 +66,6 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// Takes in a Service.
-    pub(crate) fn apply_service(&mut self, mut service: Service) -> Dirty {
-        // Often the larger half of a Service, and nobody reads it: Services are patched, never put.
-        if let Some(annotations) = service.metadata.annotations.as_mut() {
-            annotations.remove(names::LAST_APPLIED);
-        }
-        let key = key_of(&service.metadata);
-        let seen = self.services.get(&key);
-        if seen.is_some_and(|seen| same_version(&seen.metadata, &service.metadata)) {
-            return Dirty::default();
-        }
-        self.selectors.insert(&key, selector_of(&service).ok());
-        self.bereft.remove(&key);
-        self.adopted_seen(&key, &service);
-        self.services.insert(key.clone(), Arc::new(service));
-        self.service_dirty(&key)
-    }
-
-    /// Forgets a Service.
-    pub(crate) fn delete_service(&mut self, key: &ServiceKey) -> Dirty {
-        if self.services.remove(key).is_none() {
-            return Dirty::default();
-        }
-        self.selectors.remove(key);
-        if let Some(endpoints) = self.endpoints.get(key) {
-            self.bereft.insert(key.clone(), endpoints.uid().into());
-        }
-        self.status_replaced.remove(key);
-        self.service_dirty(key)
-    }
-
-    /// Forgets every Service that is not in a complete list.
-    pub(crate) fn retain_services(&mut self, listed: &BTreeSet<ObjectKey>) -> Dirty {
-        let gone: Vec<ServiceKey> = self
-            .services
-            .keys()
-            .filter(|key| !listed.contains(&object_key(key)))
-            .cloned()
-            .collect();
-        self.each(gone, |cache, key| cache.delete_service(&key))
-    }
-
-    fn service_dirty(&self, key: &ServiceKey) -> Dirty {
-        let mut dirty = Dirty::default();
-        dirty.now.insert(Task::Endpoints(key.clone()));
-        dirty.now.insert(Task::Slices(key.clone()));
-        dirty.now.insert(Task::LoadBalancer(key.clone()));
-        if self.may_be_mirrored(key) {
-            dirty.now.insert(Task::Mirror(key.clone()));
-        }
-        dirty
-    }
-
     /// Takes in a Pod.
     pub(crate) fn apply_pod(&mut self, pod: Pod) -> Dirty {
         let pod = Arc::new(pod);
@@ -250,23 +196,6 @@ impl Cache {
         pools_dirty()
     }
 
-    /// Notes a status write of ours.
-    pub(crate) fn status_written(&mut self, key: &ServiceKey, sent: Option<&str>, answered: Option<&str>) {
-        if let Some(sent) = sent.filter(|sent| Some(*sent) != answered) {
-            self.status_replaced.insert(key.clone(), sent.into());
-        }
-    }
-
-    /// Whether the Service is cached as it was before our last status write. The news will come.
-    pub(crate) fn status_is_behind(&self, key: &ServiceKey) -> bool {
-        let cached = self
-            .services
-            .get(key)
-            .and_then(|service| service.metadata.resource_version.as_deref());
-        let replaced = self.status_replaced.get(key).map(|version| &**version);
-        replaced.is_some() && cached == replaced
-    }
-
     /// Puts a task off until there is news of its object.
     pub(crate) fn put_off(&mut self, task: Task) {
         self.behind.insert(task);
@@ -276,18 +205,6 @@ impl Cache {
     fn bring_back(&mut self, task: Task, dirty: &mut Dirty) {
         if self.behind.remove(&task) {
             dirty.now.insert(task);
-        }
-    }
-
-    /// Whether mirroring has something to say about this name: a Service with a selector only while
-    /// mirrored slices are left.
-    fn may_be_mirrored(&self, key: &ServiceKey) -> bool {
-        match self.services.get(key) {
-            Some(service) if selector_of(service).is_ok() => self
-                .slices_of(key)
-                .iter()
-                .any(|slice| slice.writes == Writes::Mirror),
-            Some(_) | None => true,
         }
     }
 
@@ -331,14 +248,6 @@ pub(crate) fn service_key(key: &ObjectKey) -> ServiceKey {
 
 fn uid_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> &str {
     meta.uid.as_deref().unwrap_or_default()
-}
-
-/// Whether two sights are of the same write: a relist repeats what is known.
-fn same_version(
-    old: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    new: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-) -> bool {
-    old.resource_version.is_some() && old.resource_version == new.resource_version && old.uid == new.uid
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ impl Cache {
         for service in listed {
             let (key, uid) = (key_of(&service.metadata), uid_of(&service.metadata));
             let cached = self.services.get(&key);
-            if cached.is_none_or(|cached| uid_of(&cached.metadata) != uid) {
+            if cached.is_none_or(|cached| cached.uid() != uid) {
                 self.adopted.insert(key, uid.into());
             }
         }

@@ -5,20 +5,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use berth_controllers_core::endpoints::{Absence, is_leader_election, is_ours};
-use berth_controllers_core::key_of;
 use berth_model::ServiceKey;
 use berth_runtime::watch::ObjectKey;
 use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::packed::Kept;
+use super::packed::{Kept, shared_key};
 use super::{Cache, object_key, uid_of};
 use crate::task::{Dirty, Task};
 
 impl Cache {
     /// Takes in Endpoints. Unlike upstream a foreign edit of ours is put right at once.
     pub(crate) fn apply_endpoints(&mut self, endpoints: Endpoints) -> Dirty {
-        let key = key_of(&endpoints.metadata);
+        let key = shared_key(&endpoints.metadata, &mut self.texts);
         let seen = self.endpoints.get(&key);
         if seen.is_some_and(|seen| seen.is_of(&endpoints.metadata)) {
             return Dirty::default();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Slices and Endpoints as they are kept: a fifth of what the API's types take, and whole again for a
+//! Services, slices and Endpoints as they are kept: a fifth of what the API's types take, and whole again for a
 //! plan. What does not fit the usual shape is kept as it is.
 //!
 //! Managed fields are not kept: nobody reads them, and an object is written without them.
@@ -7,6 +7,7 @@
 mod address;
 mod endpoints;
 mod meta;
+mod service;
 mod slice;
 
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use berth_model::ServiceKey;
 use berth_snapshot::intern::Interner;
 use k8s_openapi::Metadata;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -21,10 +23,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meta::Meta;
 
 pub(super) use endpoints::PackedEndpoints;
+pub(super) use service::PackedService;
 pub(super) use slice::PackedSlice;
 
 /// Texts that many objects share: names of Nodes, zones, labels.
 pub(super) type Texts = Interner<str>;
+
+/// Namespace and name of an object, in texts that its kin share.
+pub(super) fn shared_key(meta: &ObjectMeta, texts: &mut Texts) -> ServiceKey {
+    let mut text = |text: &Option<String>| texts.get(text.as_deref().unwrap_or_default());
+    ServiceKey::new(text(&meta.namespace), text(&meta.name))
+}
 
 /// The short form of an API object.
 pub(super) trait Packed: Sized {
@@ -66,12 +75,17 @@ impl<P: Packed> Kept<P> {
         }
     }
 
-    /// Whether this is of the same write: a relist repeats what is known.
-    pub(super) fn is_of(&self, meta: &ObjectMeta) -> bool {
-        let version = match self {
+    /// Its version.
+    pub(super) fn version(&self) -> Option<&str> {
+        match self {
             Self::Packed(packed) => Some(&*packed.meta().version),
             Self::Whole(object) => object.metadata().resource_version.as_deref(),
-        };
+        }
+    }
+
+    /// Whether this is of the same write: a relist repeats what is known.
+    pub(super) fn is_of(&self, meta: &ObjectMeta) -> bool {
+        let version = self.version();
         version.is_some()
             && version == meta.resource_version.as_deref()
             && self.uid() == meta.uid.as_deref().unwrap_or_default()

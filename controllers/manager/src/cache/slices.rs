@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use berth_controllers_core::names;
 use berth_controllers_core::tracker::SliceTracker;
-use berth_controllers_core::{names, selector_of};
 use berth_model::ServiceKey;
 use berth_runtime::watch::ObjectKey;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::Cache;
-use super::packed::{Kept, PackedSlice};
+use super::packed::{Kept, PackedSlice, Texts};
 use crate::task::{Dirty, Task};
 
 /// Which of our two controllers writes a slice.
@@ -66,10 +66,10 @@ pub(super) fn is_managed_by(slice: &EndpointSlice, controller: &str) -> bool {
 }
 
 /// The Service that a slice's label names.
-fn owner_of(slice: &EndpointSlice) -> Option<ServiceKey> {
+fn owner_of(slice: &EndpointSlice, texts: &mut Texts) -> Option<ServiceKey> {
     let name = slice.metadata.labels.as_ref()?.get(names::SERVICE_NAME)?;
     let namespace = slice.metadata.namespace.as_deref()?;
-    Some(ServiceKey::new(namespace, name.as_str()))
+    Some(ServiceKey::new(texts.get(namespace), texts.get(&**name)))
 }
 
 impl Cache {
@@ -103,7 +103,7 @@ impl Cache {
     /// Takes in a slice.
     pub(crate) fn apply_slice(&mut self, slice: EndpointSlice) -> Dirty {
         let object = ObjectKey::of(&slice);
-        let owner = owner_of(&slice);
+        let owner = owner_of(&slice, &mut self.texts);
         let mut dirty = Dirty::default();
         let before = self.slice_owner.get(&object).cloned();
         if let Some(before) = &before {
@@ -120,8 +120,7 @@ impl Cache {
             return dirty;
         };
         // A turn may have mirrored while its Service gained a selector: nobody else would clean up.
-        let unwanted = writes == Writes::Mirror
-            && (self.services.get(&owner)).is_some_and(|service| selector_of(service).is_ok());
+        let unwanted = writes == Writes::Mirror && self.selectors.selects(&owner);
         if unwanted || self.tracker(writes).is_news(&owner, &slice) {
             dirty.batched.insert(writes.task(owner.clone()));
         }

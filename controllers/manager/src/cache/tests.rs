@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use berth_controllers_core::names;
 use berth_snapshot::pod::{PodManifest, PodSpec, PodStatus};
-use k8s_openapi::api::core::v1::{Endpoints, PodIP, ServiceSpec};
+use k8s_openapi::api::core::v1::{Endpoints, PodIP, Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -386,11 +387,27 @@ fn a_service_is_behind_until_the_watch_shows_our_status_write() {
 }
 
 #[test]
-fn the_copy_that_kubectl_keeps_of_a_service_is_not_kept() {
+fn of_a_services_annotations_those_are_kept_that_a_plan_depends_on() {
     let mut cache = Cache::default();
     let mut service = mk_service("web", 1, Some("web"));
-    service.metadata.annotations = labels(&[(names::LAST_APPLIED, "{...}"), ("team", "a")]);
+    let read = [
+        "service.kubernetes.io/topology-mode",
+        "service.kubernetes.io/topology-aware-hints",
+        "berth.dev/load-balancer-ips",
+        "metallb.io/loadBalancerIPs",
+        "metallb.universe.tf/loadBalancerIPs",
+        "berth.dev/address-pool",
+        "metallb.io/address-pool",
+        "metallb.universe.tf/address-pool",
+    ];
+    let read = read.map(|name| (name, "a"));
+    let others = [(names::LAST_APPLIED, "{...}"), ("team", "a")];
+    service.metadata.annotations = labels(&[&read[..], &others].concat());
+    cache.apply_service(service.clone());
+    let kept = |cache: &Cache| cache.service(&key("web")).unwrap().metadata.annotations.clone();
+    assert_eq!(kept(&cache), labels(&read));
+    service.metadata.annotations = labels(&others);
+    service.metadata.resource_version = Some("2".to_owned());
     cache.apply_service(service);
-    let annotations = cache.services[&key("web")].metadata.annotations.clone();
-    assert_eq!(annotations, labels(&[("team", "a")]));
+    assert_eq!(kept(&cache), None);
 }

@@ -84,7 +84,7 @@ fn snapshot(context: &Context, key: &ServiceKey, failures: u32) -> Result<Snapsh
         cache.put_off(Task::Endpoints(key.clone()));
         return Err(behind);
     }
-    let Some(service) = cache.services.get(key).cloned() else {
+    let Some(service) = cache.service(key) else {
         cache.endpoints_triggers.forget(key);
         let absence = current
             .as_deref()

@@ -48,7 +48,7 @@ pub(crate) async fn adopt(context: &Context) -> Result<(), kube::Error> {
         context.enqueue(Task::LoadBalancer(key), Duration::ZERO);
     }
     // Everything that changed since the list was asked for, and while the book was closed.
-    let every: Vec<ServiceKey> = context.cache().services.keys().cloned().collect();
+    let every: Vec<ServiceKey> = context.cache().service_keys().cloned().collect();
     for key in every {
         context.enqueue(Task::LoadBalancer(key), Duration::ZERO);
     }
@@ -73,7 +73,7 @@ pub(super) async fn turn(context: &Context, key: &ServiceKey) -> Result<Turn, Wr
             // The watch brings our own write, and with it the next turn.
             return Ok(Turn::Done);
         }
-        cache.services.get(key).cloned()
+        cache.service(key)
     };
     let (plan, changed) = {
         let mut book = context.book();

@@ -77,7 +77,7 @@ fn snapshot(context: &Context, key: &ServiceKey) -> Result<Snapshot, Stale> {
         return Err(stale);
     }
     let snapshot = Snapshot {
-        service: cache.services.get(key).cloned(),
+        service: cache.service(key),
         endpoints: cache.endpoints_of(key),
         existing,
     };

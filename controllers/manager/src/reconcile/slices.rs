@@ -150,7 +150,7 @@ async fn compact(
 
 fn snapshot(context: &Context, key: &ServiceKey) -> Result<Option<Snapshot>, Stale> {
     let mut cache = context.cache();
-    let Some(service) = cache.services.get(key).cloned() else {
+    let Some(service) = cache.service(key) else {
         cache.own_slices.forget(key);
         cache.slice_triggers.forget(key);
         cache.topology.forget(key);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What slices and Endpoints have in common: addresses, targets, ports.
+//! What the kinds have in common: addresses, targets, ports.
 
 use std::net::IpAddr;
 use std::sync::Arc;

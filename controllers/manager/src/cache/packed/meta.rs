@@ -77,9 +77,9 @@ impl Owner {
 }
 
 /// Pairs of texts, in order.
-type Pairs = Option<Box<[(Arc<str>, Arc<str>)]>>;
+pub(super) type Pairs = Option<Box<[(Arc<str>, Arc<str>)]>>;
 
-/// The metadata of a slice or of Endpoints.
+/// The metadata of an object.
 #[derive(Clone, Debug)]
 pub(in crate::cache) struct Meta {
     pub(super) namespace: Arc<str>,
@@ -160,7 +160,7 @@ impl Meta {
     }
 }
 
-fn pack_pairs(pairs: Option<&BTreeMap<String, String>>, texts: &mut Texts) -> Pairs {
+pub(super) fn pack_pairs(pairs: Option<&BTreeMap<String, String>>, texts: &mut Texts) -> Pairs {
     pairs.map(|pairs| {
         pairs
             .iter()
@@ -169,7 +169,7 @@ fn pack_pairs(pairs: Option<&BTreeMap<String, String>>, texts: &mut Texts) -> Pa
     })
 }
 
-fn unpack_pairs(pairs: &Pairs) -> Option<BTreeMap<String, String>> {
+pub(super) fn unpack_pairs(pairs: &Pairs) -> Option<BTreeMap<String, String>> {
     pairs.as_ref().map(|pairs| {
         pairs
             .iter()

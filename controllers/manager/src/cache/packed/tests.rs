@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Endpoints;
+use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -171,6 +171,86 @@ fn endpoints() -> impl Strategy<Value = Endpoints> {
     })
 }
 
+/// What few Services have, one at a time.
+fn rare() -> impl Strategy<Value = Value> {
+    prop::sample::select(vec![
+        json!({"allocateLoadBalancerNodePorts": true, "loadBalancerClass": "berth.dev/pool"}),
+        json!({"externalIPs": ["192.0.2.1"]}),
+        json!({"externalName": "example.com"}),
+        json!({"healthCheckNodePort": 30_000}),
+        json!({"loadBalancerIP": "10.0.0.1"}),
+        json!({"loadBalancerSourceRanges": ["10.0.0.0/8"]}),
+        json!({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10}}}),
+    ])
+}
+
+fn service_ports() -> impl Strategy<Value = Value> {
+    let target = prop::sample::select(vec![Value::Null, json!(8080), json!("http"), json!("8080")]);
+    let port = (
+        maybe(&["http", ""]),
+        maybe(&["TCP", "UDP"]),
+        maybe(&["kubernetes.io/h2c"]),
+        target,
+        prop::sample::select(vec![Value::Null, json!(30_080)]),
+    );
+    let port = port.prop_map(|(name, protocol, app, target, node)| {
+        json!({"port": 80, "name": name, "protocol": protocol, "appProtocol": app,
+               "targetPort": target, "nodePort": node})
+    });
+    prop_oneof![1 => Just(Value::Null), 4 => prop::collection::vec(port, 0..3).prop_map(Value::from)]
+}
+
+fn spec() -> impl Strategy<Value = Value> {
+    let ips = prop::sample::select(vec![
+        Value::Null,
+        json!([]),
+        json!(["10.0.0.1"]),
+        json!(["None"]),
+        json!(["FD00::1", "10.0.0.1"]),
+    ]);
+    let families = prop::sample::select(vec![Value::Null, json!([]), json!(["IPv6", "IPv4"])]);
+    let texts = (
+        maybe(&["ClusterIP", "NodePort"]),
+        maybe(&["None", "ClientIP"]),
+        maybe(&["Cluster", "Local"]),
+        maybe(&["Cluster", "Local"]),
+        maybe(&["SingleStack"]),
+        maybe(&["PreferSameZone"]),
+    );
+    let rare = prop_oneof![4 => Just(json!({})), 1 => rare()];
+    (ips, families, texts, service_ports(), flag(), pairs(), rare).prop_map(
+        |(ips, families, texts, ports, not_ready, selector, rare)| {
+            let (kind, affinity, external, internal, policy, distribution) = texts;
+            let mut spec = json!({
+                "clusterIP": ips[0], "clusterIPs": ips, "ipFamilies": families, "type": kind,
+                "sessionAffinity": affinity, "externalTrafficPolicy": external,
+                "internalTrafficPolicy": internal, "ipFamilyPolicy": policy,
+                "trafficDistribution": distribution, "ports": ports,
+                "publishNotReadyAddresses": not_ready, "selector": selector,
+            });
+            spec.as_object_mut()
+                .unwrap()
+                .extend(rare.as_object().unwrap().clone());
+            spec
+        },
+    )
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    let status = prop::sample::select(vec![
+        Value::Null,
+        json!({}),
+        json!({"loadBalancer": {}}),
+        json!({"loadBalancer": {"ingress": []}}),
+        json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}}),
+        json!({"conditions": []}),
+    ]);
+    let spec = prop_oneof![1 => Just(Value::Null), 9 => spec()];
+    (meta(), spec, status).prop_map(|(meta, spec, status)| {
+        serde_json::from_value(json!({"metadata": meta, "spec": spec, "status": status})).unwrap()
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
@@ -178,6 +258,12 @@ proptest! {
     fn a_slice_comes_back_as_it_was(slice in slice()) {
         let kept = Kept::<PackedSlice>::of(slice.clone(), &mut Texts::default());
         prop_assert_eq!(&*kept.object(), &slice);
+    }
+
+    #[test]
+    fn a_service_comes_back_as_it_was(service in service()) {
+        let kept = Kept::<PackedService>::of(service.clone(), &mut Texts::default());
+        prop_assert_eq!(&*kept.object(), &service);
     }
 
     #[test]
@@ -219,4 +305,26 @@ fn the_usual_slice_is_packed_and_small() {
         PackedSlice::bytes_per_endpoint()
     );
     assert_eq!(texts.len(), 4, "one copy of each shared text");
+}
+
+#[test]
+fn the_usual_service_is_packed_and_one_of_a_load_balancer_is_not() {
+    let mut service: Service = serde_json::from_value(json!({
+        "metadata": {"namespace": "shop", "name": "web", "uid": UUID, "resourceVersion": "7", "managedFields": [{}]},
+        "spec": {
+            "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack", "internalTrafficPolicy": "Cluster", "sessionAffinity": "None",
+            "type": "ClusterIP", "selector": {"app": "web"},
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": "http"}],
+        },
+        "status": {"loadBalancer": {}},
+    }))
+    .unwrap();
+    let mut texts = Texts::default();
+    let usual = Kept::<PackedService>::of(service.clone(), &mut texts);
+    assert!(matches!(usual, Kept::Packed(_)));
+    let ingress = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}});
+    service.status = serde_json::from_value(ingress).unwrap();
+    let of_a_load_balancer = Kept::<PackedService>::of(service, &mut texts);
+    assert!(matches!(of_a_load_balancer, Kept::Whole(_)));
 }
