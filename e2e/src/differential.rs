@@ -26,6 +26,7 @@ mod propose;
 mod propose_endpoints;
 mod request;
 mod run;
+mod sentinel;
 mod shrink;
 mod side;
 mod step;
