@@ -23,6 +23,8 @@ impl Cache {
             return Dirty::default();
         }
         let record = is_leader_election(&endpoints);
+        // What was mirrored before it became a record is cleaned up.
+        let became_record = record && seen.is_some_and(|seen| !is_leader_election(&seen.object()));
         let concerned = self.services.contains_key(&key) || is_ours(&endpoints);
         if self.endpoints_absence(&key, &endpoints) == Absence::NotSeen {
             self.bereft.remove(&key);
@@ -45,7 +47,7 @@ impl Cache {
             dirty.now.insert(Task::Endpoints(key.clone()));
         }
         self.bring_back(Task::Endpoints(key.clone()), &mut dirty);
-        if !record && self.may_be_mirrored(&key) {
+        if (!record || became_record) && self.may_be_mirrored(&key) {
             dirty.now.insert(Task::Mirror(key));
         }
         dirty

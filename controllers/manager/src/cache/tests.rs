@@ -372,6 +372,20 @@ fn a_leader_election_record_is_never_due() {
 }
 
 #[test]
+fn endpoints_that_become_a_leader_election_record_are_due_once_for_their_mirror_to_go() {
+    let mut cache = Cache::default();
+    cache.apply_service(mk_service("web", 1, None));
+    assert!(due(&cache.apply_endpoints(mk_endpoints("web", 1))).contains(&"mirror web".to_owned()));
+    let record = |version| {
+        let mut record = mk_endpoints("web", version);
+        record.metadata.annotations = labels(&[(names::LEADER, "{}")]);
+        record
+    };
+    assert_eq!(due(&cache.apply_endpoints(record(2))), ["mirror web"]);
+    assert_eq!(due(&cache.apply_endpoints(record(3))), [""; 0], "renewed");
+}
+
+#[test]
 fn a_service_is_behind_until_the_watch_shows_our_status_write() {
     let mut cache = Cache::default();
     cache.apply_service(mk_service("web", 1, Some("web")));
