@@ -67,6 +67,13 @@ impl Events {
         (Self { sender, metrics }, publisher.run(receiver, stop))
     }
 
+    /// The drop-off, and what is dropped off.
+    #[cfg(test)]
+    pub(crate) fn unpublished(metrics: Metrics) -> (Self, mpsc::Receiver<Note>) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        (Self { sender, metrics }, receiver)
+    }
+
     /// Drops an event off.
     pub(crate) fn note(&self, note: Note) {
         if self.sender.try_send(note).is_err() {

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Berth's controllers while processes die, connections break and others write: the end is what a naive model says.
 
+mod events;
 mod interposer;
+mod listed;
 mod replicas;
 mod scenarios;
 mod stale;
+mod still;
 
 use berth_e2e::controlplane::Binaries;
 use berth_testkit::sandbox;

@@ -3,11 +3,15 @@
 
 use std::sync::Arc;
 
+use berth_controllers_core::names;
 use berth_model::ServiceKey;
 use berth_runtime::lease::Leadership;
 use berth_runtime::queue::Again;
+use berth_snapshot::pod::{Pod, PodManifest, PodSpec, PodStatus};
 use clap::Parser;
+use k8s_openapi::api::core::v1::Service;
 use kube::{Client, Config};
+use serde_json::json;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -134,8 +138,20 @@ async fn first_delays_after_a_failure_are_upstreams() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_that_fails_forever_is_taken_again_every_minute_at_least() {
+    assert_eq!(longest_delay(Controller::Endpoints).await, LONGEST);
+    assert_eq!(longest_delay(Controller::EndpointSlices).await, LONGEST);
+}
+
+#[tokio::test(start_paused = true)]
+async fn mirroring_that_fails_forever_is_taken_again_every_hundred_seconds() {
+    let longest = longest_delay(Controller::Mirroring).await;
+    assert_eq!(longest, Duration::from_secs(100));
+}
+
+/// The longest time between two of forty turns that all fail.
+async fn longest_delay(controller: Controller) -> Duration {
     let context = mk_context(&[]);
-    let queue = context.queue(Controller::EndpointSlices).unwrap();
+    let queue = context.queue(controller).unwrap();
     queue.add(Task::Slices(key("web")));
     let mut longest = Duration::ZERO;
     for _ in 0..40 {
@@ -144,7 +160,74 @@ async fn a_key_that_fails_forever_is_taken_again_every_minute_at_least() {
         longest = longest.max(start.elapsed());
         taken.retry(Again::Failed(Duration::ZERO));
     }
-    assert_eq!(longest, LONGEST);
+    longest
+}
+
+fn mk_service(name: &str) -> Service {
+    let manifest = json!({
+        "metadata": {"namespace": "shop", "name": name, "resourceVersion": "1"},
+        "spec": {"selector": {"app": name}},
+    });
+    serde_json::from_value(manifest).unwrap()
+}
+
+fn mk_pod(name: &str, app: &str) -> Pod {
+    let manifest = PodManifest {
+        metadata: serde_json::from_value(json!({
+            "namespace": "shop", "name": name, "labels": {"app": app},
+        }))
+        .unwrap(),
+        spec: PodSpec::default(),
+        status: PodStatus::default(),
+    };
+    manifest.into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn pod_events_within_the_batch_period_make_one_turn() {
+    let context = mk_context(&[
+        "--endpoint-updates-batch-period=3s",
+        "--endpointslice-updates-batch-period=5s",
+    ]);
+    context.cache().apply_service(mk_service("web"));
+    for name in ["web-0", "web-1", "web-2"] {
+        let dirty = context.cache().apply_pod(mk_pod(name, "web"));
+        context.route(dirty);
+    }
+    for (controller, task, seconds) in [
+        (Controller::Endpoints, Task::Endpoints(key("web")), 3),
+        // Time has passed meanwhile.
+        (Controller::EndpointSlices, Task::Slices(key("web")), 0),
+    ] {
+        assert_eq!(next(&context, controller).await, Some((task, seconds)));
+        assert_eq!(
+            next(&context, controller).await,
+            None,
+            "{controller}: one turn for all"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_edit_of_a_slice_is_worked_on_at_once_unless_changes_are_gathered() {
+    for (flags, seconds) in [
+        (&[][..], 0),
+        (&["--endpointslice-updates-batch-period=5s"][..], 5),
+    ] {
+        let context = mk_context(flags);
+        context.cache().apply_service(mk_service("web"));
+        let foreign = serde_json::from_value(json!({
+            "metadata": {"namespace": "shop", "name": "web-a", "uid": "1", "generation": 1, "labels": {
+                names::SERVICE_NAME: "web", names::SLICE_MANAGED_BY: names::SLICE_CONTROLLER,
+            }},
+            "addressType": "IPv4",
+            "endpoints": [],
+        }));
+        let dirty = context.cache().apply_slice(foreign.unwrap());
+        context.route(dirty);
+        let due = next(&context, Controller::EndpointSlices).await;
+        assert_eq!(due, Some((Task::Slices(key("web")), seconds)));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whole turns against a stand-in for the API server.
+//! Whole turns: some need no API server, others have a stand-in.
 
-mod endpoints;
 mod load_balancer;
+mod quiet;
 mod server;
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A stand-in for the API server: lists the Services it is told to, says yes to deletions.
+//! A stand-in for the API server: lists the Services it is told to.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,6 @@ use tokio::net::{TcpListener, TcpStream};
 #[derive(Default)]
 struct Stored {
     services: Vec<Service>,
-    deleted: Vec<String>,
 }
 
 /// Ends with the test's runtime.
@@ -26,7 +25,6 @@ impl Server {
         let port = listener.local_addr().unwrap().port();
         let stored = Arc::new(Mutex::new(Stored {
             services,
-            deleted: Vec::new(),
         }));
         let shared = Arc::clone(&stored);
         tokio::spawn(async move {
@@ -43,11 +41,6 @@ impl Server {
 
     pub(super) fn set_services(&self, services: Vec<Service>) {
         self.stored.lock().unwrap().services = services;
-    }
-
-    /// The paths of all that was deleted.
-    pub(super) fn deleted(&self) -> Vec<String> {
-        self.stored.lock().unwrap().deleted.clone()
     }
 }
 
@@ -91,10 +84,6 @@ fn answer(method: &str, target: &str, stored: &mut Stored) -> Value {
                 .filter(|service| name.is_none_or(|name| service.metadata.name.as_deref() == Some(name)))
                 .collect();
             json!({"kind": "ServiceList", "apiVersion": "v1", "metadata": {}, "items": items})
-        }
-        ("DELETE", _) => {
-            stored.deleted.push(path.to_owned());
-            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
         }
         (method, _) => panic!("{method} {target} is none of this stand-in's business"),
     }
