@@ -32,4 +32,4 @@ mod side;
 mod step;
 mod world;
 
-pub use run::{Config, Failure, Replay, Report, run};
+pub use run::{Config, Failure, Replay, Report, printed, run};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anstream::println;
 use anyhow::Result;
 
-use crate::differential::{Config, run};
+use crate::differential::{Config, printed, run};
 use crate::stage;
 
 /// How the outcome is written.
@@ -39,6 +39,10 @@ pub struct SoakArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub shrink_seconds: u64,
 
+    /// Print the histories and do not run them
+    #[arg(long)]
+    pub print: bool,
+
     /// How the outcome is written
     #[arg(long, short = 'o', value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
     pub output: Output,
@@ -53,6 +57,12 @@ pub struct SoakArgs {
 /// # Errors
 /// The harness does not work.
 pub async fn soak(args: &SoakArgs) -> Result<ExitCode> {
+    if args.print {
+        for seed in args.seed..args.seed.saturating_add(args.histories) {
+            println!("seed {seed}\n{}", printed(seed));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let config = Config {
         seed: args.seed,
         histories: args.histories,

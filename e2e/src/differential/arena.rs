@@ -52,6 +52,8 @@ struct Player<'a> {
     namespace: String,
     world: World,
     verdict: Verdict,
+    /// Upstream was made to look again at the barrier that is judged.
+    put_off: bool,
 }
 
 impl Arena {
@@ -131,6 +133,7 @@ impl Arena {
                 namespace,
                 world: World::new(),
                 verdict: Verdict::default(),
+                put_off: false,
             });
         }
         Ok(players)
@@ -217,6 +220,18 @@ impl Arena {
         Ok(())
     }
 
+    /// Makes upstream, and upstream alone, look again at what differs.
+    async fn nudge(&self, players: &[Player<'_>], outcomes: &[Outcome], number: u32) -> Result<()> {
+        let differing = players.iter().zip(outcomes);
+        for (player, _) in differing.filter(|(_, outcome)| !outcome.differences.is_empty()) {
+            for name in player.world.services.keys() {
+                let number = self.barriers * 10 + usize::try_from(number)?;
+                self.peer.nudge(&player.namespace, name, number).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Compares at a barrier, and again while something differs and patience lasts.
     async fn judge(
         &mut self,
@@ -227,6 +242,7 @@ impl Arena {
     ) -> Result<()> {
         self.barrier().await?;
         let started = Instant::now();
+        let mut nudged = 0;
         loop {
             let (peer, berth) = tokio::try_join!(self.peer.list(), self.berth.list())?;
             nodes.zones = observe::zones(&berth);
@@ -246,6 +262,13 @@ impl Arena {
                     player.take(outcome, number, rigour);
                 }
                 break;
+            }
+            if started.elapsed() >= self.patience / 3 * (nudged + 1) {
+                nudged += 1;
+                for (player, outcome) in players.iter_mut().zip(&outcomes) {
+                    player.put_off |= !outcome.differences.is_empty();
+                }
+                self.nudge(players, &outcomes, nudged).await?;
             }
             tokio::join!(self.peer.stir(), self.berth.stir());
         }
@@ -307,6 +330,9 @@ impl Player<'_> {
         }
         if self.verdict.failed.is_none() && !outcome.differences.is_empty() {
             self.verdict.failed = Some((number, outcome.differences));
+        }
+        if std::mem::take(&mut self.put_off) && self.verdict.failed.is_none() {
+            *self.verdict.deviations.entry(Deviation::PutOff).or_default() += 1;
         }
         self.world.settle();
         if rigour == Rigour::Touched {

@@ -33,6 +33,9 @@ pub(crate) enum Deviation {
     /// Hand-written Endpoints whose ports changed while a family was added: upstream's mirroring fails for ever with
     /// a name that exists; Berth's mirror says what the Endpoints say.
     MirrorStuck,
+    /// Upstream has put a Service off: the delay that grows with each failure over a Pod whose Node is missing also
+    /// holds back what came later. It ends where Berth is as soon as it is made to look.
+    PutOff,
     /// Left over from a selector: depends on timing upstream, so it is not compared.
     Leftovers,
     /// A leader-election record outlives a Service of its name that is deleted: upstream deletes it, Berth does not.
@@ -49,6 +52,7 @@ impl fmt::Display for Deviation {
             Self::SliceDisowned => "upstream waits for ever for a slice that was given away",
             Self::HeadlessLabelLags => "the headless label comes with the next change",
             Self::MirrorStuck => "upstream's mirroring fails for ever on a slice that exists",
+            Self::PutOff => "upstream had put off a Service, and ended alike once it looked",
             Self::Leftovers => "left over from a selector, not compared",
             Self::RecordKept => "Berth keeps a leader-election record",
         })

@@ -263,8 +263,8 @@ impl Proposer {
     }
 
     fn node(&mut self) -> String {
-        // The last one is not there at first.
-        let known = self.dice.chance(92);
+        // The last one is not there at first; waiting for it, upstream packs later than Berth.
+        let known = self.theme == Theme::Packing || self.dice.chance(92);
         let from = if known { NODES.len() - 1 } else { NODES.len() };
         self.dice.word(&NODES[..from])
     }
@@ -329,7 +329,9 @@ impl Proposer {
         if ips.is_empty() || self.dice.chance(10) {
             ips = self.ips();
         }
-        let (phase, ready) = match self.dice.below(20) {
+        // The end of a Pod that upstream does not see would change how slices are packed.
+        let ends = usize::from(self.theme == Theme::Packing) * 3;
+        let (phase, ready) = match ends + self.dice.below(20 - ends) {
             0 => (Phase::Failed, false),
             1 => (Phase::Succeeded, false),
             2 => (Phase::Failed, true),

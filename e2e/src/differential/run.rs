@@ -146,6 +146,12 @@ fn batches(seed: u64, histories: u64) -> Vec<Batch> {
     grouped.into_iter().flat_map(split).collect()
 }
 
+/// The history of a seed, with what happens to the nodes, as people read it.
+pub fn printed(seed: u64) -> String {
+    let theme = Theme::of(seed);
+    history::print(&generate::history(seed), &generate::nodes(seed, theme))
+}
+
 /// Runs the histories of the seeds and reports; `progress` is told what happens.
 ///
 /// # Errors
@@ -233,10 +239,12 @@ async fn play(
             let started = Instant::now();
             let smaller = replay((config, left), history, &track, *segment, logs, progress).await?;
             report.shrinking += started.elapsed();
-            report.failures.push(match smaller {
+            let failure = match smaller {
                 Some((difference, shrunken)) => failure(history, difference, shrunken, Replay::Failed),
                 None => failure(history, difference, whole, Replay::Passed),
-            });
+            };
+            progress(&failure.to_string());
+            report.failures.push(failure);
         }
     }
     Ok(report)

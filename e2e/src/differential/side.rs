@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::observe::Listed;
+use super::observe::{Listed, NUDGED};
 use super::request::{self, Request, Verb};
 use super::step::{NodeEvent, Step};
 use crate::stage::{Contender, Launch, Stage};
@@ -258,6 +258,13 @@ impl Side {
     pub(crate) async fn touch(&self, namespace: &str, service: &str, number: usize) -> Result<()> {
         let path = format!("/api/v1/namespaces/{namespace}/services/{service}");
         let patch = json!({"metadata": {"labels": {"touched": number.to_string()}}});
+        self.must("PATCH", &path, Some(&patch)).await
+    }
+
+    /// Makes this side look at a Service again by what no controller copies.
+    pub(crate) async fn nudge(&self, namespace: &str, service: &str, number: usize) -> Result<()> {
+        let path = format!("/api/v1/namespaces/{namespace}/services/{service}");
+        let patch = json!({"metadata": {"annotations": {NUDGED: number.to_string()}}});
         self.must("PATCH", &path, Some(&patch)).await
     }
 

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::step::{
-    EndpointsEdit, EndpointsShape, Kind, Map, Phase, PodEdit, PodShape, PodStatus, Policy, ServiceEdit,
-    ServiceShape, SliceMeddling, Step,
+    EndpointsEdit, EndpointsMeddling, EndpointsShape, Kind, Map, Phase, PodEdit, PodShape, PodStatus, Policy,
+    ServiceEdit, ServiceShape, SliceMeddling, Step,
 };
 
 /// The annotation of a legacy leader-election record.
@@ -49,6 +49,8 @@ pub(crate) struct Ledger {
     pub(crate) endpoints_meddled: bool,
     /// A stranger gave one of its slices away.
     pub(crate) slice_disowned: bool,
+    /// The Endpoints that a selector took over carry a leader-election record.
+    record_taken: bool,
     /// A Service with a leader-election record of its name was deleted: nothing more happens to the name.
     pub(crate) record_kept: bool,
 }
@@ -231,8 +233,10 @@ impl World {
                 self.endpoints.remove(name);
                 self.ledgers.entry(name.clone()).or_default().endpoints_written = true;
             }
-            Step::MeddleEndpoints(name, _) => {
-                self.ledgers.entry(name.clone()).or_default().endpoints_meddled = true;
+            Step::MeddleEndpoints(name, how) => {
+                let ledger = self.ledgers.entry(name.clone()).or_default();
+                ledger.endpoints_meddled = true;
+                ledger.record_taken &= *how != EndpointsMeddling::Delete;
             }
             Step::MeddleSlice(name, _, how) => {
                 let disowned = *how == SliceMeddling::Disown;
@@ -244,7 +248,9 @@ impl World {
     /// A controller writes the Endpoints from now on, if there is a selector.
     fn taken_over(&mut self, name: &str) {
         if self.scope(name) == Scope::Selected {
+            let record = self.is_record(name);
             self.endpoints.remove(name);
+            self.ledgers.entry(name.to_owned()).or_default().record_taken |= record;
         }
     }
 
@@ -289,7 +295,7 @@ impl World {
         ledger.leftovers |= active;
         ledger.service_deleted = true;
         ledger.slice_disowned = false;
-        ledger.record_kept |= record;
+        ledger.record_kept |= record || ledger.record_taken;
     }
 
     fn edit_pod(&mut self, name: &str, edit: &PodEdit) {
