@@ -30,6 +30,9 @@ pub(crate) enum Deviation {
     /// A Service became headless, or no longer is: either side writes the label with its next change only, and
     /// which change that is depends on how many it saw at once.
     HeadlessLabelLags,
+    /// The empty slice of a Service that was deleted and made again with the same labels: upstream keeps it, though
+    /// the garbage collector is about to take it; Berth has made one that the new Service owns.
+    PlaceholderOutdated,
     /// Hand-written Endpoints whose ports changed while a family was added: upstream's mirroring fails for ever with
     /// a name that exists; Berth's mirror says what the Endpoints say.
     MirrorStuck,
@@ -51,6 +54,7 @@ impl fmt::Display for Deviation {
             Self::MeddlingKept => "upstream keeps a stranger's change of Endpoints",
             Self::SliceDisowned => "upstream waits for ever for a slice that was given away",
             Self::HeadlessLabelLags => "the headless label comes with the next change",
+            Self::PlaceholderOutdated => "upstream keeps the empty slice of an earlier Service of the name",
             Self::MirrorStuck => "upstream's mirroring fails for ever on a slice that exists",
             Self::PutOff => "upstream had put off a Service, and ended alike once it looked",
             Self::Leftovers => "left over from a selector, not compared",
@@ -134,9 +138,17 @@ pub(super) fn slices(
     pair: Pair<'_>,
     terms: Terms<'_>,
     name: &str,
-    peer: Vec<SliceRow>,
+    mut peer: Vec<SliceRow>,
     berth: Vec<SliceRow>,
 ) {
+    let adopted = peer
+        .iter_mut()
+        .filter_map(|row| row.adopt_placeholder().then_some(()))
+        .count();
+    if adopted > 0 {
+        outcome.deviate(Deviation::PlaceholderOutdated);
+        peer.sort();
+    }
     if peer == berth {
         return;
     }

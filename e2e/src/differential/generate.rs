@@ -77,6 +77,10 @@ pub(crate) fn nodes(seed: u64, theme: Theme) -> Vec<Vec<NodeEvent>> {
         .iter()
         .map(|name| NodeEvent::Put((*name).to_owned(), shape(&mut dice, theme, true)));
     let mut track = vec![start.collect::<Vec<_>>()];
+    // A zone that upstream misses for now makes it write a slice at another time, and so pack otherwise.
+    if theme == Theme::Packing {
+        return track;
+    }
     let mut present = [true, true, true, true, true, false];
     for _ in 1..Size::of(theme).segments {
         let mut events = Vec::new();
@@ -86,8 +90,7 @@ pub(crate) fn nodes(seed: u64, theme: Theme) -> Vec<Vec<NodeEvent>> {
             if events.iter().any(|event| named(event) == name) {
                 continue;
             }
-            // What is missed when a Node goes would change how slices are packed.
-            let delete = present[which] && theme != Theme::Packing && dice.chance(25);
+            let delete = present[which] && dice.chance(25);
             present[which] = !delete;
             events.push(if delete {
                 NodeEvent::Delete(name)
@@ -140,7 +143,7 @@ mod tests {
         for theme in Theme::ALL {
             assert!((0..TRACK).any(|seed| Theme::of(seed) == theme), "{theme}");
             assert_eq!(nodes(0, theme), nodes(TRACK - 1, theme));
-            assert_ne!(nodes(0, theme), nodes(TRACK, theme));
+            assert_ne!(nodes(0, theme), nodes(TRACK, theme), "{theme}");
         }
     }
 

@@ -107,6 +107,19 @@ pub(crate) struct SliceRow {
     annotations: Map,
 }
 
+impl SliceRow {
+    /// Whether this is an empty slice of an earlier object of its owner's name; it is not any more.
+    pub(crate) fn adopt_placeholder(&mut self) -> bool {
+        match &mut self.owner {
+            Some(owner) if self.endpoint.is_none() && owner.uid == Identity::Outdated => {
+                owner.uid = Identity::Current;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+}
+
 /// A namespace.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observed {
