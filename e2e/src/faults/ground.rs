@@ -180,12 +180,14 @@ impl Ground {
             self.pass_one().await?;
         }
         let expected = before + 2 * EACH;
+        // An object is there before the answer to its write has come back through the interposer and into its ledger.
+        eventually("the answers to all writes", PATIENCE, || async {
+            let written = self.writes().len();
+            ensure!(written >= expected, "{written} of {expected} writes");
+            Ok(())
+        })
+        .await?;
         let written = self.writes();
-        ensure!(
-            written.len() >= expected,
-            "{} of {expected} writes",
-            written.len()
-        );
         for write in &written[before..] {
             tracing::info!(%write, "while passing through");
         }
@@ -211,17 +213,6 @@ impl Ground {
         })
         .await
         .context(self.berth.log_end())?;
-        // The ledger has a write before its client hears of it, the API server's object is there even earlier.
-        let goal = 3;
-        eventually("the writes in the ledger", PATIENCE, || async {
-            let written = self.writes();
-            let of_pass = written.iter().filter(|write| {
-                write.call.name.starts_with(&name) || (write.call.verb == crate::interposer::Verb::Create)
-            });
-            ensure!(of_pass.count() >= goal * self.passed, "not yet");
-            anyhow::Ok(())
-        })
-        .await?;
         Ok(())
     }
 
