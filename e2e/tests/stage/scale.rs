@@ -192,10 +192,10 @@ fn a_namespace_goes_with_everything_in_it_and_nobody_fights_for_it() {
             failed.len()
         );
         for request in failed {
-            ensure!(
-                request.starts_with("create ") && request.contains(" 403 "),
-                "{request}"
-            );
+            let refused = request.starts_with("create ") && request.contains(" 403 ");
+            // Mirrored slices go with their Endpoints: Berth and the namespace controller delete them side by side.
+            let gone_already = request.starts_with("delete ") && request.contains(" 404 ");
+            ensure!(refused || gone_already, "{request}");
         }
         Ok::<(), anyhow::Error>(())
     });
