@@ -23,9 +23,7 @@ impl Server {
     pub(super) async fn start(services: Vec<Service>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let stored = Arc::new(Mutex::new(Stored {
-            services,
-        }));
+        let stored = Arc::new(Mutex::new(Stored { services }));
         let shared = Arc::clone(&stored);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
