@@ -169,7 +169,10 @@ fn a_killed_test_leaves_nothing() {
     for signal in [Signal::SIGINT, Signal::SIGKILL] {
         let mark = format!("{}-test-{signal}", std::process::id());
         let test = std::env::current_exe().expect("path of the test");
-        let mut child = start(Command::new(test).args(["--exact", NAME, "--nocapture"]), &mark);
+        // A run in the background of a script inherits that SIGINT is ignored.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=INT").arg(test);
+        let mut child = start(command.args(["--exact", NAME, "--nocapture"]), &mark);
         kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), signal).expect("signal sent");
         assert!(!child.wait().expect("it ends").success());
         assert_gone(&mark);
