@@ -22,6 +22,7 @@ mod explain;
 mod generate;
 mod history;
 mod observe;
+mod packing;
 mod propose;
 mod propose_endpoints;
 mod request;

@@ -6,11 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use berth_model::ServiceKey;
 use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 
 /// How the cache is behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,6 +214,55 @@ impl EndpointsTracker {
     /// The cache moved on, or the Service is gone: nothing to remember.
     pub fn forget(&mut self, key: &ServiceKey) {
         self.updates.remove(key);
+    }
+}
+
+/// Endpoints whose write met a conflict, with the cached version that the plan was made from.
+///
+/// What is cached is known to be outdated, so every plan made from it would meet the same conflict, however often
+/// Pods and the Service ask for one. A watch that starts over after a restart of the API server can be behind for
+/// seconds.
+#[derive(Clone, Debug, Default)]
+pub struct Conflicts {
+    met: BTreeMap<ServiceKey, Conflict>,
+}
+
+#[derive(Clone, Debug)]
+struct Conflict {
+    /// Absent where nothing was cached.
+    version: Option<Box<str>>,
+    times: u32,
+    until: Timestamp,
+}
+
+impl Conflicts {
+    /// How long a first conflict rests at most; each further one over the same version rests twice as long.
+    pub const FIRST: Duration = Duration::from_secs(1);
+    /// How long any conflict rests at most: news that never comes must not end a Service's Endpoints.
+    pub const LONGEST: Duration = Duration::from_secs(60);
+
+    /// Notes a conflict of a plan made from this cached version.
+    pub fn met(&mut self, key: &ServiceKey, cached: Option<&str>, now: Timestamp) {
+        let before = self.met.get(key).filter(|met| met.version.as_deref() == cached);
+        let times = before.map_or(0, |met| met.times.saturating_add(1));
+        let rest = Self::FIRST.saturating_mul(1 << times.min(10)).min(Self::LONGEST);
+        let conflict = Conflict {
+            version: cached.map(Into::into),
+            times,
+            until: now.saturating_add(rest).unwrap_or(now),
+        };
+        self.met.insert(key.clone(), conflict);
+    }
+
+    /// Whether a plan made from this cached version would meet the conflict again.
+    pub fn rests(&self, key: &ServiceKey, cached: Option<&str>, now: Timestamp) -> bool {
+        let met = self.met.get(key);
+        met.is_some_and(|met| met.version.as_deref() == cached && now < met.until)
+    }
+
+    /// A write went well, or the cache moved on.
+    pub fn over(&mut self, key: &ServiceKey) {
+        self.met.remove(key);
     }
 }
 

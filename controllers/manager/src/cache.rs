@@ -13,7 +13,7 @@ use std::sync::Arc;
 use berth_controllers_core::selector::{PodIndex, SelectorIndex};
 use berth_controllers_core::slices::topology::{TopologyBook, ZoneShares};
 use berth_controllers_core::slices::{NodeFacts, Nodes};
-use berth_controllers_core::tracker::{EndpointsTracker, SliceTracker};
+use berth_controllers_core::tracker::{Conflicts, EndpointsTracker, SliceTracker};
 use berth_controllers_core::trigger::TriggerTimes;
 use berth_crds::AddressPool;
 use berth_model::ServiceKey;
@@ -49,6 +49,8 @@ pub(crate) struct Cache {
     pub(crate) own_slices: SliceTracker,
     pub(crate) own_mirrors: SliceTracker,
     pub(crate) own_endpoints: EndpointsTracker,
+    /// Endpoints whose cached version is known to be outdated.
+    pub(crate) endpoints_conflicts: Conflicts,
     /// The version that our last write of Endpoints was answered with: its echo is no news.
     endpoints_answered: BTreeMap<ServiceKey, Box<str>>,
     /// The uids of Endpoints that we deleted and the watch still shows.

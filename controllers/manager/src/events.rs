@@ -4,6 +4,7 @@
 mod correlate;
 mod publish;
 
+use berth_runtime::lease::Leadership;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use tokio::sync::mpsc;
@@ -58,12 +59,13 @@ impl Events {
     /// The drop-off, and the task that publishes.
     pub(crate) fn new(
         client: Client,
+        leadership: Leadership,
         instance: String,
         metrics: Metrics,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()>) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        let publisher = publish::Publisher::new(client, instance, metrics.clone());
+        let publisher = publish::Publisher::new(client, leadership, instance, metrics.clone());
         (Self { sender, metrics }, publisher.run(receiver, stop))
     }
 

@@ -93,7 +93,13 @@ impl Process {
         let (elector, leadership) = Elector::new(&client, &args.lease, LEASE).map_err(usage)?;
         let identity = args.lease.identity().map_err(usage)?;
         let (release, halt) = (CancellationToken::new(), CancellationToken::new());
-        let (events, publisher) = Events::new(client.clone(), identity, metrics.clone(), halt.clone());
+        let (events, publisher) = Events::new(
+            client.clone(),
+            leadership.clone(),
+            identity,
+            metrics.clone(),
+            halt.clone(),
+        );
         let writer = Writer::new(client.clone(), leadership.clone(), metrics.clone());
         let enabled = args.enabled();
         tracing::info!(server = %connection.origin(), controllers = ?enabled, "starting");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use futures::{StreamExt, TryStreamExt};
 
-use super::compare::{self, Aspect, Difference, NodeLedger, Outcome, Pair, Rigour, Terms};
+use super::compare::{self, Aspect, Before, Difference, NodeLedger, Outcome, Pair, Rigour, Slices, Terms};
 use super::explain::Deviation;
 use super::history::{History, Theme};
 use super::observe::{self, Observed};
@@ -42,6 +42,9 @@ pub(crate) struct Verdict {
     pub(crate) deviations: BTreeMap<Deviation, usize>,
     /// Comparisons of a name, at all barriers.
     pub(crate) compared: usize,
+    /// Of the Services compared, those whose slices upstream packs as the model of it says, and all.
+    pub(crate) as_modelled: usize,
+    pub(crate) modelled: usize,
     pub(crate) accepted: usize,
     pub(crate) refused: usize,
 }
@@ -54,6 +57,7 @@ struct Player<'a> {
     verdict: Verdict,
     /// Upstream was made to look again at the barrier that is judged.
     put_off: bool,
+    before: Before,
 }
 
 impl Arena {
@@ -134,6 +138,7 @@ impl Arena {
                 world: World::new(),
                 verdict: Verdict::default(),
                 put_off: false,
+                before: Before::default(),
             });
         }
         Ok(players)
@@ -187,6 +192,9 @@ impl Arena {
                 match peer {
                     Answer::Accepted => {
                         player.world.apply(step);
+                        if let Step::MeddleSlice(service, nth, how) = step {
+                            player.before.meddled(service, *nth, *how);
+                        }
                         player.verdict.accepted += 1;
                     }
                     Answer::Refused(_) | Answer::Nothing => player.verdict.refused += 1,
@@ -260,6 +268,10 @@ impl Arena {
             if equal || started.elapsed() >= self.patience {
                 for (player, outcome) in players.iter_mut().zip(outcomes) {
                     player.take(outcome, number, rigour);
+                    player.before = Before {
+                        peer: slices(&peer, &player.namespace),
+                        berth: slices(&berth, &player.namespace),
+                    };
                 }
                 break;
             }
@@ -317,6 +329,7 @@ impl Player<'_> {
             world: &self.world,
             nodes,
             stuck_mirrors: &stuck_mirrors,
+            before: &self.before,
             rigour,
         };
         compare::compare(pair, terms)
@@ -325,6 +338,8 @@ impl Player<'_> {
     /// Takes what the last comparison at a barrier gave.
     fn take(&mut self, outcome: Outcome, number: usize, rigour: Rigour) {
         self.verdict.compared += outcome.compared;
+        self.verdict.as_modelled += outcome.as_modelled;
+        self.verdict.modelled += outcome.modelled;
         for (deviation, count) in outcome.deviations {
             *self.verdict.deviations.entry(deviation).or_default() += count;
         }
@@ -339,6 +354,11 @@ impl Player<'_> {
             self.world.forgive();
         }
     }
+}
+
+fn slices(all: &BTreeMap<String, Observed>, namespace: &str) -> Slices {
+    all.get(namespace)
+        .map_or_else(Slices::new, |observed| observed.slices.clone())
 }
 
 /// Takes the steps of a segment in every namespace, some namespaces at once, each in order.

@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::explain::{self, Deviation};
 use super::history::Theme;
 use super::observe::{EndpointsView, Observed, SliceRow, Writer};
-use super::step::Map;
+use super::packing::{self, Packed};
+use super::step::{Map, SliceMeddling};
 use super::world::{Scope, World};
 
 /// The same namespace on both sides.
@@ -106,6 +107,31 @@ pub(crate) struct Outcome {
     pub(crate) deviations: BTreeMap<Deviation, usize>,
     /// Names whose controllers' objects were compared.
     pub(crate) compared: usize,
+    /// Services whose number of slices upstream has as the model of its packing says, of how many.
+    pub(crate) as_modelled: usize,
+    pub(crate) modelled: usize,
+}
+
+/// Slices of a namespace, by what they are for.
+pub(crate) type Slices = BTreeMap<(String, Writer), Vec<Packed>>;
+
+/// The slices of both sides at a barrier, and what strangers have done to them since.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Before {
+    pub(crate) peer: Slices,
+    pub(crate) berth: Slices,
+}
+
+impl Before {
+    /// A stranger has changed the n-th slice of a Service.
+    pub(crate) fn meddled(&mut self, service: &str, nth: usize, how: SliceMeddling) {
+        let key = (service.to_owned(), Writer::Selector);
+        for side in [&mut self.peer, &mut self.berth] {
+            if let Some(slices) = side.get_mut(&key) {
+                packing::meddled(slices, nth, how);
+            }
+        }
+    }
 }
 
 /// Everything that the comparison of a namespace depends on.
@@ -116,6 +142,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) nodes: &'a NodeLedger,
     /// Names whose mirroring upstream fails on for ever.
     pub(crate) stuck_mirrors: &'a BTreeSet<String>,
+    /// What was there at the comparison before this one.
+    pub(crate) before: &'a Before,
     pub(crate) rigour: Rigour,
 }
 
@@ -236,14 +264,22 @@ fn selected(outcome: &mut Outcome, pair: Pair<'_>, terms: Terms<'_>, name: &str)
     }
     for rows in [&mut peer, &mut berth] {
         rows.sort();
-        one_placeholder(rows);
+        without_empty_slices(rows);
     }
     explain::slices(outcome, pair, terms, name, peer, berth);
     // Where upstream has stopped writing, its number of slices says nothing.
     if !disowned(terms, name) {
-        counts(outcome, pair, &key);
+        counts(outcome, pair, terms, &key);
     }
     mirror(outcome, pair, terms, name);
+}
+
+fn per_family(slices: &[Packed]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for slice in slices {
+        *counts.entry(slice.family.clone()).or_default() += 1;
+    }
+    counts
 }
 
 fn disowned(terms: Terms<'_>, name: &str) -> bool {
@@ -254,8 +290,12 @@ fn disowned(terms: Terms<'_>, name: &str) -> bool {
         .is_some_and(|ledger| ledger.slice_disowned)
 }
 
-/// Of several equal empty slices one is left: how many there are is a matter of the count.
-fn one_placeholder(rows: &mut Vec<SliceRow>) {
+/// Of several equal empty slices one is left, and none beside endpoints of their family: how many there are is a matter
+/// of the count.
+fn without_empty_slices(rows: &mut Vec<SliceRow>) {
+    let with = rows.iter().filter(|row| row.endpoint.is_some());
+    let families: BTreeSet<String> = with.map(|row| row.family.clone()).collect();
+    rows.retain(|row| row.endpoint.is_some() || !families.contains(&row.family));
     rows.dedup_by(|one, other| one.endpoint.is_none() && one == other);
 }
 
@@ -276,13 +316,27 @@ fn shares(rows: &[SliceRow]) -> Vec<String> {
         .collect()
 }
 
-fn counts(outcome: &mut Outcome, pair: Pair<'_>, key: &(String, Writer)) {
-    let counts = |side: &Observed| side.counts.get(key).cloned().unwrap_or_default();
-    let (peer, berth) = (counts(pair.peer), counts(pair.berth));
-    for (family, count) in berth {
+/// Berth has no more slices than upstream has, or would have made of those that Berth had before.
+fn counts(outcome: &mut Outcome, pair: Pair<'_>, terms: Terms<'_>, key: &(String, Writer)) {
+    let slices = |side: &Observed| side.slices.get(key).cloned().unwrap_or_default();
+    let (peer, berth) = (slices(pair.peer), slices(pair.berth));
+    let model = |before: &Slices, after: &[Packed]| {
+        let before = before.get(key).map_or(&[][..], Vec::as_slice);
+        packing::upstreams(before, after, terms.theme.slice_size())
+    };
+    if key.1 == Writer::Selector {
+        outcome.modelled += 1;
+        outcome.as_modelled += usize::from(model(&terms.before.peer, &peer) == per_family(&peer));
+    }
+    let (peer, model) = (per_family(&peer), model(&terms.before.berth, &berth));
+    for (family, count) in per_family(&berth) {
         let most = peer.get(&family).copied().unwrap_or_default();
         // Without any slices there the rows differ already.
         if count > most && most > 0 {
+            if key.1 == Writer::Selector && model.get(&family).is_some_and(|model| count <= *model) {
+                outcome.deviate(Deviation::PackedByLuck);
+                continue;
+            }
             let line = |count| vec![format!("{count} {family} slices")];
             outcome.note(&key.0, Aspect::SliceCount, None, line(most), line(count));
         }
@@ -296,7 +350,7 @@ fn mirror(outcome: &mut Outcome, pair: Pair<'_>, terms: Terms<'_>, name: &str) {
     }
     let rows = |side: &Observed| lines(side.rows.get(&key).map_or(&[], Vec::as_slice));
     outcome.note(name, Aspect::Mirror, None, rows(pair.peer), rows(pair.berth));
-    counts(outcome, pair, &key);
+    counts(outcome, pair, terms, &key);
 }
 
 /// What was written by hand is left alone, and mirrored.

@@ -41,6 +41,8 @@ pub(crate) enum Deviation {
     PutOff,
     /// Left over from a selector: depends on timing upstream, so it is not compared.
     Leftovers,
+    /// Upstream packs into fewer slices by luck: of the slices that Berth had it would have made as many as Berth has.
+    PackedByLuck,
     /// A leader-election record outlives a Service of its name that is deleted: upstream deletes it, Berth does not.
     RecordKept,
 }
@@ -58,6 +60,7 @@ impl fmt::Display for Deviation {
             Self::MirrorStuck => "upstream's mirroring fails for ever on a slice that exists",
             Self::PutOff => "upstream had put off a Service, and ended alike once it looked",
             Self::Leftovers => "left over from a selector, not compared",
+            Self::PackedByLuck => "upstream's endpoints were together by luck, and need fewer slices",
             Self::RecordKept => "Berth keeps a leader-election record",
         })
     }

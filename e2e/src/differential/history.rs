@@ -51,11 +51,19 @@ impl Theme {
         }
     }
 
+    /// Endpoints that a slice holds at most; 100 is the default.
+    pub(crate) fn slice_size(self) -> usize {
+        match self {
+            Self::Plain | Self::Topology => 100,
+            Self::Packing => 3,
+        }
+    }
+
     /// Flags of both contenders.
     pub(crate) fn flags(self) -> Vec<String> {
         match self {
             Self::Plain | Self::Topology => Vec::new(),
-            Self::Packing => vec!["--max-endpoints-per-slice=3".to_owned()],
+            Self::Packing => vec![format!("--max-endpoints-per-slice={}", self.slice_size())],
         }
     }
 }

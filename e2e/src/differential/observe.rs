@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::packing::{Packed, packed};
 use super::request::SLICE_MANAGED_BY;
 use super::step::Map;
 
@@ -96,6 +97,30 @@ pub(crate) struct EndpointRow {
     pub(crate) for_nodes: Vec<String>,
 }
 
+impl EndpointRow {
+    /// What does not change while it is the same endpoint: several Pods may have a node's address.
+    pub(crate) fn identity(&self) -> (&[String], Option<&String>) {
+        let target = self.target.as_ref().and_then(|target| target.name.as_ref());
+        (&self.addresses, target)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_address(address: &str) -> Self {
+        Self {
+            addresses: vec![address.to_owned()],
+            ready: None,
+            serving: None,
+            terminating: None,
+            hostname: None,
+            node: None,
+            zone: None,
+            target: None,
+            for_zones: Vec::new(),
+            for_nodes: Vec::new(),
+        }
+    }
+}
+
 /// One endpoint with what its slice says of it; an empty slice is a row without endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct SliceRow {
@@ -129,8 +154,7 @@ pub(crate) struct Observed {
     pub(crate) finished: Vec<String>,
     pub(crate) endpoints: BTreeMap<String, EndpointsView>,
     pub(crate) rows: BTreeMap<(String, Writer), Vec<SliceRow>>,
-    /// How many slices of a family.
-    pub(crate) counts: BTreeMap<(String, Writer), BTreeMap<String, usize>>,
+    pub(crate) slices: BTreeMap<(String, Writer), Vec<Packed>>,
 }
 
 /// The zone of each node there is.
@@ -177,12 +201,10 @@ pub(crate) fn observe(listed: &Listed) -> BTreeMap<String, Observed> {
         };
         let here = all.entry(namespace(&slice.metadata)).or_default();
         let key = (labels.get(SERVICE_NAME).cloned().unwrap_or_default(), writer);
-        *here
-            .counts
+        here.slices
             .entry(key.clone())
             .or_default()
-            .entry(slice.address_type.clone())
-            .or_default() += 1;
+            .push(pack(slice, &uids));
         here.rows
             .entry(key)
             .or_default()
@@ -333,7 +355,21 @@ fn address_row(address: &EndpointAddress, ready: bool, port: Option<Port>, uids:
     }
 }
 
-fn slice_rows(slice: &EndpointSlice, writer: Writer, uids: &Uids) -> Vec<SliceRow> {
+/// Slices as a stranger sees them, without the objects that they refer to.
+pub(crate) fn packed_alone(slice: &EndpointSlice) -> Packed {
+    pack(slice, &Uids(BTreeMap::new()))
+}
+
+fn pack(slice: &EndpointSlice, uids: &Uids) -> Packed {
+    let endpoints = slice.endpoints.iter().flatten();
+    packed(
+        slice,
+        slice_ports(slice),
+        endpoints.map(|endpoint| endpoint_row(endpoint, uids)).collect(),
+    )
+}
+
+fn slice_ports(slice: &EndpointSlice) -> Vec<Port> {
     let port = |port: &k8s_openapi::api::discovery::v1::EndpointPort| Port {
         name: port.name.clone(),
         port: port.port,
@@ -342,6 +378,11 @@ fn slice_rows(slice: &EndpointSlice, writer: Writer, uids: &Uids) -> Vec<SliceRo
     };
     let mut ports: Vec<Port> = slice.ports.iter().flatten().map(port).collect();
     ports.sort();
+    ports
+}
+
+fn slice_rows(slice: &EndpointSlice, writer: Writer, uids: &Uids) -> Vec<SliceRow> {
+    let ports = slice_ports(slice);
     let here = namespace(&slice.metadata);
     let owner = slice
         .metadata

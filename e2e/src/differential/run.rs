@@ -52,6 +52,10 @@ pub struct Report {
     pub refused: usize,
     /// Comparisons of the Endpoints and slices of a name, over all barriers.
     pub compared: usize,
+    /// Services at barriers whose slices upstream has in the number that the model of its packing says.
+    pub as_modelled: usize,
+    /// Services at barriers that the model was asked about.
+    pub modelled: usize,
     /// Deviations on purpose that were met and held, with how often.
     pub deviations: BTreeMap<String, usize>,
     /// Differences that nothing explains.
@@ -110,6 +114,11 @@ impl fmt::Display for Report {
             f,
             "{} histories, {} steps taken and {} refused by both servers alike, {} comparisons in {} s",
             self.histories, self.steps, self.refused, self.compared, self.seconds
+        )?;
+        writeln!(
+            f,
+            "upstream packs as the model of it says at {} of {} barriers of a Service",
+            self.as_modelled, self.modelled
         )?;
         for (deviation, count) in &self.deviations {
             writeln!(f, "  {count:6} x {deviation}")?;
@@ -184,6 +193,8 @@ impl Report {
         self.steps += other.steps;
         self.refused += other.refused;
         self.compared += other.compared;
+        self.as_modelled += other.as_modelled;
+        self.modelled += other.modelled;
         for (deviation, count) in other.deviations {
             *self.deviations.entry(deviation).or_default() += count;
         }
@@ -195,6 +206,8 @@ impl Report {
         self.steps += verdict.accepted;
         self.refused += verdict.refused;
         self.compared += verdict.compared;
+        self.as_modelled += verdict.as_modelled;
+        self.modelled += verdict.modelled;
         for (deviation, count) in &verdict.deviations {
             let deviation: &Deviation = deviation;
             *self.deviations.entry(deviation.to_string()).or_default() += count;

@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::observe::{Listed, NUDGED};
+use super::observe::{Listed, NUDGED, packed_alone};
+use super::packing;
 use super::request::{self, Request, Verb};
 use super::step::{NodeEvent, Step};
 use crate::stage::{Contender, Launch, Stage};
@@ -208,26 +209,9 @@ impl Side {
             "kubernetes.io/service-name={service},{}=endpointslice-controller.k8s.io",
             request::SLICE_MANAGED_BY
         );
-        let mut listed = slices.list(&ListParams::default().labels(&ours)).await?.items;
-        listed.sort_by_cached_key(|slice| {
-            let mut addresses: Vec<String> = slice
-                .endpoints
-                .iter()
-                .flatten()
-                .flat_map(|endpoint| endpoint.addresses.clone())
-                .collect();
-            addresses.sort();
-            (
-                slice.address_type.clone(),
-                json!(slice.ports).to_string(),
-                addresses,
-            )
-        });
-        let count = listed.len().max(1);
-        let name = listed
-            .into_iter()
-            .nth(nth % count)
-            .and_then(|slice| slice.metadata.name);
+        let listed = slices.list(&ListParams::default().labels(&ours)).await?.items;
+        let listed = listed.into_iter().map(|slice| (packed_alone(&slice), slice));
+        let name = packing::nth(listed.collect(), nth).and_then(|slice| slice.metadata.name);
         Ok(
             name.map(|name| {
                 format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices/{name}")

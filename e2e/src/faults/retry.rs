@@ -20,8 +20,12 @@ where
         let error = match request().await {
             Ok(answer) => return Ok(Some(answer)),
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(None),
-            // A server that has just started may not know anyone's rights yet.
-            Err(kube::Error::Api(status)) if !matches!(status.code, 401 | 403 | 429 | 500..=599) => {
+            // A server that has just started may not know anyone's rights yet; one that is going cannot reach itself to
+            // take a ClusterIP, and blames the Service.
+            Err(kube::Error::Api(status))
+                if !matches!(status.code, 401 | 403 | 429 | 500..=599)
+                    && !status.message.contains("failed to allocate IP: ") =>
+            {
                 bail!("{} {}: {}", status.code, status.reason, status.message);
             }
             Err(error) => error,

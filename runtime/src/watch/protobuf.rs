@@ -137,6 +137,11 @@ impl<K: Wire> Watcher<K> {
                     "no streaming lists here: asking for pages"
                 );
             }
+            Reaction::ListAnew(fault, text) => {
+                let (_, news) = self.health.failed(fault, Instant::now());
+                self.metrics.failure(self.what, fault);
+                report(self.what, fault, &text, news);
+            }
             Reaction::Pause(fault, text) => {
                 let (delay, news) = self.health.failed(fault, Instant::now());
                 self.metrics.failure(self.what, fault);

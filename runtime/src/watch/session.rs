@@ -70,6 +70,8 @@ pub(super) enum Reaction {
     Again,
     /// Ask for pages from now on: this server has no streaming lists.
     FallBack(String),
+    /// List anew at once: history has gone on without us, and each moment of it is old news for whoever plans from it.
+    ListAnew(Fault, String),
     /// Ask again after a pause.
     Pause(Fault, String),
 }
@@ -87,6 +89,8 @@ pub(super) struct Session {
     phase: Phase,
     /// The keys of the list under way.
     keys: BTreeSet<ObjectKey>,
+    /// Whether a watch has brought anything since the last list.
+    moved: bool,
     /// Whether this connection has brought a bookmark.
     bookmarked: bool,
 }
@@ -96,6 +100,7 @@ impl Default for Session {
         Self {
             phase: Phase::Streaming,
             keys: BTreeSet::new(),
+            moved: true,
             bookmarked: false,
         }
     }
@@ -211,6 +216,10 @@ impl Session {
             Phase::Paged { .. } if refusal.code == 410 => self.phase = Phase::Paged { next: String::new() },
             Phase::Watching { .. } if refusal.code == 410 || invalid || is_ahead(refusal) => {
                 self.phase = Phase::Streaming;
+                // A server that forgets what it has just listed is left in peace.
+                if refusal.code == 410 && self.moved {
+                    return Reaction::ListAnew(Fault::Expired, text);
+                }
             }
             Phase::Streaming | Phase::Paged { .. } | Phase::Watching { .. } => {}
         }
@@ -230,12 +239,14 @@ impl Session {
         if let Phase::Watching { version } = &mut self.phase
             && !reached.is_empty()
         {
+            self.moved = true;
             version.clear();
             version.push_str(reached);
         }
     }
 
     fn complete(&mut self, version: &str) -> BTreeSet<ObjectKey> {
+        self.moved = false;
         self.phase = Phase::Watching {
             version: version.to_owned(),
         };

@@ -171,3 +171,29 @@ fn endpoints_that_were_created_gone_or_forgotten_are_not_stale() {
     tracker.forget(&key());
     assert_eq!(tracker.stale(&key(), Some(&mk_endpoints("1"))), None);
 }
+
+#[test]
+fn a_conflict_rests_until_the_cache_shows_another_version_or_patience_ends() {
+    let after = |seconds: i64| Timestamp::from_second(1_000 + seconds).unwrap();
+    let start = after(0);
+    let mut conflicts = Conflicts::default();
+    assert!(!conflicts.rests(&key(), None, start));
+    for cached in [None, Some("5")] {
+        conflicts.met(&key(), cached, start);
+        assert!(conflicts.rests(&key(), cached, start), "{cached:?}");
+        assert!(
+            !conflicts.rests(&key(), Some("6"), start),
+            "the cache has moved on"
+        );
+        assert!(!conflicts.rests(&key(), cached, after(1)), "it is tried again");
+        conflicts.met(&key(), cached, after(1));
+        assert!(conflicts.rests(&key(), cached, after(2)), "for twice as long");
+        assert!(!conflicts.rests(&key(), cached, after(3)));
+        for _ in 0..100 {
+            conflicts.met(&key(), cached, start);
+        }
+        assert!(!conflicts.rests(&key(), cached, after(60)), "but not for ever");
+        conflicts.over(&key());
+        assert!(!conflicts.rests(&key(), cached, start));
+    }
+}

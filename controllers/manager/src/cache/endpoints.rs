@@ -40,6 +40,7 @@ impl Cache {
             self.endpoints_gone.remove(&key);
         }
         self.endpoints.insert(key.clone(), kept);
+        self.endpoints_conflicts.over(&key);
         let mut dirty = Dirty::default();
         // A legacy leader-election record is renewed every two seconds and never ours. What others wrote
         // without a Service waits for it.
@@ -66,6 +67,7 @@ impl Cache {
             return dirty;
         }
         self.own_endpoints.forget(key);
+        self.endpoints_conflicts.over(key);
         self.endpoints_gone.remove(key);
         self.bereft.remove(key);
         dirty.now.insert(Task::Endpoints(key.clone()));
@@ -118,6 +120,7 @@ impl Cache {
         sent: Option<&ObjectMeta>,
         answered: &ObjectMeta,
     ) {
+        self.endpoints_conflicts.over(key);
         if let Some(sent) = sent {
             self.own_endpoints.updated(key, sent, answered);
         }

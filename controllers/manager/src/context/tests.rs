@@ -13,7 +13,6 @@ use k8s_openapi::api::core::v1::Service;
 use kube::{Client, Config};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::*;
 
@@ -28,12 +27,7 @@ fn mk_context(flags: &[&str]) -> Context {
     let flags = Flags::parse_from(std::iter::once("controllers").chain(flags.iter().copied()));
     let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
     let metrics = Metrics::default();
-    let (events, _) = Events::new(
-        client.clone(),
-        "test".to_owned(),
-        metrics.clone(),
-        CancellationToken::new(),
-    );
+    let (events, _) = Events::unpublished(metrics.clone());
     let writer = Writer::new(client, Leadership::always(), metrics.clone());
     Context::new(flags.controllers, writer, events, metrics)
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Writes events as upstream's controllers do: core/v1, with a source and a count.
 
+use berth_runtime::lease::Leadership;
 use k8s_openapi::api::core::v1::{Event, EventSource};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -20,15 +21,17 @@ const TEXT_LIMIT: usize = 1024;
 /// The task that publishes.
 pub(super) struct Publisher {
     client: Client,
+    leadership: Leadership,
     instance: String,
     metrics: Metrics,
     correlator: Correlator,
 }
 
 impl Publisher {
-    pub(super) fn new(client: Client, instance: String, metrics: Metrics) -> Self {
+    pub(super) fn new(client: Client, leadership: Leadership, instance: String, metrics: Metrics) -> Self {
         Self {
             client,
+            leadership,
             instance,
             metrics,
             correlator: Correlator::default(),
@@ -56,6 +59,10 @@ impl Publisher {
     }
 
     async fn publish(&mut self, note: &Note) -> Result<&'static str, Error> {
+        // What a leader had to say when it was put to sleep is not said once another leads.
+        if !self.leadership.is_leading() {
+            return Ok("not_leading");
+        }
         let now = Timestamp::now();
         let namespace = note.about.namespace.as_deref().unwrap_or("default");
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
@@ -68,6 +75,10 @@ impl Publisher {
                 other => return other.map(|()| "repeated"),
             },
         };
+        if !self.leadership.is_leading() {
+            self.correlator.forget(&posted.name);
+            return Ok("not_leading");
+        }
         let event = event(note, &posted, &self.instance, now);
         let created = api.create(&PostParams::default(), &event).await;
         if let Err(error) = created {

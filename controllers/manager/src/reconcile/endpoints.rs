@@ -10,6 +10,7 @@ use berth_controllers_core::trigger::Sight;
 use berth_model::ServiceKey;
 use berth_snapshot::pod::Pod;
 use k8s_openapi::api::core::v1::{Endpoints, Service};
+use k8s_openapi::jiff::Timestamp;
 
 use super::{DOUBT_AFTER, Turn, about, one_line, service_exists};
 use crate::Controller;
@@ -54,9 +55,22 @@ pub(super) async fn turn(context: &Context, key: &ServiceKey, failures: u32) -> 
         return Ok(Turn::Behind("the Service is not cached yet".to_owned()));
     }
     tracing::debug!(endpoints = %key, plan = one_line(&plan.writes), skips = %plan.skips, "endpoints");
-    apply(context, key, &plan.writes).await?;
+    if let Err(error) = apply(context, key, &plan.writes).await {
+        if matches!(error, WriteError::Conflict(_)) {
+            let cached = version_of(snapshot.current.as_deref());
+            context
+                .cache()
+                .endpoints_conflicts
+                .met(key, cached, Timestamp::now());
+        }
+        return Err(error);
+    }
     commit(context, key, snapshot);
     Ok(Turn::Done)
+}
+
+fn version_of(current: Option<&Endpoints>) -> Option<&str> {
+    current?.metadata.resource_version.as_deref()
 }
 
 /// The turn's trigger time is spent.
@@ -70,6 +84,13 @@ fn commit(context: &Context, key: &ServiceKey, snapshot: Snapshot) {
 fn snapshot(context: &Context, key: &ServiceKey, failures: u32) -> Result<Snapshot, String> {
     let mut cache = context.cache();
     let current = cache.endpoints_of(key);
+    if cache
+        .endpoints_conflicts
+        .rests(key, version_of(current.as_deref()), Timestamp::now())
+    {
+        cache.put_off(Task::Endpoints(key.clone()));
+        return Err("the cached Endpoints are outdated, as a conflict has shown".to_owned());
+    }
     let replaced = cache.own_endpoints.stale(key, current.as_deref());
     let behind = replaced.map(|stale| stale.to_string()).or_else(|| {
         // Their Service may be there again: an update of what is gone would be refused.

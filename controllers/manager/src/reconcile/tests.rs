@@ -12,7 +12,6 @@ use berth_runtime::lease::Leadership;
 use clap::Parser;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Client, Config};
-use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::ControllersArgs;
@@ -47,12 +46,7 @@ fn mk_context(server: &Server) -> Context {
     let flags = Flags::parse_from(["controllers"]);
     let client = Client::try_from(Config::new(server.url().parse().unwrap())).unwrap();
     let metrics = Metrics::default();
-    let (events, _) = Events::new(
-        client.clone(),
-        "test".to_owned(),
-        metrics.clone(),
-        CancellationToken::new(),
-    );
+    let (events, _) = Events::unpublished(metrics.clone());
     let writer = Writer::new(client, Leadership::always(), metrics.clone());
     Context::new(flags.controllers, writer, events, metrics)
 }

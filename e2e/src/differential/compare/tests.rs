@@ -101,17 +101,34 @@ fn side(slices: Vec<EndpointSlice>) -> Listed {
 }
 
 fn judge(peer: &Listed, berth: &Listed, world: &World, nodes: &NodeLedger, rigour: Rigour) -> Outcome {
-    let (peer, berth) = (observed(peer), observed(berth));
-    let pair = Pair {
-        peer: &peer,
-        berth: &berth,
-    };
     let terms = Terms {
         theme: Theme::Plain,
         world,
         nodes,
         stuck_mirrors: &BTreeSet::new(),
+        before: &Before::default(),
         rigour,
+    };
+    judge_on(peer, berth, terms)
+}
+
+fn judge_after(peer: &Listed, berth: &Listed, before: &Before) -> Outcome {
+    let terms = Terms {
+        theme: Theme::Plain,
+        world: &world(),
+        nodes: &NodeLedger::default(),
+        stuck_mirrors: &BTreeSet::new(),
+        before,
+        rigour: Rigour::Settled,
+    };
+    judge_on(peer, berth, terms)
+}
+
+fn judge_on(peer: &Listed, berth: &Listed, terms: Terms<'_>) -> Outcome {
+    let (peer, berth) = (observed(peer), observed(berth));
+    let pair = Pair {
+        peer: &peer,
+        berth: &berth,
     };
     compare(pair, terms)
 }
@@ -287,5 +304,32 @@ fn what_only_one_side_was_told_is_a_fault_of_the_harness() {
         Step::CreatePod("p".to_owned(), shape)
             .to_string()
             .contains("Running")
+    );
+}
+
+#[test]
+fn one_more_slice_is_explained_where_upstream_would_have_as_many_of_berths_own() {
+    let (one, two) = (endpoint("10.0.0.1", "n", None), endpoint("10.0.0.2", "n", None));
+    let whole = side(vec![ours("x", &[one.clone(), two.clone()])]);
+    let split = side(vec![ours("y", &[two]), ours("z", &[one])]);
+    let before = Before {
+        peer: observed(&whole).slices,
+        berth: observed(&split).slices,
+    };
+    let explained = judge_after(&whole, &split, &before);
+    assert_eq!(explained.differences, []);
+    assert_eq!(
+        explained.deviations.keys().collect::<Vec<_>>(),
+        [&Deviation::PackedByLuck]
+    );
+    assert_eq!((explained.modelled, explained.as_modelled), (1, 1));
+    let torn = Before {
+        berth: observed(&whole).slices,
+        ..before
+    };
+    assert_eq!(
+        aspects(&judge_after(&whole, &split, &torn)),
+        [Aspect::SliceCount],
+        "it had one slice"
     );
 }

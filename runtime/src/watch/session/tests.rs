@@ -169,8 +169,22 @@ fn what_a_refusal_leads_to() {
 }
 
 #[test]
+fn history_that_is_gone_is_listed_anew_at_once_but_not_again_and_again() {
+    let mut session = watching("7");
+    session.applied(&key("a"), "8");
+    let text = "410 Reason: text".to_owned();
+    assert_eq!(
+        session.failed(refusal(410, "")),
+        Reaction::ListAnew(Fault::Expired, text)
+    );
+    assert_eq!(session.ask(), Ask::StreamList);
+    session.bookmark("9", true);
+    assert_eq!(session.ask(), watch("9"));
+    assert_eq!(session.failed(refusal(410, "")), paused(Fault::Expired));
+}
+
+#[test]
 fn refusals_wait_except_for_a_list_that_the_server_does_not_know() {
-    assert_eq!(watching("8").failed(refusal(410, "")), paused(Fault::Expired));
     assert_eq!(watching("8").failed(refusal(403, "")), paused(Fault::Forbidden));
     assert_eq!(listing().failed(refusal(403, "")), paused(Fault::Forbidden));
     assert_eq!(paging("next").failed(refusal(400, "")), paused(Fault::Invalid));
