@@ -28,11 +28,17 @@ pub(crate) async fn adopt(context: &Context) -> Result<(), kube::Error> {
     let services = api
         .list(&ListParams::default().fields("spec.type=LoadBalancer"))
         .await?;
+    take_over(context, &services.items);
+    Ok(())
+}
+
+/// Takes over what these Services list: all of type LoadBalancer.
+pub(super) fn take_over(context: &Context, services: &[Service]) {
     let pools: Vec<Arc<AddressPool>> = context.cache().pools.values().cloned().collect();
     let (adopted, changed) = {
         let mut book = context.book();
         book.set_pools(pools.iter().map(|pool| &**pool));
-        (book.adopt(&services.items), book.take_changed_pools())
+        (book.adopt(services), book.take_changed_pools())
     };
     for (address, loser, holder) in &adopted.conflicts {
         tracing::warn!(%address, service = %loser, %holder, "two Services list one address; the holder keeps it");
@@ -42,7 +48,7 @@ pub(crate) async fn adopt(context: &Context) -> Result<(), kube::Error> {
         pools = pools.len(),
         "took over what is given out"
     );
-    context.cache().adopt_services(&services.items);
+    context.cache().adopt_services(services);
     context.open_book();
     for key in adopted.order {
         context.enqueue(Task::LoadBalancer(key), Duration::ZERO);
@@ -54,18 +60,12 @@ pub(crate) async fn adopt(context: &Context) -> Result<(), kube::Error> {
     }
     context.enqueue(Task::Pools, Duration::ZERO);
     context.enqueue_pools(changed);
-    Ok(())
 }
 
 pub(super) async fn turn(context: &Context, key: &ServiceKey) -> Result<Turn, WriteError> {
     let awaited = context.cache().awaits_adopted(key);
-    if awaited {
-        if service_exists(context, key).await? {
-            return Ok(Turn::Behind(
-                "the Service was taken over but is not cached yet".to_owned(),
-            ));
-        }
-        context.cache().adopted_is_gone(key);
+    if awaited && let Some(turn) = missed(context, key, service_exists(context, key).await?) {
+        return Ok(turn);
     }
     let service = {
         let cache = context.cache();
@@ -97,6 +97,17 @@ pub(super) async fn turn(context: &Context, key: &ServiceKey) -> Result<Turn, Wr
         note(context, &service, event);
     }
     Ok(Turn::Done)
+}
+
+/// A Service that was taken over and that the watch has not shown: waits for it, unless it is gone again.
+pub(super) fn missed(context: &Context, key: &ServiceKey, exists: bool) -> Option<Turn> {
+    if exists {
+        return Some(Turn::Behind(
+            "the Service was taken over but is not cached yet".to_owned(),
+        ));
+    }
+    context.cache().adopted_is_gone(key);
+    None
 }
 
 async fn write_status(context: &Context, key: &ServiceKey, write: &StatusWrite) -> Result<(), WriteError> {

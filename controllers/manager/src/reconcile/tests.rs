@@ -1,25 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whole turns: some need no API server, others have a stand-in.
+//! Whole turns that need no API server.
 
 mod load_balancer;
 mod quiet;
-mod server;
-
-use std::sync::Arc;
 
 use berth_model::ServiceKey;
 use berth_runtime::lease::Leadership;
 use clap::Parser;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Client, Config};
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::ControllersArgs;
-use crate::events::Events;
+use crate::events::{Events, Note};
 use crate::metrics::Metrics;
 use crate::write::Writer;
-
-use server::Server;
 
 #[derive(Parser)]
 struct Flags {
@@ -41,24 +37,12 @@ fn mk_meta(name: &str, version: u32) -> ObjectMeta {
     }
 }
 
-/// A leader with an empty cache whose API server is the stand-in.
-fn mk_context(server: &Server) -> Context {
+/// A leader with an empty cache that reaches no API server, and the events that it would publish.
+fn mk_silent() -> (Context, mpsc::Receiver<Note>) {
     let flags = Flags::parse_from(["controllers"]);
-    let client = Client::try_from(Config::new(server.url().parse().unwrap())).unwrap();
+    let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
     let metrics = Metrics::default();
-    let (events, _) = Events::unpublished(metrics.clone());
+    let (events, notes) = Events::unpublished(metrics.clone());
     let writer = Writer::new(client, Leadership::always(), metrics.clone());
-    Context::new(flags.controllers, writer, events, metrics)
-}
-
-/// Takes every turn that waits in the queue of a controller, once; how each ended.
-async fn work(context: &Arc<Context>, controller: crate::Controller) -> Vec<Turn> {
-    let queue = context.queue(controller).unwrap();
-    let mut ended = Vec::new();
-    for _ in 0..queue.len() {
-        let taken = queue.next().await.unwrap();
-        ended.push(turn(context, taken.key(), 0).await.unwrap());
-        taken.done();
-    }
-    ended
+    (Context::new(flags.controllers, writer, events, metrics), notes)
 }

@@ -8,20 +8,8 @@ use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
-use tokio::sync::mpsc;
 
 use super::*;
-use crate::events::Note;
-
-/// A leader that reaches no API server, and the events that it would publish.
-fn mk_silent() -> (Context, mpsc::Receiver<Note>) {
-    let flags = Flags::parse_from(["controllers"]);
-    let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
-    let metrics = Metrics::default();
-    let (events, notes) = Events::unpublished(metrics.clone());
-    let writer = Writer::new(client, Leadership::always(), metrics.clone());
-    (Context::new(flags.controllers, writer, events, metrics), notes)
-}
 
 /// Ready since then, but without an address: nothing of it is published.
 fn mk_pod(ready_since: i64) -> Pod {
