@@ -92,10 +92,11 @@ bench: ## Berth beside its peers in one run: a table, and target/bench/NAME.json
 	@$(RELEASE_BIN)/berth-e2e bench $(BENCH) $(BENCH_ARGS)
 
 .PHONY: soak
-soak: ## The long random runs (SEED=, N=)
+soak: ## The long random runs: histories, then faults (SEED=; N= for so many histories alone)
 	@scripts/setup.sh test
 	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; $(BUILD_PROGRAMS) $$quiet
 	@$(BIN)/berth-e2e soak $(if $(SEED),--seed $(SEED)) $(if $(N),--histories $(N)) $(SOAK_ARGS)
+	@$(if $(N),true,$(BIN)/berth-e2e faults $(if $(SEED),--seed $(SEED)))
 
 .PHONY: fmt
 fmt: ## Format the sources
