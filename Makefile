@@ -88,15 +88,16 @@ test-workspace: peers ## Unit, property and end-to-end tests
 bench: ## Berth beside its peers in one run: a table, and target/bench/NAME.json (BENCH=endpoints)
 	@scripts/setup.sh test
 	@echo 'bench: building Berth in release mode'
-	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; cargo build --locked --release -p berth -p berth-e2e --bins $$quiet
-	@$(RELEASE_BIN)/berth-e2e bench $(BENCH) $(BENCH_ARGS)
+	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; cargo build --locked --release -p berth $$quiet; $(BUILD_PROGRAMS) $$quiet
+	@$(BIN)/berth-e2e bench $(BENCH) --berth $(RELEASE_BIN)/berth $(BENCH_ARGS)
 
 .PHONY: soak
-soak: ## The long random runs: histories, then faults (SEED=; N= for so many histories alone)
+soak: ## The long random runs: histories, faults, full sizes (SEED=; N= for so many histories alone)
 	@scripts/setup.sh test
 	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; $(BUILD_PROGRAMS) $$quiet
 	@$(BIN)/berth-e2e soak $(if $(SEED),--seed $(SEED)) $(if $(N),--histories $(N)) $(SOAK_ARGS)
 	@$(if $(N),true,$(BIN)/berth-e2e faults $(if $(SEED),--seed $(SEED)))
+	@$(if $(N),true,BERTH_TEST_SCALE=full cargo test --locked -p berth-e2e --test stage scale)
 
 .PHONY: fmt
 fmt: ## Format the sources
