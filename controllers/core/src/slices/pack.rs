@@ -50,6 +50,9 @@ struct Draft<'a> {
 /// 1. Every slice keeps what is still wanted. 2. The rest goes into slices that are written anyway,
 ///    fullest first. 3. What is left goes into one untouched slice that can take all of it, else into
 ///    new ones.
+///
+/// A slice that somebody emptied counts as written anyway: it is filled, or goes. Upstream leaves it beside the
+/// others, and fills it by a remainder only.
 pub(crate) fn pack(
     existing: &[Arc<EndpointSlice>],
     desired: Vec<Endpoint>,
@@ -92,9 +95,10 @@ fn keep<'slice: 'id, 'id>(
         }
     }
     let lost = present.len() - holds.len();
+    let emptied = present.is_empty() && !desired.is_empty();
     let fate = if lost > 0 && holds.is_empty() {
         Fate::Delete
-    } else if lost > 0 || updated > 0 || relabel(slice) {
+    } else if lost > 0 || updated > 0 || relabel(slice) || emptied {
         Fate::Update
     } else {
         Fate::Unchanged
@@ -158,6 +162,7 @@ fn take(leftovers: &mut Vec<usize>, room: usize, into: &mut Vec<usize>) {
 }
 
 fn finish(drafts: Vec<Draft<'_>>, fresh: Vec<Vec<usize>>, desired: Vec<Endpoint>, added: usize) -> Packed {
+    let nothing_wanted = desired.is_empty();
     let mut desired: Vec<Option<Endpoint>> = desired.into_iter().map(Some).collect();
     let mut endpoints = |holds: Vec<usize>| -> Vec<Endpoint> {
         holds
@@ -175,6 +180,7 @@ fn finish(drafts: Vec<Draft<'_>>, fresh: Vec<Vec<usize>>, desired: Vec<Endpoint>
         let slice = Arc::clone(draft.slice);
         match draft.fate {
             Fate::Unchanged => packed.unchanged.push(slice),
+            Fate::Update if draft.holds.is_empty() && !nothing_wanted => packed.delete.push(slice),
             Fate::Update => packed.update.push((slice, endpoints(draft.holds))),
             Fate::Delete => packed.delete.push(slice),
         }

@@ -161,6 +161,43 @@ fn a_foreign_edit_of_endpoints_is_reverted_and_duplicates_are_dropped() {
 }
 
 #[test]
+fn a_slice_that_somebody_emptied_is_filled_or_goes() {
+    // Sizes of the slices, which one is emptied, verbs, sizes at the end.
+    for (pods, emptied, expected, sizes_after) in [
+        (7, 0, [0, 1, 0], vec![3, 3, 1]),
+        (7, 2, [0, 1, 0], vec![3, 3, 1]),
+        (3, 0, [0, 1, 0], vec![3]),
+    ] {
+        let mut world = world(3, 0..pods);
+        world.converge();
+        world.tamper(emptied, |slice| slice.endpoints = None);
+        assert_eq!(verbs(&world.converge()), expected, "{pods} Pods, slice {emptied}");
+        assert_eq!(sizes(&world), sizes_after);
+    }
+    let mut world = world(3, 0..4);
+    world.converge();
+    let last = world
+        .server
+        .slices()
+        .iter()
+        .position(|slice| slice.endpoints.as_ref().map_or(0, Vec::len) == 1)
+        .unwrap();
+    let gone = world.server.slices()[last].endpoints.clone().unwrap()[0]
+        .addresses
+        .clone();
+    world.tamper(last, |slice| slice.endpoints = None);
+    world.pods.retain(|pod| {
+        pod.addresses()
+            .all(|address| !gone.contains(&address.to_string()))
+    });
+    assert_eq!(
+        verbs(&world.converge()),
+        [0, 0, 1],
+        "nothing is left to fill it with"
+    );
+}
+
+#[test]
 fn an_existing_slice_over_a_lowered_maximum_is_not_split() {
     let mut world = world(10, 0..8);
     world.converge();

@@ -238,7 +238,14 @@ proptest! {
             }
             for family in world.service.spec.as_ref().unwrap().ip_families.iter().flatten() {
                 let slices = world.server.slices();
-                prop_assert!(slices.iter().any(|slice| &slice.address_type == family), "no slice of {}", family);
+                let of_family = slices.iter().filter(|slice| &slice.address_type == family);
+                let filled: Vec<bool> =
+                    of_family.map(|slice| slice.endpoints.as_ref().is_some_and(|them| !them.is_empty())).collect();
+                prop_assert!(!filled.is_empty(), "no slice of {}", family);
+                prop_assert!(
+                    filled.iter().all(|filled| *filled) || filled.len() == 1,
+                    "an empty slice of {} beside others after {:?}", family, step
+                );
             }
         }
     }
