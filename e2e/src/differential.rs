@@ -26,6 +26,7 @@ mod packing;
 mod propose;
 mod propose_endpoints;
 mod request;
+mod rows;
 mod run;
 mod sentinel;
 mod shrink;
