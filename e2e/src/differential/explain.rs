@@ -9,9 +9,8 @@ use std::net::IpAddr;
 use super::compare::{Aspect, Outcome, Pair, Rigour, Terms, lines, metadata};
 use super::observe::{EndpointsView, Observed, SliceRow, Writer};
 use super::request::{STRANGER, STRANGERS_ADDRESS};
-use super::step::Map;
-
-const HEADLESS: &str = "service.kubernetes.io/headless";
+use super::rows::HEADLESS;
+use super::step::{Kind, Map};
 
 /// A difference on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -135,6 +134,11 @@ fn marked(view: &EndpointsView) -> bool {
     address || view.labels.contains_key(STRANGER)
 }
 
+fn is_headless(terms: Terms<'_>, name: &str) -> bool {
+    let service = terms.world.services.get(name);
+    service.is_some_and(|service| service.kind == Kind::Headless)
+}
+
 /// Compares the slices that a Service's selector makes.
 pub(super) fn slices(
     outcome: &mut Outcome,
@@ -146,7 +150,7 @@ pub(super) fn slices(
 ) {
     let adopted = peer
         .iter_mut()
-        .filter_map(|row| row.adopt_placeholder().then_some(()))
+        .filter_map(|row| row.adopt_placeholder(is_headless(terms, name)).then_some(()))
         .count();
     if adopted > 0 {
         outcome.deviate(Deviation::PlaceholderOutdated);

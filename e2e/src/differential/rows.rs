@@ -5,6 +5,8 @@ use serde::Serialize;
 
 use super::step::Map;
 
+pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
+
 /// Who writes a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) enum Writer {
@@ -106,11 +108,16 @@ pub(crate) struct SliceRow {
 }
 
 impl SliceRow {
-    /// Whether this is an empty slice of an earlier object of its owner's name; it is not any more.
-    pub(crate) fn adopt_placeholder(&mut self) -> bool {
+    /// Whether this is an empty slice of an earlier object of its owner's name; it is not any more. The one label that
+    /// upstream overlooks when it keeps such a slice is then that of the current owner, too.
+    pub(crate) fn adopt_placeholder(&mut self, headless: bool) -> bool {
         match &mut self.owner {
             Some(owner) if self.endpoint.is_none() && owner.uid == Identity::Outdated => {
                 owner.uid = Identity::Current;
+                self.labels.remove(HEADLESS);
+                if headless {
+                    self.labels.insert(HEADLESS.to_owned(), String::new());
+                }
                 true
             }
             Some(_) | None => false,

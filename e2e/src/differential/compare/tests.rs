@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-use k8s_openapi::api::core::v1::Endpoints;
+use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::{Value, json};
 
 use super::super::observe::{Listed, observe};
+use super::super::rows::HEADLESS;
 use super::super::step::{
     Kind, Phase, PodShape, PodStatus, PortShape, ServiceEdit, ServiceShape, Stack, Step, Target,
 };
@@ -331,5 +333,49 @@ fn one_more_slice_is_explained_where_upstream_would_have_as_many_of_berths_own()
         aspects(&judge_after(&whole, &split, &torn)),
         [Aspect::SliceCount],
         "it had one slice"
+    );
+}
+
+#[test]
+fn an_earlier_services_placeholder_is_explained_with_its_headless_label_on_upstreams_side_only() {
+    let mut earlier = ours("x", &[]);
+    let owner = OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Service".to_owned(),
+        name: "a".to_owned(),
+        uid: "gone".to_owned(),
+        ..OwnerReference::default()
+    };
+    earlier.metadata.owner_references = Some(vec![owner.clone()]);
+    let labels = earlier.metadata.labels.get_or_insert_default();
+    labels.insert(HEADLESS.to_owned(), String::new());
+    let current = Service {
+        metadata: ObjectMeta {
+            name: Some("a".to_owned()),
+            namespace: Some(NAMESPACE.to_owned()),
+            uid: Some("here".to_owned()),
+            ..ObjectMeta::default()
+        },
+        ..Service::default()
+    };
+    let mut fresh = ours("y", &[]);
+    fresh.metadata.owner_references = Some(vec![OwnerReference {
+        uid: "here".to_owned(),
+        ..owner
+    }]);
+    let with = |slice: &EndpointSlice| Listed {
+        services: vec![current.clone()],
+        ..side(vec![slice.clone()])
+    };
+    let explained = settled(&with(&earlier), &with(&fresh));
+    assert_eq!(explained.differences, []);
+    assert_eq!(
+        explained.deviations.keys().collect::<Vec<_>>(),
+        [&Deviation::PlaceholderOutdated]
+    );
+    assert_eq!(
+        aspects(&settled(&with(&fresh), &with(&earlier))),
+        [Aspect::Slices],
+        "not of Berth's"
     );
 }
