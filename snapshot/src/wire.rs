@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Kubernetes objects in protobuf, as watches deliver them, read straight into the types that planners use.
+//! Kubernetes objects in protobuf: as watches deliver them, read straight into the types that planners use, and as
+//! controllers send them.
 //!
 //! ```text
 //!  body of a watch --Frames--> frame --read_frame--> Applied(Object), Deleted(Object), Bookmark, Error
 //!  body of a list  --read_page-->                    [Object]
 //!  Object          --Wire::read--> Pod, Node, Service, Endpoints, EndpointSlice
+//!  Endpoints, EndpointSlice --enveloped--> body of a request
 //! ```
 //!
 //! The reader is our own and not generated: what it does not know it skips by length, texts that repeat go
@@ -13,10 +15,12 @@
 mod endpoints;
 mod envelope;
 mod field;
+mod message;
 mod meta;
 mod node;
 mod pod;
 mod service;
+mod write;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +31,8 @@ pub use envelope::{
     Frame, Frames, Object, Page, Refusal, identify, open, read_frame, read_page, read_status,
 };
 pub use field::Malformed;
+pub use message::Message;
+pub use write::{Compose, enveloped};
 
 /// Namespace and name of an object, as texts that its consumers share.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 use super::field::{Field, Fields, Malformed, entry};
 
 /// What an enveloped object starts with (apimachinery, `serializer/protobuf`).
-const MAGIC: &[u8] = b"k8s\0";
+pub(super) const MAGIC: &[u8] = b"k8s\0";
 /// A request's body may have 3 MiB (apiserver, `MaxRequestBodyBytes`) and an object is never larger.
 const LONGEST_FRAME: usize = 32 << 20;
 /// Kept between frames; a single large object does not hold its memory for the life of the watch.

@@ -4,3 +4,4 @@ mod encode;
 mod frames;
 mod kinds;
 mod random;
+mod written;
