@@ -122,18 +122,20 @@ fn as_text(assumptions: &[String], objects: &Objects, outcome: &Outcome) -> anyh
 }
 
 fn rule(frontend: &berth_proxy_core::Frontend, intent: &FrontendIntent) -> String {
-    let outcome = match &intent.outcome {
+    let decided = match &intent.outcome {
         Verdict::Reject(reason) => format!("refused ({reason})"),
-        Verdict::Endpoints(targets) => {
-            let targets: Vec<_> = targets.iter().map(ToString::to_string).collect();
-            targets.join(", ")
-        }
+        Verdict::Endpoints(_) | Verdict::Drop(_) => intent.to_string(),
     };
-    let masquerade = if intent.masquerade { ", masqueraded" } else { "" };
-    format!(
-        "{frontend} ({} of {}) -> {outcome}{masquerade}",
-        intent.role, intent.owner
-    )
+    format!("{frontend} ({} of {}) -> {decided}", intent.role, intent.owner)
+}
+
+/// Endpoints, why refused, why dropped.
+fn outcome_parts(outcome: &Verdict) -> (Vec<String>, Option<String>, Option<String>) {
+    match outcome {
+        Verdict::Endpoints(targets) => (targets.iter().map(ToString::to_string).collect(), None, None),
+        Verdict::Reject(reason) => (Vec::new(), Some(reason.to_string()), None),
+        Verdict::Drop(reason) => (Vec::new(), None, Some(reason.to_string())),
+    }
 }
 
 fn as_json(assumptions: &[String], objects: &Objects, outcome: &Outcome) -> serde_json::Value {
@@ -141,13 +143,16 @@ fn as_json(assumptions: &[String], objects: &Objects, outcome: &Outcome) -> serd
         .intent
         .frontends()
         .map(|(frontend, intent)| {
-            let (targets, reject) = match &intent.outcome {
-                Verdict::Endpoints(targets) => (targets.iter().map(ToString::to_string).collect::<Vec<_>>(), None),
-                Verdict::Reject(reason) => (Vec::new(), Some(reason.to_string())),
-            };
+            let (endpoints, reject, drop) = outcome_parts(&intent.outcome);
+            let outside = intent.outside.as_ref().map(|outside| {
+                let (endpoints, reject, drop) = outcome_parts(outside);
+                json!({"endpoints": endpoints, "reject": reject, "drop": drop})
+            });
             json!({
                 "frontend": frontend.to_string(), "role": intent.role.to_string(), "owner": intent.owner.to_string(),
-                "endpoints": targets, "reject": reject, "masquerade": intent.masquerade,
+                "endpoints": endpoints, "reject": reject, "drop": drop, "fromOutside": outside,
+                "masquerade": intent.masquerade.to_string(),
+                "sourceRanges": intent.source_ranges.as_ref().map(|nets| nets.iter().map(ToString::to_string).collect::<Vec<_>>()),
             })
         })
         .collect();

@@ -19,6 +19,8 @@ use crate::apply::nft::Nft;
 pub struct Done {
     /// Tables written as a whole.
     pub rebuilt: usize,
+    /// Tables whose sets of networks were written.
+    pub networks: usize,
     /// Elements added, replaced, removed.
     pub changes: usize,
     /// UDP flows forgotten.
@@ -103,6 +105,23 @@ impl Syncer {
     /// Takes in what changed of the view. Writes nothing.
     pub fn take(&mut self, view: &View, dirty: &BTreeSet<ServiceKey>) {
         let touched = self.intent.update(view, dirty);
+        self.stale.merge(self.flows.changed(&touched, &self.intent));
+        self.pending.merge(touched);
+    }
+
+    /// Takes in what changed of the settings: zone, node addresses, node-port addresses, Pod networks and the rest.
+    /// Writes nothing. What differs of the tables' rules has them replaced in the next turn, each in one
+    /// transaction; other networks are replaced in place.
+    pub fn reconfigure(&mut self, settings: Settings, view: &View) {
+        for table in &mut self.tables {
+            let family = table.layout.family();
+            let layout = Layout::new(family, &settings).with_limit_for(table.layout.limit());
+            if layout != table.layout {
+                table.layout = layout;
+                table.suspect = true;
+            }
+        }
+        let touched = self.intent.reconfigure(settings, view);
         self.stale.merge(self.flows.changed(&touched, &self.intent));
         self.pending.merge(touched);
     }
@@ -217,9 +236,17 @@ impl Syncer {
         if table.suspect {
             let now = self.started.elapsed();
             match self.nft.observe(&table.layout, now).await {
-                Ok(Observed::Ours { layout, installed }) => {
+                Ok(Observed::Ours {
+                    layout,
+                    installed,
+                    networks,
+                }) => {
                     tracing::debug!(%family, elements = installed.len(), "table found");
                     self.stale.merge(StaleFlows::unclaimed(&installed, &self.intent));
+                    if !networks {
+                        self.nft.replace_networks(&layout).await?;
+                        done.networks += 1;
+                    }
                     table.layout = layout;
                     table.installed = Some(match &table.installed {
                         Some(earlier) => installed.as_old_as(earlier),

@@ -61,7 +61,7 @@ impl StaleFlows {
     pub fn unclaimed(installed: &Installed, intent: &Intent) -> Self {
         let unclaimed = installed
             .frontends()
-            .map(|(frontend, _)| *frontend)
+            .into_iter()
             .filter(|frontend| frontend.protocol() == Protocol::Udp && intent.get(frontend).is_none());
         Self {
             allowed: unclaimed.map(|frontend| (frontend, Arc::from([]))).collect(),

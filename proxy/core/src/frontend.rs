@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use berth_model::{IpFamily, Port, Protocol};
 
+use crate::names::Kind;
+
 /// What a client addresses. Node ports exist once per family and Service, whatever the node's addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Frontend {
@@ -35,6 +37,14 @@ impl Frontend {
         match self {
             Self::Vip { ip, .. } => IpFamily::of(*ip),
             Self::NodePort { family, .. } => *family,
+        }
+    }
+
+    /// Which kind it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Vip { .. } => Kind::Vip,
+            Self::NodePort { .. } => Kind::NodePort,
         }
     }
 

@@ -8,14 +8,17 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::{
-    Conflict, Frontend, FrontendIntent, Outcome, RejectReason, Role, Settings, Shortfall, ShortfallKind,
-    Target, Usable, categorize,
-};
 use berth_model::{
-    EndpointPort, IpFamily, IpMode, Protocol, Service, ServiceKey, ServicePort, ServicePortName,
-    SessionAffinity, TrafficPolicy, View,
+    EndpointPort, IpFamily, IpMode, Service, ServiceKey, ServicePort, ServicePortName, SessionAffinity, View,
 };
+
+use self::decided::Decided;
+use crate::{
+    Conflict, Frontend, FrontendIntent, Role, Settings, Shortfall, ShortfallKind, Usable, categorize,
+};
+
+mod decided;
+mod ranges;
 
 #[cfg(test)]
 mod tests;
@@ -123,6 +126,17 @@ impl Intent {
         &self.settings
     }
 
+    /// Looks at everything anew under other settings. Returns all whose intent may have changed.
+    pub fn reconfigure(&mut self, settings: Settings, view: &View) -> Touched {
+        if settings == self.settings {
+            return Touched::default();
+        }
+        self.settings = settings;
+        let known = self.services.keys().chain(view.services.keys());
+        let keys: BTreeSet<ServiceKey> = known.cloned().collect();
+        self.update(view, &keys)
+    }
+
     /// Looks at the given Services anew. Returns all whose intent may have changed.
     pub fn update<'a>(&mut self, view: &View, keys: impl IntoIterator<Item = &'a ServiceKey>) -> Touched {
         let mut touched = Touched::default();
@@ -172,22 +186,14 @@ impl Intent {
                 let usable = self.usable(service, port, family, view);
                 contribution
                     .local_endpoints
-                    .extend(usable.local.iter().map(|target| target.ip));
+                    .extend(usable.here.iter().map(|target| target.ip));
                 let claim = Claim::of(service, port);
-                let shared = FrontendIntent {
-                    owner: claim.port.clone(),
-                    role: Role::ClusterIp,
-                    outcome: outcome(&usable),
-                    masquerade: false,
-                    serving: serving(port.protocol, usable),
-                };
+                let decided = Decided::of(service, port, usable);
                 for (frontend, role) in frontends(service, port, family, cluster_ip) {
                     let claims = self.claims.entry(frontend).or_default();
-                    claims.entry(claim.clone()).or_insert_with(|| FrontendIntent {
-                        role,
-                        masquerade: self.settings.masquerade_all || role != Role::ClusterIp,
-                        ..shared.clone()
-                    });
+                    claims
+                        .entry(claim.clone())
+                        .or_insert_with(|| decided.frontend(&self.settings, &claim.port, role, &frontend));
                     contribution.claims.push((frontend, claim.clone()));
                     touched.frontends.insert(frontend);
                 }
@@ -215,11 +221,7 @@ impl Intent {
             name: port.name.clone(),
             protocol: port.protocol,
         };
-        categorize(
-            view.endpoints_of(&service.key, &join),
-            family,
-            self.settings.node.as_ref(),
-        )
+        categorize(view.endpoints_of(&service.key, &join), family, &self.settings)
     }
 
     /// The intent of one frontend; `None` if no Service claims it.
@@ -304,22 +306,8 @@ fn of_family(counted: &BTreeMap<IpAddr, usize>, family: IpFamily) -> impl Iterat
         .filter(move |ip| IpFamily::of(*ip) == family)
 }
 
-fn outcome(usable: &Usable) -> Outcome {
-    if usable.cluster.is_empty() {
-        Outcome::Reject(RejectReason::NoEndpoints)
-    } else {
-        Outcome::Endpoints(usable.cluster.as_slice().into())
-    }
-}
-
-fn serving(protocol: Protocol, usable: Usable) -> Arc<[Target]> {
-    match protocol {
-        Protocol::Udp => usable.serving.into(),
-        Protocol::Tcp | Protocol::Sctp => Arc::new([]),
-    }
-}
-
-/// Every frontend of one port of a Service in one family.
+/// Every frontend of one port of a Service in one family. The first role of an address counts: a LoadBalancer
+/// address that is an external IP besides keeps its source ranges.
 fn frontends(
     service: &Service,
     port: &ServicePort,
@@ -332,18 +320,16 @@ fn frontends(
         port: port.port,
     };
     let mut found = vec![(vip(cluster_ip), Role::ClusterIp)];
+    let served = service
+        .load_balancer
+        .iter()
+        .filter(|ingress| ingress.mode == IpMode::Vip && IpFamily::of(ingress.ip) == family);
+    found.extend(served.map(|ingress| (vip(ingress.ip), Role::LoadBalancer)));
     let external = service
         .external_ips
         .iter()
         .filter(|ip| IpFamily::of(**ip) == family);
     found.extend(external.map(|ip| (vip(*ip), Role::ExternalIp)));
-    if service.source_ranges.is_none() {
-        let served = service
-            .load_balancer
-            .iter()
-            .filter(|ingress| ingress.mode == IpMode::Vip && IpFamily::of(ingress.ip) == family);
-        found.extend(served.map(|ingress| (vip(ingress.ip), Role::LoadBalancer)));
-    }
     if let Some(node_port) = port.node_port {
         let frontend = Frontend::NodePort {
             family,
@@ -356,45 +342,17 @@ fn frontends(
 }
 
 fn shortfalls(service: &Service) -> BTreeSet<ShortfallKind> {
-    let external = !service.external_ips.is_empty()
-        || !service.load_balancer.is_empty()
-        || service.ports.iter().any(|port| port.node_port.is_some());
-    let wishes = [
-        (
-            service.internal_policy == TrafficPolicy::Local,
-            ShortfallKind::InternalPolicyLocal,
-        ),
-        (
-            external && service.external_policy == TrafficPolicy::Local,
-            ShortfallKind::ExternalPolicyLocal,
-        ),
-        (
-            service.affinity != SessionAffinity::None,
-            ShortfallKind::SessionAffinity,
-        ),
-        (
-            service.source_ranges.is_some() && !service.load_balancer.is_empty(),
-            ShortfallKind::SourceRanges,
-        ),
-    ];
-    wishes
+    let wished = service.affinity != SessionAffinity::None;
+    wished
+        .then_some(ShortfallKind::SessionAffinity)
         .into_iter()
-        .filter_map(|(wished, kind)| wished.then_some(kind))
         .collect()
 }
 
 impl fmt::Display for Intent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (frontend, intent) in self.frontends() {
-            write!(f, "{frontend} [{} of {}]: ", intent.role, intent.owner)?;
-            match &intent.outcome {
-                Outcome::Endpoints(targets) => {
-                    let targets: Vec<String> = targets.iter().map(Target::to_string).collect();
-                    f.write_str(&targets.join(", "))?;
-                }
-                Outcome::Reject(reason) => write!(f, "reject ({reason})")?,
-            }
-            writeln!(f, "{}", if intent.masquerade { "; masquerade" } else { "" })?;
+            writeln!(f, "{frontend} [{} of {}]: {intent}", intent.role, intent.owner)?;
         }
         for conflict in self.conflicts() {
             writeln!(f, "{conflict}")?;

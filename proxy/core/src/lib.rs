@@ -19,12 +19,18 @@ mod frontend;
 mod intent;
 pub mod names;
 pub mod nft;
+pub mod oracle;
 mod outcome;
+#[cfg(test)]
+mod sample;
 mod settings;
 pub mod walk;
 
 pub use categorize::{Usable, categorize};
 pub use frontend::{Frontend, Target};
 pub use intent::{Intent, Touched};
-pub use outcome::{Conflict, FrontendIntent, Outcome, RejectReason, Role, Shortfall, ShortfallKind};
-pub use settings::{Settings, SettingsError};
+pub use outcome::{
+    Conflict, DropReason, FrontendIntent, Masquerade, Outcome, RejectReason, Role, Shortfall, ShortfallKind,
+    SourceClass,
+};
+pub use settings::{NodePortAddresses, Settings, SettingsError};

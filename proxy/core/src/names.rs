@@ -15,41 +15,89 @@ pub const UNTRANSLATED: &str = "untranslated";
 /// Prefix of the empty chain whose name carries the layout's fingerprint.
 pub const LAYOUT_PREFIX: &str = "layout-";
 
+/// The two kinds of frontends: they differ in their key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// On a Service address.
+    Vip,
+    /// A port of the node.
+    NodePort,
+}
+
+/// The two lists of endpoints that a frontend can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum List {
+    /// For everybody; under external traffic policy Local for Pods and this host.
+    Main,
+    /// Under external traffic policy Local, for connections from outside.
+    Local,
+}
+
+/// Lists that share sets, maps and chains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Group {
+    /// Of such frontends.
+    pub kind: Kind,
+    /// These lists.
+    pub list: List,
+}
+
+impl Group {
+    /// All four.
+    pub const ALL: [Group; 4] = [
+        Self::new(Kind::Vip, List::Main),
+        Self::new(Kind::Vip, List::Local),
+        Self::new(Kind::NodePort, List::Main),
+        Self::new(Kind::NodePort, List::Local),
+    ];
+
+    /// The lists of this sort, of frontends of this kind.
+    pub const fn new(kind: Kind, list: List) -> Self {
+        Self { kind, list }
+    }
+
+    fn prefix(self) -> &'static str {
+        match (self.kind, self.list) {
+            (Kind::Vip, List::Main) => "vip",
+            (Kind::Vip, List::Local) => "vip-local",
+            (Kind::NodePort, List::Main) => "nodeport",
+            (Kind::NodePort, List::Local) => "nodeport-local",
+        }
+    }
+}
+
 /// The sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetName {
-    /// Frontends on Service addresses that have endpoints.
-    VipFrontends,
-    /// Node ports that have endpoints.
-    NodePortFrontends,
-    /// Frontends on Service addresses that reject.
-    NoEndpointVips,
-    /// Node ports that reject.
-    NoEndpointNodePorts,
-    /// Frontends on Service addresses whose connections are always masqueraded.
-    MasqueradeVips,
-    /// Node ports whose connections are always masqueraded.
-    MasqueradeNodePorts,
+    /// Frontends that have endpoints.
+    Frontends(Kind),
+    /// Frontends under external traffic policy Local: connections from outside get the local list.
+    Local(Kind),
+    /// Frontends that reject.
+    NoEndpoint(Kind),
+    /// Frontends that drop: everybody's packets, or of a local list those from outside.
+    Drop(Group),
+    /// Frontends whose connections are always masqueraded.
+    Masquerade(Kind),
+    /// Frontends on Service addresses that let only some sources in.
+    RangedVips,
+    /// Those sources, by frontend.
+    AllowedSources,
     /// ClusterIPs: every port without a frontend rejects.
     ClusterIps,
     /// Where Pods live (`--cluster-cidr`).
     PodCidrs,
+    /// On which addresses node ports are served.
+    NodePortIps,
     /// Local endpoints' addresses, each paired with itself.
     Hairpin,
-    /// Frontends on Service addresses that have this many slots.
-    VipCount(u32),
-    /// Node ports that have this many slots.
-    NodePortCount(u32),
+    /// Frontends whose list has this many slots.
+    Count(Group, u32),
 }
 
 /// The maps from frontend and slot number to endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum MapName {
-    /// Slots of frontends on Service addresses.
-    VipSlots,
-    /// Slots of node ports.
-    NodePortSlots,
-}
+pub struct MapName(pub Group);
 
 /// The chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,48 +112,48 @@ pub enum ChainName {
     NatOutput,
     /// Base chain: source translation.
     NatPostrouting,
-    /// Rejects what no endpoint can take.
+    /// Rejects and drops what no endpoint can take.
     Refuse,
     /// Tells Service addresses from node ports.
     Services,
-    /// A frontend on a Service address: masquerade or not, then a pick.
-    Vips,
-    /// A node port: masquerade or not, then a pick.
-    NodePorts,
+    /// A frontend: masquerade or not, which list, then a pick.
+    Serve(Kind),
+    /// A frontend under external traffic policy Local, for connections from outside.
+    ServeLocal(Kind),
     /// One rule per slot count up to the installed limit, ascending.
-    VipPick,
+    Pick(Group),
     /// One rule per rung of the ladder for large Services.
-    VipPickMany,
-    /// As `VipPick`, for node ports.
-    NodePortPick,
-    /// As `VipPickMany`, for node ports.
-    NodePortPickMany,
+    PickMany(Group),
     /// Clears the mark and masquerades.
     Masquerade,
 }
 
 impl ChainName {
-    /// All of them, base chains last: they refer to the others.
-    pub const ALL: [ChainName; 14] = [
-        Self::Refuse,
-        Self::VipPick,
-        Self::VipPickMany,
-        Self::NodePortPick,
-        Self::NodePortPickMany,
-        Self::Vips,
-        Self::NodePorts,
-        Self::Services,
-        Self::Masquerade,
-        Self::FilterPrerouting,
-        Self::FilterOutput,
-        Self::NatPrerouting,
-        Self::NatOutput,
-        Self::NatPostrouting,
-    ];
+    /// All of them, referred ones before those that refer to them, base chains last.
+    pub fn all() -> impl Iterator<Item = ChainName> {
+        let picks = Group::ALL
+            .into_iter()
+            .flat_map(|group| [Self::Pick(group), Self::PickMany(group)]);
+        let serve = [Kind::Vip, Kind::NodePort]
+            .into_iter()
+            .flat_map(|kind| [Self::ServeLocal(kind), Self::Serve(kind)]);
+        let rest = [
+            Self::Refuse,
+            Self::Services,
+            Self::Masquerade,
+            Self::FilterPrerouting,
+            Self::FilterOutput,
+            Self::NatPrerouting,
+            Self::NatOutput,
+            Self::NatPostrouting,
+        ];
+        picks.chain(serve).chain(rest)
+    }
+}
 
-    /// The name in the kernel.
-    pub fn as_str(self) -> &'static str {
-        match self {
+impl fmt::Display for ChainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Self::FilterPrerouting => "filter-prerouting",
             Self::FilterOutput => "filter-output",
             Self::NatPrerouting => "nat-prerouting",
@@ -113,74 +161,79 @@ impl ChainName {
             Self::NatPostrouting => "nat-postrouting",
             Self::Refuse => "refuse",
             Self::Services => "services",
-            Self::Vips => "vips",
-            Self::NodePorts => "nodeports",
-            Self::VipPick => "vip-pick",
-            Self::VipPickMany => "vip-pick-many",
-            Self::NodePortPick => "nodeport-pick",
-            Self::NodePortPickMany => "nodeport-pick-many",
+            Self::Serve(Kind::Vip) => "vips",
+            Self::Serve(Kind::NodePort) => "nodeports",
+            Self::ServeLocal(Kind::Vip) => "vips-local",
+            Self::ServeLocal(Kind::NodePort) => "nodeports-local",
+            Self::Pick(group) => return write!(f, "{}-pick", group.prefix()),
+            Self::PickMany(group) => return write!(f, "{}-pick-many", group.prefix()),
             Self::Masquerade => "masquerade-marked",
-        }
-    }
-}
-
-impl fmt::Display for ChainName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        })
     }
 }
 
 impl MapName {
-    /// Both maps.
-    pub const ALL: [MapName; 2] = [Self::VipSlots, Self::NodePortSlots];
-
-    /// The name in the kernel.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::VipSlots => "vip-slots",
-            Self::NodePortSlots => "nodeport-slots",
-        }
+    /// All maps.
+    pub fn all() -> impl Iterator<Item = MapName> {
+        Group::ALL.into_iter().map(MapName)
     }
 }
 
 impl fmt::Display for MapName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        write!(f, "{}-slots", self.0.prefix())
     }
 }
 
 impl SetName {
     /// Those that do not depend on endpoint counts.
-    pub const FIXED: [SetName; 9] = [
-        Self::VipFrontends,
-        Self::NodePortFrontends,
-        Self::NoEndpointVips,
-        Self::NoEndpointNodePorts,
-        Self::MasqueradeVips,
-        Self::MasqueradeNodePorts,
+    pub const FIXED: [SetName; 18] = [
+        Self::Frontends(Kind::Vip),
+        Self::Frontends(Kind::NodePort),
+        Self::Local(Kind::Vip),
+        Self::Local(Kind::NodePort),
+        Self::NoEndpoint(Kind::Vip),
+        Self::NoEndpoint(Kind::NodePort),
+        Self::Drop(Group::new(Kind::Vip, List::Main)),
+        Self::Drop(Group::new(Kind::Vip, List::Local)),
+        Self::Drop(Group::new(Kind::NodePort, List::Main)),
+        Self::Drop(Group::new(Kind::NodePort, List::Local)),
+        Self::Masquerade(Kind::Vip),
+        Self::Masquerade(Kind::NodePort),
+        Self::RangedVips,
+        Self::AllowedSources,
         Self::ClusterIps,
         Self::PodCidrs,
+        Self::NodePortIps,
         Self::Hairpin,
     ];
 }
 
-const VIP_COUNT: &str = "vip-count-";
-const NODE_PORT_COUNT: &str = "nodeport-count-";
+fn plural(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Vip => "vips",
+        Kind::NodePort => "nodeports",
+    }
+}
 
 impl fmt::Display for SetName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::VipFrontends => f.write_str("vip-frontends"),
-            Self::NodePortFrontends => f.write_str("nodeport-frontends"),
-            Self::NoEndpointVips => f.write_str("no-endpoint-vips"),
-            Self::NoEndpointNodePorts => f.write_str("no-endpoint-nodeports"),
-            Self::MasqueradeVips => f.write_str("masquerade-vips"),
-            Self::MasqueradeNodePorts => f.write_str("masquerade-nodeports"),
+            Self::Frontends(kind) => write!(f, "{}-frontends", Group::new(*kind, List::Main).prefix()),
+            Self::Local(kind) => write!(f, "local-{}", plural(*kind)),
+            Self::NoEndpoint(kind) => write!(f, "no-endpoint-{}", plural(*kind)),
+            Self::Drop(group) => match group.list {
+                List::Main => write!(f, "drop-{}", plural(group.kind)),
+                List::Local => write!(f, "drop-local-{}", plural(group.kind)),
+            },
+            Self::Masquerade(kind) => write!(f, "masquerade-{}", plural(*kind)),
+            Self::RangedVips => f.write_str("ranged-vips"),
+            Self::AllowedSources => f.write_str("allowed-sources"),
             Self::ClusterIps => f.write_str("cluster-ips"),
             Self::PodCidrs => f.write_str("pod-cidrs"),
+            Self::NodePortIps => f.write_str("nodeport-ips"),
             Self::Hairpin => f.write_str("hairpin"),
-            Self::VipCount(count) => write!(f, "{VIP_COUNT}{count}"),
-            Self::NodePortCount(count) => write!(f, "{NODE_PORT_COUNT}{count}"),
+            Self::Count(group, count) => write!(f, "{}-count-{count}", group.prefix()),
         }
     }
 }
@@ -197,15 +250,14 @@ impl FromStr for SetName {
         if let Some(fixed) = Self::FIXED.into_iter().find(|name| name.to_string() == text) {
             return Ok(fixed);
         }
-        let count = |prefix| {
-            text.strip_prefix(prefix)
-                .and_then(|count: &str| count.parse().ok())
+        let counted = |group: Group| {
+            let rest = text.strip_prefix(group.prefix())?;
+            let count = rest.strip_prefix("-count-")?.parse().ok()?;
+            Some(Self::Count(group, count))
         };
-        if let Some(count) = count(VIP_COUNT) {
-            return Ok(Self::VipCount(count));
-        }
-        count(NODE_PORT_COUNT)
-            .map(Self::NodePortCount)
+        Group::ALL
+            .into_iter()
+            .find_map(counted)
             .ok_or_else(|| UnknownSet(text.to_owned()))
     }
 }
@@ -218,7 +270,8 @@ mod tests {
     fn every_set_name_reads_back() {
         for name in SetName::FIXED
             .into_iter()
-            .chain([SetName::VipCount(7), SetName::NodePortCount(65_536)])
+            .chain(Group::ALL.map(|group| SetName::Count(group, 7)))
+            .chain([SetName::Count(Group::ALL[3], 65_536)])
         {
             assert_eq!(name.to_string().parse(), Ok(name));
         }

@@ -17,10 +17,10 @@ use crate::Intent;
 
 pub use diff::{Scope, diff};
 pub use layout::Layout;
-pub use objects::{Action, BaseChain, Chain, Element, Field, Hook, Key, Match, Rule};
+pub use objects::{Action, BaseChain, Chain, Element, Entry, Field, Hook, Key, Match, Rule};
 pub use plan::{Change, Plan, Stage, StageKind};
 pub use render::{script, table_text};
-pub use state::{FrontendState, Installed};
+pub use state::{EntryState, Installed};
 
 /// The complete tables of both families as one script for `nft -f`: what a node that starts from nothing comes to
 /// have. For people: `berth plan -o nft` and `berth proxy --dry-run`.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use berth_model::{IpFamily, Port, Protocol};
 
 use crate::names::{ChainName, MapName, SetName};
-use crate::nft::objects::{Action, Field, Match, Rule};
+use crate::nft::objects::{Action, Entry, Field, Match, Rule};
 use crate::nft::{Installed, Layout};
 use crate::{Frontend, Target};
 
@@ -25,6 +25,8 @@ pub struct Packet {
     pub port: Port,
     /// Whether the destination is an address of this node.
     pub to_this_node: bool,
+    /// Whether the source is an address of this node.
+    pub from_this_node: bool,
 }
 
 impl Packet {
@@ -61,8 +63,10 @@ pub enum Verdict {
     },
     /// Answered with ICMP port unreachable.
     Rejected,
-    /// Counted as untranslated and dropped: never, if Berth is right.
+    /// Left unanswered, as the Service wants it.
     Dropped,
+    /// Counted as untranslated and dropped: never, if Berth is right.
+    Untranslated,
 }
 
 /// The kernel's sets and maps as a packet sees them. `&mut`, so that a test can change the contents
@@ -72,6 +76,8 @@ pub trait Lookups {
     fn has_frontend(&mut self, set: SetName, frontend: &Frontend) -> bool;
     /// Whether the address is in the set.
     fn has_address(&mut self, set: SetName, ip: IpAddr) -> bool;
+    /// Whether the frontend's list of sources has this one.
+    fn has_source(&mut self, frontend: &Frontend, source: IpAddr) -> bool;
     /// The endpoint in a slot.
     fn slot(&mut self, map: MapName, frontend: &Frontend, slot: u32) -> Option<Target>;
 }
@@ -79,15 +85,25 @@ pub trait Lookups {
 /// Elements as installed, networks from the layout.
 impl Lookups for (&Layout, &Installed) {
     fn has_frontend(&mut self, set: SetName, frontend: &Frontend) -> bool {
-        let Some(state) = self.1.get(frontend) else {
+        let entry = Entry {
+            frontend: *frontend,
+            list: set.list(),
+        };
+        let Some(state) = self.1.get(&entry) else {
             return false;
         };
         match set {
-            SetName::VipFrontends | SetName::NodePortFrontends => state.listed,
-            SetName::NoEndpointVips | SetName::NoEndpointNodePorts => state.refused,
-            SetName::MasqueradeVips | SetName::MasqueradeNodePorts => state.masqueraded,
-            SetName::VipCount(count) | SetName::NodePortCount(count) => state.counts.contains(&count),
-            SetName::ClusterIps | SetName::PodCidrs | SetName::Hairpin => false,
+            SetName::Frontends(_) | SetName::Local(_) => state.listed,
+            SetName::NoEndpoint(_) => state.refused,
+            SetName::Drop(_) => state.dropped,
+            SetName::Masquerade(_) => state.masqueraded,
+            SetName::RangedVips => state.ranged,
+            SetName::Count(_, count) => state.counts.contains(&count),
+            SetName::AllowedSources
+            | SetName::ClusterIps
+            | SetName::PodCidrs
+            | SetName::NodePortIps
+            | SetName::Hairpin => false,
         }
     }
 
@@ -95,20 +111,33 @@ impl Lookups for (&Layout, &Installed) {
         match set {
             SetName::ClusterIps => self.1.has_cluster_ip(ip),
             SetName::Hairpin => self.1.has_hairpin(ip),
-            SetName::PodCidrs => self.0.pod_cidrs().iter().any(|net| net.contains(&ip)),
-            SetName::VipFrontends
-            | SetName::NodePortFrontends
-            | SetName::NoEndpointVips
-            | SetName::NoEndpointNodePorts
-            | SetName::MasqueradeVips
-            | SetName::MasqueradeNodePorts
-            | SetName::VipCount(_)
-            | SetName::NodePortCount(_) => false,
+            SetName::PodCidrs | SetName::NodePortIps => self
+                .0
+                .networks()
+                .into_iter()
+                .any(|(name, nets)| name == set && nets.iter().any(|net| net.contains(&ip))),
+            SetName::Frontends(_)
+            | SetName::Local(_)
+            | SetName::NoEndpoint(_)
+            | SetName::Drop(_)
+            | SetName::Masquerade(_)
+            | SetName::RangedVips
+            | SetName::AllowedSources
+            | SetName::Count(..) => false,
         }
     }
 
-    fn slot(&mut self, _map: MapName, frontend: &Frontend, slot: u32) -> Option<Target> {
-        self.1.get(frontend)?.slots.get(&slot).copied()
+    fn has_source(&mut self, frontend: &Frontend, source: IpAddr) -> bool {
+        let state = self.1.get(&Entry::main(*frontend));
+        state.is_some_and(|state| state.sources.iter().any(|net| net.contains(&source)))
+    }
+
+    fn slot(&mut self, map: MapName, frontend: &Frontend, slot: u32) -> Option<Target> {
+        let entry = Entry {
+            frontend: *frontend,
+            list: map.0.list,
+        };
+        self.1.get(&entry)?.slots.get(&slot).copied()
     }
 }
 
@@ -129,14 +158,18 @@ impl Ruleset {
 }
 
 /// Every verdict that the random pick allows.
-pub fn verdicts(layout: &Layout, installed: &Installed, packet: &Packet) -> BTreeSet<Verdict> {
-    let rules = Ruleset::of(layout);
+pub fn verdicts(
+    rules: &Ruleset,
+    layout: &Layout,
+    installed: &Installed,
+    packet: &Packet,
+) -> BTreeSet<Verdict> {
     let mut found = BTreeSet::new();
     let mut pick = 0;
     loop {
         let mut modulus = 1;
         let mut lookups = (layout, installed);
-        found.insert(walk(&rules, &mut lookups, packet, |of| {
+        found.insert(walk(rules, &mut lookups, packet, |of| {
             modulus = of;
             pick
         }));
@@ -227,7 +260,8 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
                 stop @ Step::Stop(_) => stop,
             },
             Action::Reject => Step::Stop(Verdict::Rejected),
-            Action::CountAndDrop => Step::Stop(Verdict::Dropped),
+            Action::Drop => Step::Stop(Verdict::Dropped),
+            Action::CountAndDrop => Step::Stop(Verdict::Untranslated),
             Action::Mark(bit) => {
                 self.mark |= bit;
                 Step::Next
@@ -270,6 +304,7 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
             Match::Translated => self.translated.is_some(),
             Match::Marked(bit) => self.mark & bit == *bit,
             Match::LocalDestination => self.packet.to_this_node,
+            Match::ForeignSource => !self.packet.from_this_node,
             Match::NotLoopback => !self.destination.is_loopback(),
             Match::In(set) => self.is_in(*set),
             Match::NotIn(set) => !self.is_in(*set),
@@ -278,19 +313,22 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
 
     fn is_in(&mut self, set: SetName) -> bool {
         match set {
-            SetName::ClusterIps => self.lookups.has_address(set, self.destination),
+            SetName::ClusterIps | SetName::NodePortIps => self.lookups.has_address(set, self.destination),
             SetName::PodCidrs => self.lookups.has_address(set, self.packet.source),
             SetName::Hairpin => {
                 self.packet.source == self.destination && self.lookups.has_address(set, self.destination)
             }
-            SetName::VipFrontends
-            | SetName::NodePortFrontends
-            | SetName::NoEndpointVips
-            | SetName::NoEndpointNodePorts
-            | SetName::MasqueradeVips
-            | SetName::MasqueradeNodePorts
-            | SetName::VipCount(_)
-            | SetName::NodePortCount(_) => {
+            SetName::AllowedSources => {
+                let frontend = self.frontend(set.fields());
+                self.lookups.has_source(&frontend, self.packet.source)
+            }
+            SetName::Frontends(_)
+            | SetName::Local(_)
+            | SetName::NoEndpoint(_)
+            | SetName::Drop(_)
+            | SetName::Masquerade(_)
+            | SetName::RangedVips
+            | SetName::Count(..) => {
                 let frontend = self.frontend(set.fields());
                 self.lookups.has_frontend(set, &frontend)
             }

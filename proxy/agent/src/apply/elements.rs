@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use berth_model::{IpFamily, Port, Protocol};
+use berth_model::{IpFamily, Port, Protocol, address_bits};
 use berth_proxy_core::names::{MapName, SetName, TABLE};
-use berth_proxy_core::nft::{Element, Field, Key};
+use berth_proxy_core::nft::{Element, Entry, Field, Key};
 use berth_proxy_core::{Frontend, Target};
 use ipnet::IpNet;
 use nlink::netlink::nftables::{Set, SetDataType, SetElement, SetElementData, SetKeyType};
@@ -61,7 +61,7 @@ pub(super) fn map_types(family: IpFamily, name: MapName) -> (SetKeyType, SetKeyT
 /// A slot map, for its elements; its declaration needs user data besides.
 pub(super) fn map(family: IpFamily, name: MapName) -> Set {
     let (key, data) = map_types(family, name);
-    Set::new(TABLE, name.as_str())
+    Set::new(TABLE, &name.to_string())
         .family(family_of(family))
         .key_type(key)
         .map(SetDataType::Value(data))
@@ -86,6 +86,14 @@ fn frontend_parts(frontend: &Frontend) -> Vec<SetElement> {
     vip.into_iter().chain(service).collect()
 }
 
+fn network(net: IpNet) -> Result<SetElement, Error> {
+    match net.network() {
+        IpAddr::V4(ip) => SetElement::ipv4_prefix(ip, net.prefix_len()),
+        IpAddr::V6(ip) => SetElement::ipv6_prefix(ip, net.prefix_len()),
+    }
+    .map_err(Error::kernel(format!("network {net}")))
+}
+
 /// An element in the kernel's form.
 pub(super) fn encode(element: &Element) -> Result<SetElement, Error> {
     Ok(match element {
@@ -94,13 +102,14 @@ pub(super) fn encode(element: &Element) -> Result<SetElement, Error> {
             SetElement::concat([address(*ip), address(*ip)])
         }
         Element::Member(_, Key::Address(ip)) => address(*ip),
-        Element::Member(_, Key::Net(net)) => match net.network() {
-            IpAddr::V4(ip) => SetElement::ipv4_prefix(ip, net.prefix_len()),
-            IpAddr::V6(ip) => SetElement::ipv6_prefix(ip, net.prefix_len()),
-        }
-        .map_err(Error::kernel(format!("network {net}")))?,
-        Element::Slot(frontend, slot, target) => {
+        Element::Member(_, Key::Net(net)) => network(*net)?,
+        Element::Member(_, Key::Source(frontend, net)) => {
             let mut key = frontend_parts(frontend);
+            key.push(network(*net)?);
+            SetElement::concat(key)
+        }
+        Element::Slot(entry, slot, target) => {
+            let mut key = frontend_parts(&entry.frontend);
             key.push(SetElement::mark(*slot));
             let data = [address(target.ip), SetElement::port(target.port.get())];
             SetElement::concat(key).value(SetElement::concat(data))
@@ -117,8 +126,7 @@ pub(super) fn are_networks(elements: &[SetElement], networks: &[IpNet]) -> Resul
     let found: BTreeSet<_> = elements.iter().map(range).collect();
     let mut wanted = BTreeSet::new();
     for net in networks {
-        let element = encode(&Element::Member(SetName::PodCidrs, Key::Net(*net)))?;
-        wanted.insert(range(&element));
+        wanted.insert(range(&network(*net)?));
     }
     Ok(found == wanted)
 }
@@ -172,6 +180,16 @@ impl Fields<'_> {
     }
 }
 
+/// The network from this address to that; `None` if it is none.
+fn network_of(first: IpAddr, last: IpAddr) -> Option<IpNet> {
+    let host_bits = (address_bits(first) ^ address_bits(last)).count_ones();
+    let length = IpFamily::of(first)
+        .bits()
+        .checked_sub(u8::try_from(host_bits).ok()?)?;
+    let net = IpNet::new(first, length).ok()?;
+    (net.network() == first && net.broadcast() == last).then_some(net)
+}
+
 /// A set's element as ours; `None` for networks ([`are_networks`]) and for what we did not write.
 pub(super) fn decode_member(family: IpFamily, name: SetName, element: &SetElement) -> Option<Element> {
     let mut fields = Fields {
@@ -179,16 +197,25 @@ pub(super) fn decode_member(family: IpFamily, name: SetName, element: &SetElemen
         rest: element.key(),
     };
     let key = match name {
-        SetName::PodCidrs => return None,
+        SetName::PodCidrs | SetName::NodePortIps => return None,
         SetName::ClusterIps | SetName::Hairpin => Key::Address(fields.address()?),
-        SetName::VipFrontends
-        | SetName::NodePortFrontends
-        | SetName::NoEndpointVips
-        | SetName::NoEndpointNodePorts
-        | SetName::MasqueradeVips
-        | SetName::MasqueradeNodePorts
-        | SetName::VipCount(_)
-        | SetName::NodePortCount(_) => Key::Frontend(fields.frontend(name.fields())?),
+        SetName::AllowedSources => {
+            let frontend = fields.frontend(name.fields())?;
+            let first = fields.address()?;
+            let mut end = Fields {
+                family,
+                rest: element.key_end().unwrap_or(element.key()),
+            };
+            end.frontend(name.fields())?;
+            Key::Source(frontend, network_of(first, end.address()?)?)
+        }
+        SetName::Frontends(_)
+        | SetName::Local(_)
+        | SetName::NoEndpoint(_)
+        | SetName::Drop(_)
+        | SetName::Masquerade(_)
+        | SetName::RangedVips
+        | SetName::Count(..) => Key::Frontend(fields.frontend(name.fields())?),
     };
     Some(Element::Member(name, key))
 }
@@ -199,7 +226,10 @@ pub(super) fn decode_slot(family: IpFamily, name: MapName, element: &SetElement)
         family,
         rest: element.key(),
     };
-    let frontend = key.frontend(name.fields())?;
+    let entry = Entry {
+        frontend: key.frontend(name.fields())?,
+        list: name.0.list,
+    };
     let slot = u32::from_ne_bytes(key.take()?);
     let Some(SetElementData::Value(data)) = element.data() else {
         return None;
@@ -209,11 +239,13 @@ pub(super) fn decode_slot(family: IpFamily, name: MapName, element: &SetElement)
         ip: data.address()?,
         port: data.port()?,
     };
-    Some(Element::Slot(frontend, slot, target))
+    Some(Element::Slot(entry, slot, target))
 }
 
 #[cfg(test)]
 mod tests {
+    use berth_proxy_core::names::Group;
+
     use super::*;
 
     #[test]
@@ -236,15 +268,23 @@ mod tests {
                 port: 30_007.try_into().unwrap(),
             };
             for frontend in [vip, node_port] {
-                let slot = Element::Slot(frontend, 65_535, target);
-                assert_eq!(
-                    decode_slot(family, MapName::of(&frontend), &encode(&slot).unwrap()),
-                    Some(slot)
-                );
+                for entry in [Entry::main(frontend), Entry::local(frontend)] {
+                    let slot = Element::Slot(entry, 65_535, target);
+                    assert_eq!(
+                        decode_slot(family, MapName::of(&entry), &encode(&slot).unwrap()),
+                        Some(slot)
+                    );
+                }
             }
+            let host = IpNet::from(ip);
+            let wide = IpNet::new(ip, 7).unwrap().trunc();
             for (set, key) in [
-                (SetName::VipCount(7), Key::Frontend(vip)),
-                (SetName::NodePortCount(7), Key::Frontend(node_port)),
+                (SetName::Count(Group::ALL[1], 7), Key::Frontend(vip)),
+                (SetName::Count(Group::ALL[2], 7), Key::Frontend(node_port)),
+                (SetName::Drop(Group::ALL[3]), Key::Frontend(node_port)),
+                (SetName::RangedVips, Key::Frontend(vip)),
+                (SetName::AllowedSources, Key::Source(vip, host)),
+                (SetName::AllowedSources, Key::Source(vip, wide)),
                 (SetName::ClusterIps, Key::Address(ip)),
                 (SetName::Hairpin, Key::Address(ip)),
             ] {

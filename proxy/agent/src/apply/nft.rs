@@ -8,18 +8,22 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use berth_model::IpFamily;
 use berth_proxy_core::names::{MapName, SetName, TABLE, UNTRANSLATED};
 use berth_proxy_core::nft::{Change, Element, Key, Layout};
+use ipnet::IpNet;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
-use nlink::netlink::nftables::{NFT_MSG_NEWSET, Object, ObjectState, RawMessage, SetElement, Transaction};
+use nlink::netlink::nftables::{
+    NFT_MSG_DELSETELEM, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFTA_SET_ELEM_KEY_END, Object, ObjectState,
+    RawMessage, SetElement, Transaction,
+};
 use nlink::netlink::{Connection, Nftables};
 
 use super::attributes::{attribute, number, text};
 use super::{elements, family_of, rules, typeof_data};
 use crate::Error;
 
-/// `nla_len` has 16 bits: 400 of our largest elements (IPv6, about 120 bytes) fit.
+/// `nla_len` has 16 bits: 400 of our largest elements (IPv6 with a source range, about 120 bytes) fit.
 const ELEMENTS_PER_MESSAGE: usize = 400;
 /// Upper bounds on the wire, for splitting: of an element with its attributes, and of a message's rest.
-const ELEMENT_BYTES: usize = 120;
+const ELEMENT_BYTES: usize = 140;
 const MESSAGE_BYTES: usize = 120;
 /// Room that a transaction must leave in the socket's buffer for its frame.
 const MARGIN: usize = 8 * 1024;
@@ -40,6 +44,14 @@ const SET_DATA_LEN: u16 = 7;
 const SET_ID: u16 = 10;
 const SET_USERDATA: u16 = 13;
 const FLAG_MAP: u32 = 8;
+/// `NFTA_SET_ELEM_LIST_*`.
+const ELEMENTS_TABLE: u16 = 1;
+const ELEMENTS_SET: u16 = 2;
+const ELEMENTS_LIST: u16 = 3;
+/// `NFTA_LIST_ELEM`, `NFTA_SET_ELEM_KEY`, `NFTA_DATA_VALUE`.
+const LIST_ELEMENT: u16 = 1;
+const ELEMENT_KEY: u16 = 1;
+const DATA_VALUE: u16 = 1;
 /// Ids of sets within a batch; nlink counts its own from 1.
 const MAP_IDS: u32 = 1 << 20;
 
@@ -136,9 +148,23 @@ impl Nft {
             transaction = transaction.add_set(elements::set(family, set));
         }
         for (chain, rule) in layout.missing_rules(larger) {
-            transaction = transaction.add_rule(rules::lower(family, chain.as_str(), &rule)?);
+            transaction = transaction.add_rule(rules::lower(family, &chain.to_string(), &rule)?);
         }
         self.commit("add rules for more endpoints", transaction).await
+    }
+
+    /// Makes the sets of networks hold what the layout says, in one transaction.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub async fn replace_networks(&self, layout: &Layout) -> Result<(), Error> {
+        let family = layout.family();
+        let mut transaction = self.connection.transaction();
+        for (set, _) in layout.networks() {
+            transaction = transaction.raw(flush_set(family, set));
+        }
+        transaction = add_changes(transaction, family, &networks(layout))?;
+        self.commit("replace the networks", transaction).await
     }
 
     /// Carries out changes in order, in one transaction where they fit.
@@ -234,15 +260,10 @@ fn add_structure(mut transaction: Transaction, layout: &Layout, part: Part) -> R
         for set in layout.sets() {
             transaction = transaction.add_set(elements::set(family, set));
         }
-        for (id, map) in (MAP_IDS..).zip(MapName::ALL) {
+        for (id, map) in (MAP_IDS..).zip(MapName::all()) {
             transaction = transaction.raw(new_map(family, map, id));
         }
-        let networks: Vec<Change> = layout
-            .pod_cidrs()
-            .iter()
-            .map(|net| Change::Add(Element::Member(SetName::PodCidrs, Key::Net(*net))))
-            .collect();
-        transaction = add_changes(transaction, family, &networks)?;
+        transaction = add_changes(transaction, family, &networks(layout))?;
     }
     let hooks = matches!(part, Part::Hooks);
     let chains = layout.chains();
@@ -252,7 +273,7 @@ fn add_structure(mut transaction: Transaction, layout: &Layout, part: Part) -> R
     }
     for chain in ours() {
         for rule in &chain.rules {
-            transaction = transaction.add_rule(rules::lower(family, chain.name.as_str(), rule)?);
+            transaction = transaction.add_rule(rules::lower(family, &chain.name.to_string(), rule)?);
         }
     }
     if hooks {
@@ -261,12 +282,21 @@ fn add_structure(mut transaction: Transaction, layout: &Layout, part: Part) -> R
     Ok(transaction)
 }
 
+/// The elements of the sets of networks.
+fn networks(layout: &Layout) -> Vec<Change> {
+    let of_set = |(set, nets): (SetName, &[IpNet])| -> Vec<Change> {
+        let added = |net: &IpNet| Change::Add(Element::Member(set, Key::Net(*net)));
+        nets.iter().map(added).collect()
+    };
+    layout.networks().into_iter().flat_map(of_set).collect()
+}
+
 /// A slot map's declaration. nlink cannot write `typeof`, so the message is made here.
 fn new_map(family: IpFamily, map: MapName, id: u32) -> RawMessage {
     let (key, data) = elements::map_types(family, map);
     let attributes = [
         text(SET_TABLE, TABLE),
-        text(SET_NAME, map.as_str()),
+        text(SET_NAME, &map.to_string()),
         number(SET_FLAGS, FLAG_MAP),
         number(SET_KEY_TYPE, key.type_id()),
         number(SET_KEY_LEN, key.len()),
@@ -278,6 +308,12 @@ fn new_map(family: IpFamily, map: MapName, id: u32) -> RawMessage {
     RawMessage::new(NFT_MSG_NEWSET, family_of(family))
         .flags(CREATE)
         .attrs(attributes.concat())
+}
+
+/// Removes all elements: the message that names none.
+fn flush_set(family: IpFamily, set: SetName) -> RawMessage {
+    let attributes = [text(ELEMENTS_TABLE, TABLE), text(ELEMENTS_SET, &set.to_string())];
+    RawMessage::new(NFT_MSG_DELSETELEM, family_of(family)).attrs(attributes.concat())
 }
 
 /// What one netlink message can hold: changes of one kind to one set.
@@ -293,7 +329,7 @@ fn shape(change: &Change) -> (Verb, String) {
     match change {
         Change::Add(element) => (Verb::Add, set_of(element)),
         Change::Remove(element) => (Verb::Remove, set_of(element)),
-        Change::Replace { frontend, .. } => (Verb::Replace, MapName::of(frontend).as_str().to_owned()),
+        Change::Replace { entry, .. } => (Verb::Replace, MapName::of(entry).to_string()),
     }
 }
 
@@ -358,19 +394,48 @@ fn add_changes(
             (Some(Element::Member(name, _)), _) | (_, Some(Element::Member(name, _))) => {
                 elements::set(family, name)
             }
-            (Some(Element::Slot(frontend, ..)), _) | (_, Some(Element::Slot(frontend, ..))) => {
-                elements::map(family, MapName::of(&frontend))
+            (Some(Element::Slot(entry, ..)), _) | (_, Some(Element::Slot(entry, ..))) => {
+                elements::map(family, MapName::of(&entry))
             }
             (None, None) => continue,
         };
         if !removed.is_empty() {
             transaction = transaction.del_set_elements(&set, &removed);
         }
-        if !added.is_empty() {
+        let concatenated = matches!(
+            ends(first),
+            (_, Some(Element::Member(SetName::AllowedSources, _)))
+        );
+        if concatenated {
+            transaction = transaction.raw(add_ranges(family, SetName::AllowedSources, &added));
+        } else if !added.is_empty() {
             transaction = transaction.add_set_elements(&set, &added);
         }
     }
     Ok(transaction)
+}
+
+/// Adds elements whose key has a range in it. Each names its end, even where that is its start: nft reads an
+/// element without one as the start of the next (seen with nft 1.0.6), and nlink leaves it out.
+fn add_ranges(family: IpFamily, set: SetName, elements: &[SetElement]) -> RawMessage {
+    let value = |kind, bytes: &[u8]| attribute(kind, &attribute(DATA_VALUE, bytes));
+    let element = |element: &SetElement| {
+        let end = element.key_end().unwrap_or(element.key());
+        let key = [
+            value(ELEMENT_KEY, element.key()),
+            value(NFTA_SET_ELEM_KEY_END, end),
+        ];
+        attribute(LIST_ELEMENT, &key.concat())
+    };
+    let list: Vec<u8> = elements.iter().flat_map(element).collect();
+    let attributes = [
+        text(ELEMENTS_TABLE, TABLE),
+        text(ELEMENTS_SET, &set.to_string()),
+        attribute(ELEMENTS_LIST, &list),
+    ];
+    RawMessage::new(NFT_MSG_NEWSETELEM, family_of(family))
+        .flags(CREATE)
+        .attrs(attributes.concat())
 }
 
 /// The element that goes and the one that comes.
@@ -379,13 +444,13 @@ fn ends(change: &Change) -> (Option<Element>, Option<Element>) {
         Change::Add(element) => (None, Some(*element)),
         Change::Remove(element) => (Some(*element), None),
         Change::Replace {
-            frontend,
+            entry,
             slot,
             old,
             new,
         } => (
-            Some(Element::Slot(*frontend, *slot, *old)),
-            Some(Element::Slot(*frontend, *slot, *new)),
+            Some(Element::Slot(*entry, *slot, *old)),
+            Some(Element::Slot(*entry, *slot, *new)),
         ),
     }
 }
@@ -394,6 +459,7 @@ fn ends(change: &Change) -> (Option<Element>, Option<Element>) {
 mod tests {
     use berth_model::Protocol;
     use berth_proxy_core::Frontend;
+    use berth_proxy_core::names::Group;
 
     use super::*;
 
@@ -409,16 +475,16 @@ mod tests {
     #[test]
     fn changes_to_one_set_share_a_message_up_to_its_limit() {
         let mut changes: Vec<Change> = (0..500)
-            .map(|n| mk_change(SetName::NodePortCount(1), n))
+            .map(|n| mk_change(SetName::Count(Group::ALL[2], 1), n))
             .collect();
-        changes.push(mk_change(SetName::NodePortCount(2), 0));
+        changes.push(mk_change(SetName::Count(Group::ALL[2], 2), 0));
         assert_eq!(messages(&changes), [0..400, 400..500, 500..501]);
     }
 
     #[test]
     fn parts_fit_the_budget_and_cover_everything_in_order() {
         let changes: Vec<Change> = (0..2_000)
-            .map(|n| mk_change(SetName::NodePortCount(1), n))
+            .map(|n| mk_change(SetName::Count(Group::ALL[2], 1), n))
             .collect();
         for budget in [1, 100_000, 250_000, usize::MAX / 2] {
             let parts = split(&changes, budget);

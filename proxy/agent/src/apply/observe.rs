@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use berth_model::IpFamily;
-use berth_proxy_core::names::{ChainName, MapName, SetName, TABLE};
+use berth_proxy_core::names::{ChainName, Group, Kind, List, MapName, SetName, TABLE};
 use berth_proxy_core::nft::{Element, Installed, Layout};
 use nlink::netlink::nftables::ChainInfo;
 
@@ -32,6 +32,8 @@ pub enum Observed {
         layout: Layout,
         /// The elements.
         installed: Installed,
+        /// Whether the sets of networks hold what the layout says.
+        networks: bool,
     },
 }
 
@@ -46,8 +48,6 @@ pub enum Mismatch {
     Rules,
     /// Sets or maps are missing or too many.
     Sets,
-    /// The set of networks holds others.
-    Networks,
 }
 
 impl std::fmt::Display for Mismatch {
@@ -57,7 +57,6 @@ impl std::fmt::Display for Mismatch {
             Self::Chains => "Chains",
             Self::Rules => "Rules",
             Self::Sets => "Sets",
-            Self::Networks => "Networks",
         })
     }
 }
@@ -90,12 +89,12 @@ impl Nft {
             Err(why) => return Ok(Observed::Foreign { why }),
         };
         let mut found: Vec<Element> = Vec::new();
+        let mut networks = true;
         for set in layout.sets() {
             let listed = self.list(family, &set.to_string()).await?;
-            if set == SetName::PodCidrs && !elements::are_networks(&listed, layout.pod_cidrs())? {
-                return Ok(Observed::Foreign {
-                    why: Mismatch::Networks,
-                });
+            let nets = layout.networks().into_iter().find(|(name, _)| *name == set);
+            if let Some((_, nets)) = nets {
+                networks &= elements::are_networks(&listed, nets)?;
             }
             found.extend(
                 listed
@@ -103,8 +102,8 @@ impl Nft {
                     .filter_map(|element| elements::decode_member(family, set, element)),
             );
         }
-        for map in MapName::ALL {
-            let listed = self.list(family, map.as_str()).await?;
+        for map in MapName::all() {
+            let listed = self.list(family, &map.to_string()).await?;
             found.extend(
                 listed
                     .iter()
@@ -114,6 +113,7 @@ impl Nft {
         Ok(Observed::Ours {
             layout,
             installed: Installed::observed(found, now),
+            networks,
         })
     }
 
@@ -151,7 +151,11 @@ impl Nft {
             *rule_counts.entry(rule.chain.as_str()).or_default() += 1;
         }
         let limit = rule_counts
-            .get(ChainName::VipPick.as_str())
+            .get(
+                ChainName::Pick(Group::new(Kind::Vip, List::Main))
+                    .to_string()
+                    .as_str(),
+            )
             .copied()
             .unwrap_or_default();
         let layout = layout.with_limit_for(u32::try_from(limit).unwrap_or(u32::MAX));
@@ -172,7 +176,7 @@ fn compare(
     }
     let wanted = layout.chains();
     let hooked = |chain: &berth_proxy_core::nft::Chain| {
-        let found = chains.iter().find(|found| found.name == chain.name.as_str());
+        let found = chains.iter().find(|found| found.name == chain.name.to_string());
         let kind = found.and_then(ChainInfo::kind);
         kind.is_some_and(|kind| match (chain.base, kind.base()) {
             (None, None) => true,
@@ -191,12 +195,12 @@ fn compare(
     if count(&marker) != 0
         || wanted
             .iter()
-            .any(|chain| count(chain.name.as_str()) != chain.rules.len())
+            .any(|chain| count(&chain.name.to_string()) != chain.rules.len())
     {
         return Some(Mismatch::Rules);
     }
     let names = layout.sets().iter().map(SetName::to_string).collect::<Vec<_>>();
-    let maps = MapName::ALL.iter().map(MapName::to_string);
+    let maps = MapName::all().map(|map| map.to_string());
     let wanted: BTreeSet<String> = names.into_iter().chain(maps).collect();
     (*sets != wanted).then_some(Mismatch::Sets)
 }

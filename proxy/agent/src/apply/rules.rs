@@ -43,8 +43,9 @@ pub(super) fn lower(family: IpFamily, chain: &str, rule: &OurRule) -> Result<Rul
     }
     let jump = |source| Error::kernel(format!("chain {chain}"))(source);
     Ok(match &rule.action {
-        Action::Jump(to) => lowered.try_jump(to.as_str()).map_err(jump)?,
-        Action::Goto(to) => lowered.try_goto(to.as_str()).map_err(jump)?,
+        Action::Jump(to) => lowered.try_jump(&to.to_string()).map_err(jump)?,
+        Action::Goto(to) => lowered.try_goto(&to.to_string()).map_err(jump)?,
+        Action::Drop => lowered.drop(),
         Action::CountAndDrop => lowered.counter_named(UNTRANSLATED).drop(),
         Action::Reject | Action::Mark(_) | Action::Unmark(_) | Action::Masquerade | Action::Translate(..) => {
             action(family, &rule.action)
@@ -56,7 +57,7 @@ pub(super) fn lower(family: IpFamily, chain: &str, rule: &OurRule) -> Result<Rul
 
 /// A chain without its rules.
 pub(super) fn chain(family: IpFamily, chain: &OurChain) -> Result<Chain, Error> {
-    let named = named_chain(family, chain.name.as_str())?;
+    let named = named_chain(family, &chain.name.to_string())?;
     Ok(match chain.base {
         None => named,
         Some(base) => named.base(base_chain(base).policy(Policy::Accept)),
@@ -188,14 +189,8 @@ fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
             bitwise(*bit, 0),
             compare(CmpOp::Eq, bit.to_ne_bytes().to_vec()),
         ],
-        Match::LocalDestination => vec![
-            Expr::Fib {
-                dreg: Register::R0,
-                result: FibResult::AddrType,
-                flags: FibFlags::DADDR,
-            },
-            compare(CmpOp::Eq, ADDRESS_LOCAL.to_ne_bytes().to_vec()),
-        ],
+        Match::LocalDestination => address_type(FibFlags::DADDR, CmpOp::Eq),
+        Match::ForeignSource => address_type(FibFlags::SADDR, CmpOp::Neq),
         Match::NotLoopback => not_loopback(family),
         Match::In(set) | Match::NotIn(set) => {
             let mut expressions = Vec::new();
@@ -210,6 +205,16 @@ fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
             expressions
         }
     }
+}
+
+/// Compares what the address is to this host with a local one.
+fn address_type(flags: FibFlags, op: CmpOp) -> Vec<Expr> {
+    let load = Expr::Fib {
+        dreg: Register::R0,
+        result: FibResult::AddrType,
+        flags,
+    };
+    vec![load, compare(op, ADDRESS_LOCAL.to_ne_bytes().to_vec())]
 }
 
 /// 127.0.0.0/8 is its first byte, as nft writes it; ::1 is itself.
@@ -256,12 +261,12 @@ fn action(family: IpFamily, action: &Action) -> Vec<Expr> {
                 modulus: *count,
                 offset: 0,
             });
-            let lookup = LookupExpr::new(map.as_str(), Register::R0).dreg(Register::R0);
+            let lookup = LookupExpr::new(map.to_string(), Register::R0).dreg(Register::R0);
             expressions.push(lookup.into());
             expressions.push(translate(family));
             expressions
         }
-        Action::Jump(_) | Action::Goto(_) | Action::CountAndDrop => Vec::new(),
+        Action::Jump(_) | Action::Goto(_) | Action::Drop | Action::CountAndDrop => Vec::new(),
     }
 }
 

@@ -94,6 +94,8 @@ pub(super) fn of_map(family: IpFamily, map: MapName) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use berth_proxy_core::names::Group;
+
     use super::*;
 
     /// Read back from the kernel after `nft -f` (1.0.6, x86-64) had made the maps of our layout.
@@ -104,12 +106,12 @@ mod tests {
         for (family, map, bytes) in [
             (
                 IpFamily::V4,
-                MapName::VipSlots,
+                MapName(Group::ALL[0]),
                 format!("000400000000010400000000{vip_key}043400040d000000012c0014000407000000010c00040c00000001040c0000000114000407000000010c00040b000000010402000000060400000000"),
             ),
             (
                 IpFamily::V6,
-                MapName::NodePortSlots,
+                MapName(Group::ALL[2]),
                 "000400000000010400000000034a00040d0000000142000e00040900000001060004100000000114000407000000010c00040b000000010402000000021a0004170000000112000401000000010400000100020400000000043400040d000000012c0014000407000000010c00040d0000000104090000000114000407000000010c00040b000000010402000000060400000000".to_owned(),
             ),
         ] {

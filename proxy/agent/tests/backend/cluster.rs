@@ -79,6 +79,38 @@ impl Cluster {
         self
     }
 
+    /// Changes the Service `n` and the endpoints of both its ports.
+    pub(crate) fn edit(
+        &mut self,
+        n: u16,
+        change: impl FnOnce(&mut Service, &mut Vec<Endpoint>),
+    ) -> &mut Self {
+        let key = ServiceKey::new("shop", format!("s{n}"));
+        let mut service = mk_service(&key, n);
+        if let Some(known) = self.view.services.get(&key) {
+            service.clone_from(known);
+        }
+        let mut endpoints = self
+            .view
+            .endpoints
+            .get(&key)
+            .and_then(|ports| ports.values().next().cloned())
+            .unwrap_or_default();
+        change(&mut service, &mut endpoints);
+        let joins = service.ports.iter().map(|port| {
+            let join = EndpointPort {
+                name: port.name.clone(),
+                protocol: port.protocol,
+            };
+            (join, endpoints.clone())
+        });
+        let joins: BTreeMap<EndpointPort, Vec<Endpoint>> = joins.collect();
+        self.view.endpoints.insert(key.clone(), Arc::new(joins));
+        self.view.services.insert(key.clone(), Arc::new(service));
+        self.dirty.insert(key);
+        self
+    }
+
     /// The Service `n` with these Pods behind it and no IPv6 address.
     pub(crate) fn only_in_v4(&mut self, n: u16, pods: &[u16]) -> ServiceKey {
         self.set(n, Some(pods));

@@ -5,4 +5,5 @@
 
 mod cluster;
 mod packets;
+mod policies;
 mod structure;

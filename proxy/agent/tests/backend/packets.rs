@@ -18,12 +18,12 @@ use crate::cluster::{Cluster, PORT, TARGET_PORT, cluster_ips, mk_syncer, node_po
 use crate::structure::nft;
 
 const PATIENCE: Duration = Duration::from_secs(10);
-const SOON: Duration = Duration::from_millis(100);
+pub(crate) const SOON: Duration = Duration::from_millis(100);
 /// The node's addresses, at the other end of every Pod's link.
-const NODE: [&str; 2] = ["10.244.255.254", "fd00:10:244:ffff::1"];
+pub(crate) const NODE: [&str; 2] = ["10.244.255.254", "fd00:10:244:ffff::1"];
 
 /// A Pod: a namespace with a link of its own to the node, which is the sandbox's own namespace.
-fn mk_pod(n: u16) -> anyhow::Result<Netns> {
+pub(crate) fn mk_pod(n: u16) -> anyhow::Result<Netns> {
     let name = format!("pod-{n}");
     let pod = Netns::create(&name)?;
     let node = Netns::current("node")?;
@@ -46,7 +46,7 @@ fn mk_pod(n: u16) -> anyhow::Result<Netns> {
 }
 
 /// Answers each TCP connection and each datagram with `N CLIENT`.
-fn serve(pod: &Netns, n: u16) -> anyhow::Result<()> {
+pub(crate) fn serve(pod: &Netns, n: u16) -> anyhow::Result<()> {
     let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, TARGET_PORT));
     let (tcp, udp) = pod.run(|| (TcpListener::bind(all), UdpSocket::bind(all)))?;
     let (tcp, udp) = (tcp?, udp?);
@@ -68,18 +68,23 @@ fn serve(pod: &Netns, n: u16) -> anyhow::Result<()> {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Transport {
+pub(crate) enum Transport {
     Tcp,
     Udp,
 }
 
 /// One new connection: the answer.
 fn ask(transport: Transport, to: SocketAddr) -> std::io::Result<String> {
+    ask_for(PATIENCE, transport, to)
+}
+
+/// One new connection, with this patience.
+pub(crate) fn ask_for(patience: Duration, transport: Transport, to: SocketAddr) -> std::io::Result<String> {
     let mut answer = String::new();
     match transport {
         Transport::Tcp => {
-            let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            let mut stream = TcpStream::connect_timeout(&to, patience)?;
+            stream.set_read_timeout(Some(patience))?;
             stream.read_to_string(&mut answer)?;
         }
         Transport::Udp => {
@@ -89,7 +94,7 @@ fn ask(transport: Transport, to: SocketAddr) -> std::io::Result<String> {
                 [0; 16].into()
             };
             let socket = UdpSocket::bind((any, 0))?;
-            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.set_read_timeout(Some(patience))?;
             socket.connect(to)?;
             socket.send(b"?")?;
             let mut buffer = [0; 64];
@@ -100,11 +105,15 @@ fn ask(transport: Transport, to: SocketAddr) -> std::io::Result<String> {
     Ok(answer)
 }
 
-fn ask_from(from: &Netns, transport: Transport, to: SocketAddr) -> anyhow::Result<std::io::Result<String>> {
+pub(crate) fn ask_from(
+    from: &Netns,
+    transport: Transport,
+    to: SocketAddr,
+) -> anyhow::Result<std::io::Result<String>> {
     Ok(from.run(|| ask(transport, to))?)
 }
 
-fn spread(
+pub(crate) fn spread(
     from: &Netns,
     transport: Transport,
     to: SocketAddr,
@@ -130,7 +139,7 @@ fn is_even(counts: &BTreeMap<String, usize>, pods: usize, times: usize) -> bool 
     counts.len() == pods && chi_square < 27.6
 }
 
-fn untranslated() -> anyhow::Result<u64> {
+pub(crate) fn untranslated() -> anyhow::Result<u64> {
     let mut packets = 0;
     for family in ["ip", "ip6"] {
         let text = nft(&["list", "counters", "table", family, "berth-proxy"], "")?;

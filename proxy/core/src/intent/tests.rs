@@ -2,7 +2,8 @@
 use std::net::Ipv4Addr;
 
 use berth_model::{
-    Conditions, Endpoint, EndpointHints, LoadBalancerIngress, NodeName, PortName, ServiceKind,
+    Conditions, Endpoint, EndpointHints, LoadBalancerIngress, NodeName, PortName, Protocol, ServiceKind,
+    TrafficPolicy,
 };
 use proptest::prelude::*;
 
@@ -80,10 +81,10 @@ fn each_kind_of_frontend_gets_the_endpoints_and_masquerades_unless_it_is_a_clust
     ];
     service.ports[0].node_port = Some(30007.try_into().unwrap());
     insta::assert_snapshot!(lines(&mk_view([(service, vec![1, 2])])), @r"
-    10.77.0.200:80/TCP [LoadBalancer address of shop/web/TCP]: 10.244.0.1:8080, 10.244.0.2:8080; masquerade
+    10.77.0.200:80/TCP [LoadBalancer address of shop/web/TCP]: 10.244.0.1:8080, 10.244.0.2:8080; masqueraded
     10.96.0.10:80/TCP [ClusterIP of shop/web/TCP]: 10.244.0.1:8080, 10.244.0.2:8080
-    192.0.2.7:80/TCP [external IP of shop/web/TCP]: 10.244.0.1:8080, 10.244.0.2:8080; masquerade
-    node port 30007/TCP (IPv4) [node port of shop/web/TCP]: 10.244.0.1:8080, 10.244.0.2:8080; masquerade
+    192.0.2.7:80/TCP [external IP of shop/web/TCP]: 10.244.0.1:8080, 10.244.0.2:8080; masqueraded
+    node port 30007/TCP (IPv4) [node port of shop/web/TCP]: 10.244.0.1:8080, 10.244.0.2:8080; masqueraded
     ");
 }
 
@@ -104,36 +105,122 @@ fn the_oldest_service_wins_a_contested_frontend_and_the_loser_is_named() {
     insta::assert_snapshot!(lines(&mk_view([(older, vec![1]), (newer, vec![2])])), @r"
     10.96.0.10:80/TCP [ClusterIP of shop/older/TCP]: 10.244.0.1:8080
     10.96.0.11:80/TCP [ClusterIP of shop/newer/TCP]: 10.244.0.2:8080
-    192.0.2.7:80/TCP [external IP of shop/older/TCP]: 10.244.0.1:8080; masquerade
+    192.0.2.7:80/TCP [external IP of shop/older/TCP]: 10.244.0.1:8080; masqueraded
     192.0.2.7:80/TCP is claimed by shop/older/TCP and by shop/newer/TCP: the older, shop/older/TCP, answers
     ");
 }
 
 #[test]
-fn what_is_not_supported_is_said_and_source_ranges_fail_closed() {
-    // Even if none of them could be read.
-    for ranges in [vec!["10.0.0.0/8".parse().unwrap()], vec![]] {
+fn under_policy_local_pods_and_this_host_get_any_endpoint_and_others_a_local_one_or_nothing() {
+    let settings = Settings {
+        node: Some(NodeName::new("node-1")),
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        ..Settings::default()
+    };
+    let mut service = mk_service("web", 1, 10);
+    service.internal_policy = TrafficPolicy::Local;
+    service.external_policy = TrafficPolicy::Local;
+    service.external_ips = vec![[192, 0, 2, 7].into()];
+    let mut view = mk_view([(service, vec![1, 2])]);
+    let join = EndpointPort {
+        name: PortName::default(),
+        protocol: Protocol::Tcp,
+    };
+    let mut put = |endpoints: Vec<Endpoint>| {
+        let endpoints = Arc::new(BTreeMap::from([(join.clone(), endpoints)]));
+        view.endpoints.insert(ServiceKey::new("shop", "web"), endpoints);
+        Intent::of(&view, settings.clone()).to_string()
+    };
+    let elsewhere = |last| Endpoint {
+        node: Some(NodeName::new("node-2")),
+        ..mk_endpoint(last)
+    };
+    insta::assert_snapshot!(put(vec![mk_endpoint(1), elsewhere(2)]), @r"
+    10.96.0.10:80/TCP [ClusterIP of shop/web/TCP]: 10.244.0.1:8080; masqueraded unless from a Pod
+    192.0.2.7:80/TCP [external IP of shop/web/TCP]: 10.244.0.1:8080, 10.244.0.2:8080; from outside: 10.244.0.1:8080; masqueraded from this host
+    ");
+    insta::assert_snapshot!(put(vec![elsewhere(2)]), @r"
+    10.96.0.10:80/TCP [ClusterIP of shop/web/TCP]: drop (NoLocalEndpoints); masqueraded unless from a Pod
+    192.0.2.7:80/TCP [external IP of shop/web/TCP]: 10.244.0.2:8080; from outside: drop (NoLocalEndpoints); masqueraded from this host
+    ");
+    insta::assert_snapshot!(put(vec![]), @r"
+    10.96.0.10:80/TCP [ClusterIP of shop/web/TCP]: reject (NoEndpoints); masqueraded unless from a Pod
+    192.0.2.7:80/TCP [external IP of shop/web/TCP]: reject (NoEndpoints); masqueraded
+    ");
+}
+
+#[test]
+fn source_ranges_bind_a_load_balancer_address_of_their_family_and_nothing_else() {
+    let node: IpAddr = [10, 77, 0, 11].into();
+    for (behaviour, ranges, admitted) in [
+        ("none", None, None),
+        ("one", Some(vec!["203.0.113.0/24"]), Some("203.0.113.0/24")),
+        (
+            "overlapping and adjacent ones are one",
+            Some(vec!["203.0.113.0/25", "203.0.113.64/26", "203.0.113.128/25"]),
+            Some("203.0.113.0/24"),
+        ),
+        (
+            "a /0 admits everybody",
+            Some(vec!["203.0.113.0/24", "0.0.0.0/0"]),
+            None,
+        ),
+        (
+            "only the other family: nobody, where kube-proxy lets everybody in",
+            Some(vec!["fd00::/8"]),
+            Some(""),
+        ),
+        ("all of the other family: everybody", Some(vec!["::/0"]), None),
+        ("none could be read: nobody", Some(vec![]), Some("")),
+        (
+            "with this node its own packets, which carry the address",
+            Some(vec!["10.77.0.0/16"]),
+            Some("10.77.0.0/16, 192.0.2.200/32"),
+        ),
+    ] {
         let mut service = mk_service("web", 1, 10);
-        service.affinity = SessionAffinity::ClientIp { timeout_seconds: 10 };
-        service.external_policy = TrafficPolicy::Local;
+        service.kind = ServiceKind::LoadBalancer;
+        service.ports[0].node_port = Some(30007.try_into().unwrap());
+        service.external_ips = vec![[192, 0, 2, 7].into(), [192, 0, 2, 200].into()];
         service.load_balancer = vec![LoadBalancerIngress {
-            ip: [10, 77, 0, 200].into(),
+            ip: [192, 0, 2, 200].into(),
             mode: IpMode::Vip,
         }];
-        service.source_ranges = Some(ranges);
-        let intent = Intent::of(&mk_view([(service, vec![1])]), Settings::default());
-        let kinds: Vec<&str> = intent
-            .shortfalls()
-            .iter()
-            .map(|shortfall| shortfall.kind.as_str())
+        service.source_ranges =
+            ranges.map(|ranges| ranges.iter().map(|range| range.parse().unwrap()).collect());
+        let settings = Settings {
+            node_ips: [node].into(),
+            ..Settings::default()
+        };
+        let intent = Intent::of(&mk_view([(service, vec![1])]), settings);
+        let found: Vec<_> = intent
+            .frontends()
+            .filter_map(|(_, frontend)| Some((frontend.role, frontend.source_ranges.clone()?)))
             .collect();
-        assert_eq!(kinds, ["ExternalPolicyLocal", "SessionAffinity", "SourceRanges"]);
-        assert!(
-            intent
-                .frontends()
-                .all(|(_, frontend)| frontend.role == Role::ClusterIp)
+        let shown = found.iter().map(|(role, nets)| {
+            let nets: Vec<String> = nets.iter().map(ToString::to_string).collect();
+            (*role, nets.join(", "))
+        });
+        let wanted = admitted.map(|nets| (Role::LoadBalancer, nets.to_owned()));
+        assert_eq!(
+            shown.collect::<Vec<_>>(),
+            wanted.into_iter().collect::<Vec<_>>(),
+            "{behaviour}"
         );
     }
+}
+
+#[test]
+fn session_affinity_is_not_supported_yet_and_said_so() {
+    let mut service = mk_service("web", 1, 10);
+    service.affinity = SessionAffinity::ClientIp { timeout_seconds: 10 };
+    let intent = Intent::of(&mk_view([(service, vec![1])]), Settings::default());
+    let kinds: Vec<&str> = intent
+        .shortfalls()
+        .iter()
+        .map(|shortfall| shortfall.kind.as_str())
+        .collect();
+    assert_eq!(kinds, ["SessionAffinity"]);
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //! A packet's lookups (frontend, slot counts in ascending order, slot) are separate, and a transaction
 //! may commit between any two of them: measured, behaviour/proxy-dns.md section 3 finding 3. Hence:
 //!
-//! * *Fill*: slots are added or replaced in place (one element each, so any lookup finds old or new).
+//! * *Fill*: slots are added or replaced in place (one element each, so any lookup finds old or new). What must be
+//!   there before the first packet comes: who is let in, what is masqueraded, whose packets are dropped.
 //! * *Switch*: every addition first, then the removals. A larger count is added before the smaller one,
 //!   which wins as long as it is there, is removed; a smaller count is added and wins at once.
 //! * *Retire*: what no packet has started to use for `delay`: left-over larger counts, then their slots;
@@ -18,14 +19,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use berth_model::IpFamily;
+use ipnet::IpNet;
 
-use super::objects::{Element, Key};
+use super::objects::{Element, Entry, Key};
 use super::plan::{Change, Plan, Stage, StageKind};
 use super::slots::{reassign, slot_count};
-use super::state::{FrontendState, Installed};
+use super::state::{EntryState, Installed};
 use crate::intent::Touched;
-use crate::names::SetName;
-use crate::{Frontend, FrontendIntent, Intent, Outcome, Target};
+use crate::names::{Group, List, SetName};
+use crate::{Frontend, Intent, Masquerade, Outcome, Target};
 
 /// What to compare.
 #[derive(Clone, Copy, Debug)]
@@ -46,24 +48,29 @@ struct Stages {
 
 /// In which order a stage's changes must come where it is split: who is listed must have a count, who
 /// has a count must have slots, and who stops to be refused must not be listed any more. Removals go the
-/// other way round.
+/// other way round, but for sources: a network that overlaps one to come must have gone.
 fn rank(change: &Change) -> u8 {
     let forwards = |element: &Element| match element {
-        Element::Slot(..) => 0,
+        Element::Slot(..) => 1,
         Element::Member(set, _) => match set {
-            SetName::MasqueradeVips | SetName::MasqueradeNodePorts | SetName::PodCidrs | SetName::Hairpin => {
-                1
-            }
-            SetName::VipCount(_) | SetName::NodePortCount(_) => 2,
-            SetName::VipFrontends | SetName::NodePortFrontends => 4,
-            SetName::NoEndpointVips | SetName::NoEndpointNodePorts => 3,
-            SetName::ClusterIps => 5,
+            SetName::AllowedSources => 1,
+            SetName::Masquerade(_)
+            | SetName::RangedVips
+            | SetName::PodCidrs
+            | SetName::NodePortIps
+            | SetName::Hairpin => 2,
+            SetName::Drop(group) if group.list == List::Local => 2,
+            SetName::Count(..) => 3,
+            SetName::NoEndpoint(_) | SetName::Drop(_) | SetName::Local(_) => 4,
+            SetName::Frontends(_) => 5,
+            SetName::ClusterIps => 6,
         },
     };
     match change {
+        Change::Remove(Element::Member(SetName::AllowedSources, _)) => 0,
         Change::Add(element) => forwards(element),
-        Change::Remove(element) => 5 - forwards(element),
-        Change::Replace { .. } => 0,
+        Change::Remove(element) => 7 - forwards(element),
+        Change::Replace { .. } => 1,
     }
 }
 
@@ -79,15 +86,41 @@ pub fn diff(
 ) -> Plan {
     let mut stages = Stages::default();
     let due = Due { now, delay };
-    for frontend in frontends(family, installed, intent, scope) {
-        let state = installed.get(&frontend).cloned().unwrap_or_default();
-        match intent.get(&frontend) {
-            Some(wanted) => stages.towards(frontend, &state, wanted, due),
-            None => stages.away(frontend, &state, due),
+    let nothing = EntryState::default();
+    for entry in entries(family, installed, intent, scope) {
+        let state = installed.get(&entry).unwrap_or(&nothing);
+        match Wanted::of(intent, &entry) {
+            Some(wanted) => stages.towards(entry, state, &wanted, due),
+            None => stages.away(entry, state, due),
         }
     }
     stages.addresses(family, installed, intent, scope);
     stages.finish(family)
+}
+
+/// What a list should be.
+struct Wanted<'a> {
+    outcome: &'a Outcome,
+    masqueraded: bool,
+    sources: Option<&'a [IpNet]>,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(intent: &'a Intent, entry: &Entry) -> Option<Self> {
+        let frontend = intent.get(&entry.frontend)?;
+        match entry.list {
+            List::Main => Some(Self {
+                outcome: &frontend.outcome,
+                masqueraded: frontend.masquerade == Masquerade::Always,
+                sources: frontend.source_ranges.as_deref(),
+            }),
+            List::Local => Some(Self {
+                outcome: frontend.outside.as_ref()?,
+                masqueraded: false,
+                sources: None,
+            }),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -102,150 +135,206 @@ impl Due {
     }
 }
 
-fn frontends(
-    family: IpFamily,
-    installed: &Installed,
-    intent: &Intent,
-    scope: Scope<'_>,
-) -> BTreeSet<Frontend> {
-    let all: BTreeSet<Frontend> = match scope {
+fn entries(family: IpFamily, installed: &Installed, intent: &Intent, scope: Scope<'_>) -> BTreeSet<Entry> {
+    let both = |frontend: &Frontend| [Entry::main(*frontend), Entry::local(*frontend)];
+    let all: BTreeSet<Entry> = match scope {
         Scope::All => {
-            let wanted = intent.frontends().map(|(frontend, _)| *frontend);
-            installed.frontends.keys().copied().chain(wanted).collect()
+            let wanted = intent.frontends().flat_map(|(frontend, intent)| {
+                let local = intent.outside.as_ref().map(|_| Entry::local(*frontend));
+                std::iter::once(Entry::main(*frontend)).chain(local)
+            });
+            installed.entries.keys().copied().chain(wanted).collect()
         }
         Scope::Touched(touched) => installed
             .waiting()
-            .chain(touched.frontends.iter().copied())
+            .chain(touched.frontends.iter().flat_map(both))
             .collect(),
     };
     all.into_iter()
-        .filter(|frontend| frontend.family() == family)
+        .filter(|entry| entry.frontend.family() == family)
         .collect()
 }
 
-/// The sets that hold a frontend, by its kind.
+/// The sets that hold a list's frontend.
 pub(super) struct Sets {
     pub(super) listed: SetName,
     pub(super) refused: SetName,
+    pub(super) dropped: SetName,
     pub(super) masqueraded: SetName,
-    pub(super) count: fn(u32) -> SetName,
+    group: Group,
 }
 
 impl Sets {
-    pub(super) fn of(frontend: &Frontend) -> Self {
-        match frontend {
-            Frontend::Vip { .. } => Self {
-                listed: SetName::VipFrontends,
-                refused: SetName::NoEndpointVips,
-                masqueraded: SetName::MasqueradeVips,
-                count: SetName::VipCount,
+    pub(super) fn of(entry: &Entry) -> Self {
+        let group = entry.group();
+        let kind = group.kind;
+        Self {
+            listed: match group.list {
+                List::Main => SetName::Frontends(kind),
+                List::Local => SetName::Local(kind),
             },
-            Frontend::NodePort { .. } => Self {
-                listed: SetName::NodePortFrontends,
-                refused: SetName::NoEndpointNodePorts,
-                masqueraded: SetName::MasqueradeNodePorts,
-                count: SetName::NodePortCount,
-            },
+            refused: SetName::NoEndpoint(kind),
+            dropped: SetName::Drop(group),
+            masqueraded: SetName::Masquerade(kind),
+            group,
         }
+    }
+
+    pub(super) fn count(&self, count: u32) -> SetName {
+        SetName::Count(self.group, count)
     }
 }
 
 impl Stages {
-    fn towards(&mut self, frontend: Frontend, state: &FrontendState, wanted: &FrontendIntent, due: Due) {
-        match &wanted.outcome {
+    fn towards(&mut self, entry: Entry, state: &EntryState, wanted: &Wanted<'_>, due: Due) {
+        self.guard(entry, state, wanted.sources, due);
+        match wanted.outcome {
             Outcome::Endpoints(targets) => {
-                self.serve(frontend, state, targets, wanted.masquerade, due);
+                self.serve(entry, state, targets, wanted.masqueraded, due);
             }
-            Outcome::Reject(_) => {
-                if !state.refused {
-                    self.switch_in.push(add(Sets::of(&frontend).refused, frontend));
-                }
-                self.retire_translation(frontend, state, due);
-            }
+            Outcome::Reject(_) => self.refuse(entry, state, due),
+            Outcome::Drop(_) => self.drop(entry, state, due),
         }
     }
 
-    fn away(&mut self, frontend: Frontend, state: &FrontendState, due: Due) {
-        let sets = Sets::of(&frontend);
-        if state.listed {
-            self.switch_out.push(remove(sets.listed, frontend));
+    fn away(&mut self, entry: Entry, state: &EntryState, due: Due) {
+        let sets = Sets::of(&entry);
+        for (present, set) in [
+            (state.listed, sets.listed),
+            (state.refused, sets.refused),
+            (state.dropped, sets.dropped),
+        ] {
+            if present {
+                self.switch_out.push(remove(set, entry));
+            }
+        }
+        self.guard(entry, state, None, due);
+        if due.is_due(state.idle_since) {
+            self.retire_translation(entry, state);
+        }
+    }
+
+    /// Who is let in. Sources go at once where others take their place: nobody is let in for longer than wished, and
+    /// networks that overlap cannot be in the set at the same time.
+    fn guard(&mut self, entry: Entry, state: &EntryState, sources: Option<&[IpNet]>, due: Due) {
+        let element =
+            |net: &IpNet| Element::Member(SetName::AllowedSources, Key::Source(entry.frontend, *net));
+        if let Some(wanted) = sources {
+            let gone = state.sources.iter().filter(|net| !wanted.contains(net));
+            self.fill.extend(gone.map(|net| Change::Remove(element(net))));
+            let new = wanted.iter().filter(|net| !state.sources.contains(net));
+            self.fill.extend(new.map(|net| Change::Add(element(net))));
+            if !state.ranged {
+                self.fill.push(add(SetName::RangedVips, entry));
+            }
+            return;
+        }
+        if state.ranged {
+            self.switch_out.push(remove(SetName::RangedVips, entry));
+        }
+        if due.is_due(state.open_since) {
+            let gone = state.sources.iter().map(|net| Change::Remove(element(net)));
+            self.retire.extend(gone);
+        }
+    }
+
+    fn refuse(&mut self, entry: Entry, state: &EntryState, due: Due) {
+        let sets = Sets::of(&entry);
+        if !state.refused {
+            self.switch_in.push(add(sets.refused, entry));
+        }
+        if state.dropped {
+            self.switch_out.push(remove(sets.dropped, entry));
+        }
+        self.unserve(entry, state, due);
+    }
+
+    /// A local list drops before it is listed: packets from outside must not get endpoints of the main list meanwhile.
+    fn drop(&mut self, entry: Entry, state: &EntryState, due: Due) {
+        let sets = Sets::of(&entry);
+        if !state.dropped {
+            match entry.list {
+                List::Main => self.switch_in.push(add(sets.dropped, entry)),
+                List::Local => self.fill.push(add(sets.dropped, entry)),
+            }
         }
         if state.refused {
-            self.switch_out.push(remove(sets.refused, frontend));
+            self.switch_out.push(remove(sets.refused, entry));
         }
-        let unlisted = FrontendState {
-            listed: false,
-            ..state.clone()
-        };
-        self.retire_translation(frontend, &unlisted, due);
+        if entry.list == List::Local && !state.listed {
+            self.switch_in.push(add(sets.listed, entry));
+        }
+        self.unserve(entry, state, due);
     }
 
-    fn serve(
-        &mut self,
-        frontend: Frontend,
-        state: &FrontendState,
-        targets: &[Target],
-        masquerade: bool,
-        due: Due,
-    ) {
-        let sets = Sets::of(&frontend);
-        let count = slot_count(targets.len());
-        for (slot, new) in reassign(&state.slots, targets, count) {
-            self.fill.push(match state.slots.get(&slot) {
-                Some(old) => Change::Replace {
-                    frontend,
-                    slot,
-                    old: *old,
-                    new,
-                },
-                None => Change::Add(Element::Slot(frontend, slot, new)),
-            });
+    /// What no packet looks for any more. A local list that drops stays listed.
+    fn unserve(&mut self, entry: Entry, state: &EntryState, due: Due) {
+        if due.is_due(state.idle_since) {
+            if state.listed && entry.list == List::Main {
+                self.retire.push(remove(Sets::of(&entry).listed, entry));
+            }
+            self.retire_translation(entry, state);
         }
+    }
+
+    fn serve(&mut self, entry: Entry, state: &EntryState, targets: &[Target], masquerade: bool, due: Due) {
+        let sets = Sets::of(&entry);
+        let count = slot_count(targets.len());
+        self.fill_slots(entry, state, targets, count);
         if masquerade && !state.masqueraded {
-            self.fill.push(add(sets.masqueraded, frontend));
+            self.fill.push(add(sets.masqueraded, entry));
         }
         if !state.counts.contains(&count) {
-            self.switch_in.push(add((sets.count)(count), frontend));
+            self.switch_in.push(add(sets.count(count), entry));
         }
         if !state.listed {
-            self.switch_in.push(add(sets.listed, frontend));
+            self.switch_in.push(add(sets.listed, entry));
         }
         let smaller = state.counts.range(..count);
         self.switch_out
-            .extend(smaller.map(|smaller| remove((sets.count)(*smaller), frontend)));
-        if state.refused {
-            self.switch_out.push(remove(sets.refused, frontend));
-        }
-        if state.masqueraded && !masquerade {
-            self.switch_out.push(remove(sets.masqueraded, frontend));
+            .extend(smaller.map(|smaller| remove(sets.count(*smaller), entry)));
+        for (present, set) in [
+            (state.refused, sets.refused),
+            (state.dropped, sets.dropped),
+            (state.masqueraded && !masquerade, sets.masqueraded),
+        ] {
+            if present {
+                self.switch_out.push(remove(set, entry));
+            }
         }
         let (gone, kept): (Vec<u32>, Vec<u32>) = state
             .counts
             .range(count + 1..)
             .copied()
             .partition(|larger| due.is_due(state.shadowed.get(larger).copied()));
-        self.retire.extend(
-            gone.into_iter()
-                .map(|larger| remove((sets.count)(larger), frontend)),
-        );
+        self.retire
+            .extend(gone.into_iter().map(|larger| remove(sets.count(larger), entry)));
         let reachable = kept.last().copied().unwrap_or(count);
-        self.retire.extend(slots_from(frontend, state, reachable));
+        self.retire.extend(slots_from(entry, state, reachable));
     }
 
-    fn retire_translation(&mut self, frontend: Frontend, state: &FrontendState, due: Due) {
-        if !due.is_due(state.idle_since) {
-            return;
+    fn fill_slots(&mut self, entry: Entry, state: &EntryState, targets: &[Target], count: u32) {
+        for (slot, new) in reassign(&state.slots, targets, count) {
+            self.fill.push(match state.slots.get(&slot) {
+                Some(old) => Change::Replace {
+                    entry,
+                    slot,
+                    old: *old,
+                    new,
+                },
+                None => Change::Add(Element::Slot(entry, slot, new)),
+            });
         }
-        let sets = Sets::of(&frontend);
-        if state.listed {
-            self.retire.push(remove(sets.listed, frontend));
-        }
+    }
+
+    fn retire_translation(&mut self, entry: Entry, state: &EntryState) {
+        let sets = Sets::of(&entry);
         let counts = state.counts.iter();
         self.retire
-            .extend(counts.map(|count| remove((sets.count)(*count), frontend)));
-        self.retire.extend(slots_from(frontend, state, 0));
+            .extend(counts.map(|count| remove(sets.count(*count), entry)));
+        self.retire.extend(slots_from(entry, state, 0));
         if state.masqueraded {
-            self.retire.push(remove(sets.masqueraded, frontend));
+            self.retire.push(remove(sets.masqueraded, entry));
         }
     }
 
@@ -309,17 +398,17 @@ impl Stages {
     }
 }
 
-fn add(set: SetName, frontend: Frontend) -> Change {
-    Change::Add(Element::Member(set, Key::Frontend(frontend)))
+fn add(set: SetName, entry: Entry) -> Change {
+    Change::Add(Element::Member(set, Key::Frontend(entry.frontend)))
 }
 
-fn remove(set: SetName, frontend: Frontend) -> Change {
-    Change::Remove(Element::Member(set, Key::Frontend(frontend)))
+fn remove(set: SetName, entry: Entry) -> Change {
+    Change::Remove(Element::Member(set, Key::Frontend(entry.frontend)))
 }
 
-fn slots_from(frontend: Frontend, state: &FrontendState, first: u32) -> impl Iterator<Item = Change> {
+fn slots_from(entry: Entry, state: &EntryState, first: u32) -> impl Iterator<Item = Change> {
     state
         .slots
         .range(first..)
-        .map(move |(slot, target)| Change::Remove(Element::Slot(frontend, *slot, *target)))
+        .map(move |(slot, target)| Change::Remove(Element::Slot(entry, *slot, *target)))
 }

@@ -8,10 +8,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::objects::{Action, BaseChain, Chain, Hook, Match, Rule};
 use super::slots::{EXACT, LADDER};
 use crate::Settings;
-use crate::names::{ChainName, LAYOUT_PREFIX, MapName, SetName};
+use crate::names::{ChainName, Group, Kind, LAYOUT_PREFIX, List, MapName, SetName};
 
 /// Grows whenever the layout changes in a way its text does not show.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Rules for exact counts come in steps: a count seen for the first time costs 0.4 ms at 1,000 Services
 /// and 47 ms at 50,000 (measured, behaviour/proxy-dns.md section 3), so it should be rare.
@@ -31,31 +31,26 @@ pub struct Layout {
     family: IpFamily,
     mark: u32,
     pod_cidrs: Vec<IpNet>,
+    node_port_ips: Vec<IpNet>,
     limit: u32,
 }
 
 impl Layout {
     /// The layout for a family, with rules for exact slot counts up to the first step.
     pub fn new(family: IpFamily, settings: &Settings) -> Self {
-        let ours = settings
-            .cluster_cidrs
-            .iter()
-            .filter(|net| IpFamily::of(net.addr()) == family)
-            .map(IpNet::trunc)
-            .collect();
-        let mut pod_cidrs = IpNet::aggregate(&ours);
-        if pod_cidrs.is_empty() {
-            // Nobody comes from elsewhere if nobody knows where Pods live.
-            pod_cidrs.push(match family {
-                IpFamily::V4 => Ipv4Net::default().into(),
-                IpFamily::V6 => Ipv6Net::default().into(),
-            });
-        }
-        pod_cidrs.sort();
+        let everything: IpNet = match family {
+            IpFamily::V4 => Ipv4Net::default().into(),
+            IpFamily::V6 => Ipv6Net::default().into(),
+        };
+        let node_port_ips = match settings.node_port_addresses.of(family) {
+            None => vec![everything],
+            Some(addresses) => addresses.iter().map(|ip| IpNet::from(*ip)).collect(),
+        };
         Self {
             family,
             mark: settings.mark,
-            pod_cidrs,
+            pod_cidrs: disjoint(settings.pod_cidrs(family).map(IpNet::trunc).collect()),
+            node_port_ips: disjoint(node_port_ips),
             limit: STEP,
         }
     }
@@ -85,32 +80,36 @@ impl Layout {
         count <= self.limit || LADDER.contains(&count)
     }
 
-    /// Where Pods live: the elements of `pod-cidrs`, disjoint.
-    pub fn pod_cidrs(&self) -> &[IpNet] {
-        &self.pod_cidrs
+    /// The sets of networks with their elements, which are disjoint. They may be changed in place.
+    pub fn networks(&self) -> [(SetName, &[IpNet]); 2] {
+        [
+            (SetName::PodCidrs, &self.pod_cidrs),
+            (SetName::NodePortIps, &self.node_port_ips),
+        ]
     }
 
-    /// Name of the empty chain that tells this layout from any other: same name, same structure but for the limit.
+    /// Name of the empty chain that tells this layout from any other: same name, same structure but for the limit
+    /// and the networks.
     pub fn marker(&self) -> String {
         let base = Self {
             limit: 0,
             ..self.clone()
         };
-        let text = format!("{VERSION} {base:?} {:?} {:?}", base.chains(), base.sets());
+        let (chains, sets) = (base.chains(), base.sets());
+        let text = format!("{VERSION} {:?} {chains:?} {sets:?}", self.family);
         format!("{LAYOUT_PREFIX}{:016x}", fnv1a(text.as_bytes()))
     }
 
     /// Every set.
     pub fn sets(&self) -> Vec<SetName> {
         let counts = (1..=self.limit).chain(LADDER);
-        let per_count = counts.flat_map(|count| [SetName::VipCount(count), SetName::NodePortCount(count)]);
+        let per_count = counts.flat_map(|count| Group::ALL.map(|group| SetName::Count(group, count)));
         SetName::FIXED.into_iter().chain(per_count).collect()
     }
 
     /// Every chain, referred ones before those that refer to them, but for the marker.
     pub fn chains(&self) -> Vec<Chain> {
-        ChainName::ALL
-            .into_iter()
+        ChainName::all()
             .map(|name| Chain {
                 name,
                 base: base(name),
@@ -122,19 +121,14 @@ impl Layout {
     /// The rules that must be appended to reach the other layout's limit.
     pub fn missing_rules(&self, larger: &Layout) -> Vec<(ChainName, Rule)> {
         (self.limit + 1..=larger.limit)
-            .flat_map(|count| {
-                [
-                    (ChainName::VipPick, pick_vip(count)),
-                    (ChainName::NodePortPick, pick_node_port(count)),
-                ]
-            })
+            .flat_map(|count| Group::ALL.map(|group| (ChainName::Pick(group), pick(group, count))))
             .collect()
     }
 
     /// The sets that must be added to reach the other layout's limit.
     pub fn missing_sets(&self, larger: &Layout) -> Vec<SetName> {
         (self.limit + 1..=larger.limit)
-            .flat_map(|count| [SetName::VipCount(count), SetName::NodePortCount(count)])
+            .flat_map(|count| Group::ALL.map(|group| SetName::Count(group, count)))
             .collect()
     }
 
@@ -156,12 +150,10 @@ impl Layout {
             ChainName::Masquerade => self.masquerade(),
             ChainName::Refuse => refuse(),
             ChainName::Services => services(),
-            ChainName::Vips => self.vips(),
-            ChainName::NodePorts => self.node_ports(),
-            ChainName::VipPick => (1..=self.limit).map(pick_vip).collect(),
-            ChainName::NodePortPick => (1..=self.limit).map(pick_node_port).collect(),
-            ChainName::VipPickMany => LADDER.into_iter().map(pick_vip).collect(),
-            ChainName::NodePortPickMany => LADDER.into_iter().map(pick_node_port).collect(),
+            ChainName::Serve(kind) => self.serve(kind),
+            ChainName::ServeLocal(kind) => serve_local(Group::new(kind, List::Local)),
+            ChainName::Pick(group) => (1..=self.limit).map(|count| pick(group, count)).collect(),
+            ChainName::PickMany(group) => LADDER.into_iter().map(|count| pick(group, count)).collect(),
         }
     }
 
@@ -173,30 +165,32 @@ impl Layout {
         ]
     }
 
-    fn vips(&self) -> Vec<Rule> {
-        vec![
-            rule(&[Match::In(SetName::MasqueradeVips)], Action::Mark(self.mark)),
-            rule(
-                &[Match::In(SetName::ClusterIps), Match::NotIn(SetName::PodCidrs)],
-                Action::Mark(self.mark),
-            ),
-            rule(&[], Action::Jump(ChainName::VipPick)),
-            rule(&[], Action::Jump(ChainName::VipPickMany)),
-            rule(&[], Action::CountAndDrop),
-        ]
+    /// Whether a frontend is always masqueraded is asked before and after the way to the local list: a packet whose
+    /// lookups straddle a change between the policies gets either list, and is masqueraded on its way to the main one.
+    fn serve(&self, kind: Kind) -> Vec<Rule> {
+        let mark = Action::Mark(self.mark);
+        let local = [Match::In(SetName::Local(kind)), Match::NotIn(SetName::PodCidrs)];
+        let from_outside = [&local[..], &[Match::ForeignSource]].concat();
+        let always = [Match::In(SetName::Masquerade(kind))];
+        let mut rules = vec![
+            rule(&always, mark),
+            rule(&from_outside, Action::Goto(ChainName::ServeLocal(kind))),
+            rule(&local, mark),
+            rule(&always, mark),
+        ];
+        if kind == Kind::Vip && !self.pod_cidrs.is_empty() {
+            let not_from_pod = [Match::In(SetName::ClusterIps), Match::NotIn(SetName::PodCidrs)];
+            rules.push(rule(&not_from_pod, mark));
+        }
+        rules.extend(picks(Group::new(kind, List::Main)));
+        rules
     }
+}
 
-    fn node_ports(&self) -> Vec<Rule> {
-        vec![
-            rule(
-                &[Match::In(SetName::MasqueradeNodePorts)],
-                Action::Mark(self.mark),
-            ),
-            rule(&[], Action::Jump(ChainName::NodePortPick)),
-            rule(&[], Action::Jump(ChainName::NodePortPickMany)),
-            rule(&[], Action::CountAndDrop),
-        ]
-    }
+fn disjoint(networks: Vec<IpNet>) -> Vec<IpNet> {
+    let mut networks = IpNet::aggregate(&networks);
+    networks.sort();
+    networks
 }
 
 fn rule(matches: &[Match], action: Action) -> Rule {
@@ -206,46 +200,75 @@ fn rule(matches: &[Match], action: Action) -> Rule {
     }
 }
 
+fn picks(group: Group) -> [Rule; 3] {
+    [
+        rule(&[], Action::Jump(ChainName::Pick(group))),
+        rule(&[], Action::Jump(ChainName::PickMany(group))),
+        rule(&[], Action::CountAndDrop),
+    ]
+}
+
+/// Whoever passed `refuse` before the frontend began to drop, and comes here after it became Local, is dropped as
+/// wished and not counted.
+fn serve_local(group: Group) -> Vec<Rule> {
+    let mut rules = vec![rule(&[Match::In(SetName::Drop(group))], Action::Drop)];
+    rules.extend(picks(group));
+    rules
+}
+
 /// The route lookup comes last: it costs most.
-fn node_port_in(set: SetName) -> [Match; 3] {
-    [Match::NotLoopback, Match::In(set), Match::LocalDestination]
-}
-
-fn refuse() -> Vec<Rule> {
-    vec![
-        rule(&[Match::In(SetName::NoEndpointVips)], Action::Reject),
-        rule(
-            &[
-                Match::In(SetName::ClusterIps),
-                Match::NotIn(SetName::VipFrontends),
-            ],
-            Action::Reject,
-        ),
-        rule(&node_port_in(SetName::NoEndpointNodePorts), Action::Reject),
-    ]
-}
-
-fn services() -> Vec<Rule> {
-    vec![
-        rule(&[Match::In(SetName::VipFrontends)], Action::Goto(ChainName::Vips)),
-        rule(
-            &node_port_in(SetName::NodePortFrontends),
-            Action::Goto(ChainName::NodePorts),
-        ),
-    ]
-}
-
-fn pick_vip(count: u32) -> Rule {
-    Rule {
-        matches: vec![Match::In(SetName::VipCount(count))],
-        action: Action::Translate(MapName::VipSlots, count),
+fn reached_by(kind: Kind, set: SetName) -> Vec<Match> {
+    match kind {
+        Kind::Vip => vec![Match::In(set)],
+        Kind::NodePort => vec![
+            Match::NotLoopback,
+            Match::In(set),
+            Match::In(SetName::NodePortIps),
+            Match::LocalDestination,
+        ],
     }
 }
 
-fn pick_node_port(count: u32) -> Rule {
+/// Sources that are not let in are dropped before they could learn whether there are endpoints.
+fn refuse() -> Vec<Rule> {
+    let of_kind = |kind| {
+        let dropped = |list| reached_by(kind, SetName::Drop(Group::new(kind, list)));
+        let from_outside = [Match::NotIn(SetName::PodCidrs), Match::ForeignSource];
+        let local = [dropped(List::Local), from_outside.into()].concat();
+        [
+            rule(&reached_by(kind, SetName::NoEndpoint(kind)), Action::Reject),
+            rule(&dropped(List::Main), Action::Drop),
+            rule(&local, Action::Drop),
+        ]
+    };
+    let not_let_in = [
+        Match::In(SetName::RangedVips),
+        Match::NotIn(SetName::AllowedSources),
+    ];
+    let unknown_port = [
+        Match::In(SetName::ClusterIps),
+        Match::NotIn(SetName::Frontends(Kind::Vip)),
+    ];
+    let mut rules = vec![rule(&not_let_in, Action::Drop)];
+    rules.extend(of_kind(Kind::Vip));
+    rules.push(rule(&unknown_port, Action::Reject));
+    rules.extend(of_kind(Kind::NodePort));
+    rules
+}
+
+fn services() -> Vec<Rule> {
+    [Kind::Vip, Kind::NodePort]
+        .map(|kind| {
+            let reached = reached_by(kind, SetName::Frontends(kind));
+            rule(&reached, Action::Goto(ChainName::Serve(kind)))
+        })
+        .into()
+}
+
+fn pick(group: Group, count: u32) -> Rule {
     Rule {
-        matches: vec![Match::In(SetName::NodePortCount(count))],
-        action: Action::Translate(MapName::NodePortSlots, count),
+        matches: vec![Match::In(SetName::Count(group, count))],
+        action: Action::Translate(MapName(group), count),
     }
 }
 
@@ -258,12 +281,10 @@ fn base(chain: ChainName) -> Option<BaseChain> {
         ChainName::NatPostrouting => (true, Hook::Postrouting, SNAT),
         ChainName::Refuse
         | ChainName::Services
-        | ChainName::Vips
-        | ChainName::NodePorts
-        | ChainName::VipPick
-        | ChainName::VipPickMany
-        | ChainName::NodePortPick
-        | ChainName::NodePortPickMany
+        | ChainName::Serve(_)
+        | ChainName::ServeLocal(_)
+        | ChainName::Pick(_)
+        | ChainName::PickMany(_)
         | ChainName::Masquerade => return None,
     };
     Some(BaseChain { nat, hook, priority })

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::names::{ChainName, MapName, SetName};
+use crate::names::{ChainName, Group, Kind, List, MapName, SetName};
 use crate::{Frontend, Target};
 
 /// A part of a packet, as a set key holds it.
@@ -27,42 +27,104 @@ pub const VIP_KEY: [Field; 3] = [Field::DestinationIp, Field::Protocol, Field::D
 /// The key of everything about a node port.
 pub const NODE_PORT_KEY: [Field; 2] = [Field::Protocol, Field::DestinationPort];
 
+/// The key of a source that a frontend lets in.
+pub const SOURCE_KEY: [Field; 4] = [
+    Field::DestinationIp,
+    Field::Protocol,
+    Field::DestinationPort,
+    Field::SourceIp,
+];
+
+impl Kind {
+    /// What the key of such frontends is made of.
+    pub fn fields(self) -> &'static [Field] {
+        match self {
+            Self::Vip => &VIP_KEY,
+            Self::NodePort => &NODE_PORT_KEY,
+        }
+    }
+}
+
 impl SetName {
     /// What the set's key is made of.
     pub fn fields(self) -> &'static [Field] {
         match self {
-            Self::VipFrontends | Self::NoEndpointVips | Self::MasqueradeVips | Self::VipCount(_) => &VIP_KEY,
-            Self::NodePortFrontends
-            | Self::NoEndpointNodePorts
-            | Self::MasqueradeNodePorts
-            | Self::NodePortCount(_) => &NODE_PORT_KEY,
-            Self::ClusterIps => &[Field::DestinationIp],
+            Self::Frontends(kind) | Self::Local(kind) | Self::NoEndpoint(kind) | Self::Masquerade(kind) => {
+                kind.fields()
+            }
+            Self::Drop(group) | Self::Count(group, _) => group.kind.fields(),
+            Self::RangedVips => &VIP_KEY,
+            Self::AllowedSources => &SOURCE_KEY,
+            Self::ClusterIps | Self::NodePortIps => &[Field::DestinationIp],
             Self::PodCidrs => &[Field::SourceIp],
             Self::Hairpin => &[Field::SourceIp, Field::DestinationIp],
         }
     }
 
-    /// Whether its elements are networks.
+    /// Whether its elements are networks, or have one in their key.
     pub fn is_interval(self) -> bool {
-        self == Self::PodCidrs
+        matches!(self, Self::PodCidrs | Self::NodePortIps | Self::AllowedSources)
+    }
+
+    /// Which list of a frontend its elements are about.
+    pub fn list(self) -> List {
+        match self {
+            Self::Local(_) => List::Local,
+            Self::Drop(group) | Self::Count(group, _) => group.list,
+            Self::Frontends(_)
+            | Self::NoEndpoint(_)
+            | Self::Masquerade(_)
+            | Self::RangedVips
+            | Self::AllowedSources
+            | Self::ClusterIps
+            | Self::PodCidrs
+            | Self::NodePortIps
+            | Self::Hairpin => List::Main,
+        }
     }
 }
 
 impl MapName {
     /// What the map's key is made of; the slot number follows.
     pub fn fields(self) -> &'static [Field] {
-        match self {
-            Self::VipSlots => &VIP_KEY,
-            Self::NodePortSlots => &NODE_PORT_KEY,
+        self.0.kind.fields()
+    }
+
+    /// The map that holds a list's slots.
+    pub fn of(entry: &Entry) -> Self {
+        Self(entry.group())
+    }
+}
+
+/// One list of a frontend, with what leads packets to it. Planned each by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Entry {
+    /// The frontend.
+    pub frontend: Frontend,
+    /// Which of its lists.
+    pub list: List,
+}
+
+impl Entry {
+    /// The frontend's main list.
+    pub fn main(frontend: Frontend) -> Self {
+        Self {
+            frontend,
+            list: List::Main,
         }
     }
 
-    /// The map that holds a frontend's slots.
-    pub fn of(frontend: &Frontend) -> Self {
-        match frontend {
-            Frontend::Vip { .. } => Self::VipSlots,
-            Frontend::NodePort { .. } => Self::NodePortSlots,
+    /// The frontend's local list.
+    pub fn local(frontend: Frontend) -> Self {
+        Self {
+            frontend,
+            list: List::Local,
         }
+    }
+
+    /// Whose sets, maps and chains it is in.
+    pub fn group(&self) -> Group {
+        Group::new(self.frontend.kind(), self.list)
     }
 }
 
@@ -79,6 +141,8 @@ pub enum Match {
     LocalDestination,
     /// The destination is not a loopback address: node ports are not served there.
     NotLoopback,
+    /// The source is not an address of this host.
+    ForeignSource,
     /// The packet's fields are in the set.
     In(SetName),
     /// The packet's fields are not in the set.
@@ -102,6 +166,8 @@ pub enum Action {
     Masquerade,
     /// Translate to the endpoint in a random slot below the number.
     Translate(MapName, u32),
+    /// Leave unanswered.
+    Drop,
     /// Count as untranslated and drop.
     CountAndDrop,
 }
@@ -157,6 +223,8 @@ pub enum Key {
     Address(IpAddr),
     /// A network.
     Net(IpNet),
+    /// A network that a frontend lets in.
+    Source(Frontend, IpNet),
 }
 
 /// One element of a set or map.
@@ -164,15 +232,19 @@ pub enum Key {
 pub enum Element {
     /// A member of a set.
     Member(SetName, Key),
-    /// A slot of a frontend with its endpoint, in the map that belongs to the frontend's kind.
-    Slot(Frontend, u32, Target),
+    /// A slot of a list with its endpoint, in the map that belongs to the list's group.
+    Slot(Entry, u32, Target),
 }
 
 impl Element {
-    /// The frontend it is about, if it is about one.
-    pub fn frontend(&self) -> Option<Frontend> {
+    /// The list it is about, if it is about one.
+    pub fn entry(&self) -> Option<Entry> {
         match self {
-            Self::Member(_, Key::Frontend(frontend)) | Self::Slot(frontend, _, _) => Some(*frontend),
+            Self::Member(set, Key::Frontend(frontend) | Key::Source(frontend, _)) => Some(Entry {
+                frontend: *frontend,
+                list: set.list(),
+            }),
+            Self::Slot(entry, _, _) => Some(*entry),
             Self::Member(_, Key::Address(_) | Key::Net(_)) => None,
         }
     }

@@ -5,16 +5,16 @@ use std::fmt;
 
 use berth_model::IpFamily;
 
-use super::objects::Element;
+use super::objects::{Element, Entry};
 use super::render::change_text;
 use super::slots::EXACT;
+use crate::Target;
 use crate::names::SetName;
-use crate::{Frontend, Target};
 
 /// What a stage is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StageKind {
-    /// Slots added or replaced.
+    /// Slots added or replaced, and what has to be there before packets come.
     Fill,
     /// Packets take the new way.
     Switch,
@@ -42,7 +42,7 @@ pub enum Change {
     /// A slot gets another endpoint.
     Replace {
         /// Whose slot.
-        frontend: Frontend,
+        entry: Entry,
         /// Which slot.
         slot: u32,
         /// What it held.
@@ -53,11 +53,11 @@ pub enum Change {
 }
 
 impl Change {
-    /// The frontend it is about, if it is about one.
-    pub fn frontend(&self) -> Option<Frontend> {
+    /// The list it is about, if it is about one.
+    pub fn entry(&self) -> Option<Entry> {
         match self {
-            Self::Add(element) | Self::Remove(element) => element.frontend(),
-            Self::Replace { frontend, .. } => Some(*frontend),
+            Self::Add(element) | Self::Remove(element) => element.entry(),
+            Self::Replace { entry, .. } => Some(*entry),
         }
     }
 }
@@ -94,7 +94,7 @@ impl Plan {
         let counts = self.stages.iter().flat_map(|stage| &stage.changes);
         counts
             .filter_map(|change| match change {
-                Change::Add(Element::Member(SetName::VipCount(n) | SetName::NodePortCount(n), _)) => Some(*n),
+                Change::Add(Element::Member(SetName::Count(_, n), _)) => Some(*n),
                 Change::Add(_) | Change::Remove(_) | Change::Replace { .. } => None,
             })
             .filter(|count| *count <= EXACT)

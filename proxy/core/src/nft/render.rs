@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use berth_model::IpFamily;
+use ipnet::IpNet;
 
 use super::layout::Layout;
 use super::objects::{Action, BaseChain, Chain, Element, Field, Hook, Key, Match, Rule};
@@ -25,7 +26,7 @@ pub fn family_word(family: IpFamily) -> &'static str {
 pub fn set_of(element: &Element) -> String {
     match element {
         Element::Member(set, _) => set.to_string(),
-        Element::Slot(frontend, ..) => MapName::of(frontend).to_string(),
+        Element::Slot(entry, ..) => MapName::of(entry).to_string(),
     }
 }
 
@@ -33,11 +34,11 @@ pub fn set_of(element: &Element) -> String {
 pub fn table_text(layout: &Layout, elements: &[Element]) -> String {
     let family = layout.family();
     let mut by_set: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let nets: Vec<Element> = layout
-        .pod_cidrs()
-        .iter()
-        .map(|net| Element::Member(SetName::PodCidrs, Key::Net(*net)))
-        .collect();
+    let of_set = |(set, nets): (SetName, &[IpNet])| -> Vec<Element> {
+        let member = |net: &IpNet| Element::Member(set, Key::Net(*net));
+        nets.iter().map(member).collect()
+    };
+    let nets: Vec<Element> = layout.networks().into_iter().flat_map(of_set).collect();
     for element in nets.iter().chain(elements) {
         by_set
             .entry(set_of(element))
@@ -58,7 +59,7 @@ pub fn table_text(layout: &Layout, elements: &[Element]) -> String {
     for set in layout.sets() {
         block(set.to_string(), set_header(family, set));
     }
-    for map in MapName::ALL {
+    for map in MapName::all() {
         block(map.to_string(), map_header(family, map));
     }
     for chain in layout.chains() {
@@ -92,14 +93,14 @@ pub fn change_text(family: IpFamily, change: &Change) -> String {
         Change::Add(element) => command("add", element),
         Change::Remove(element) => command("delete", element),
         Change::Replace {
-            frontend,
+            entry,
             slot,
             old,
             new,
         } => {
             let (old, new) = (
-                Element::Slot(*frontend, *slot, *old),
-                Element::Slot(*frontend, *slot, *new),
+                Element::Slot(*entry, *slot, *old),
+                Element::Slot(*entry, *slot, *new),
             );
             command("delete", &old) + &command("add", &new)
         }
@@ -121,7 +122,8 @@ fn element_key(element: &Element) -> String {
         Element::Member(_, Key::Address(ip)) => ip.to_string(),
         Element::Member(_, Key::Net(net)) => net.to_string(),
         Element::Member(_, Key::Frontend(frontend)) => frontend_key(frontend),
-        Element::Slot(frontend, slot, _) => format!("{} . {slot}", frontend_key(frontend)),
+        Element::Member(_, Key::Source(frontend, net)) => format!("{} . {net}", frontend_key(frontend)),
+        Element::Slot(entry, slot, _) => format!("{} . {slot}", frontend_key(&entry.frontend)),
     }
 }
 
@@ -216,6 +218,7 @@ pub fn rule_text(family: IpFamily, rule: &Rule) -> String {
             family_word(family),
             key_text(family, map.fields())
         ),
+        Action::Drop => "drop".to_owned(),
         Action::CountAndDrop => format!("counter name \"{UNTRANSLATED}\" drop"),
     });
     words.join(" ")
@@ -227,6 +230,7 @@ fn match_text(family: IpFamily, condition: &Match) -> String {
         Match::Translated => "ct status dnat".to_owned(),
         Match::Marked(bit) => format!("meta mark & {bit:#010x} == {bit:#010x}"),
         Match::LocalDestination => "fib daddr type local".to_owned(),
+        Match::ForeignSource => "fib saddr type != local".to_owned(),
         Match::NotLoopback => match family {
             IpFamily::V4 => "ip daddr != 127.0.0.0/8".to_owned(),
             IpFamily::V6 => "ip6 daddr != ::1".to_owned(),

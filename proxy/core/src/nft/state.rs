@@ -1,25 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel holds for each frontend, and since when it is no longer reached.
+//! What the kernel holds for each list of each frontend, and since when it is no longer reached.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::diff::Sets;
-use super::objects::{Element, Key};
+use super::objects::{Element, Entry, Key};
 use super::plan::{Change, Stage};
-use crate::names::SetName;
+use crate::names::{List, SetName};
 use crate::{Frontend, Target};
 
-/// The elements of one frontend.
+/// The elements of one list of a frontend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FrontendState {
-    /// In the set of frontends: packets look for a slot count.
+pub struct EntryState {
+    /// Main list: in the set of frontends, so that packets look for a slot count. Local list: in the set of frontends
+    /// under policy Local, so that packets from outside look here.
     pub listed: bool,
     /// In the set of frontends without endpoints: packets are rejected before anything else.
     pub refused: bool,
+    /// In the set of those that drop: before anything else.
+    pub dropped: bool,
     /// In the set of frontends that masquerade always.
     pub masqueraded: bool,
+    /// In the set of frontends that let only some sources in.
+    pub ranged: bool,
+    /// Those sources.
+    pub sources: BTreeSet<IpNet>,
     /// In these count sets. The smallest acts; larger ones are left over.
     pub counts: BTreeSet<u32>,
     /// The slots.
@@ -28,19 +37,37 @@ pub struct FrontendState {
     pub(super) shadowed: BTreeMap<u32, Duration>,
     /// Since when no packet starts to look for a count.
     pub(super) idle_since: Option<Duration>,
+    /// Since when no packet starts to look for its source.
+    pub(super) open_since: Option<Duration>,
 }
 
-impl FrontendState {
+impl EntryState {
     /// Whether the kernel holds nothing.
     pub fn is_empty(&self) -> bool {
-        !self.listed && !self.refused && !self.masqueraded && self.counts.is_empty() && self.slots.is_empty()
+        self.elements() == 0
     }
 
-    fn holds_translation(&self) -> bool {
-        self.listed || self.masqueraded || !self.counts.is_empty() || !self.slots.is_empty()
+    fn elements(&self) -> usize {
+        let flags = [
+            self.listed,
+            self.refused,
+            self.dropped,
+            self.masqueraded,
+            self.ranged,
+        ];
+        flags.into_iter().filter(|flag| *flag).count()
+            + self.sources.len()
+            + self.counts.len()
+            + self.slots.len()
     }
 
-    fn stamp(&mut self, now: Duration) {
+    /// A local list stays listed when it drops: this host's packets are masqueraded for it.
+    fn holds_translation(&self, list: List) -> bool {
+        let leads_there = list == List::Main && (self.listed || self.masqueraded);
+        leads_there || !self.counts.is_empty() || !self.slots.is_empty()
+    }
+
+    fn stamp(&mut self, list: List, now: Duration) {
         let acting = self.counts.first().copied();
         let left_over: BTreeSet<u32> = self.counts.iter().copied().skip(1).collect();
         self.shadowed
@@ -48,29 +75,45 @@ impl FrontendState {
         for count in left_over {
             self.shadowed.entry(count).or_insert(now);
         }
-        let idle = self.holds_translation() && (self.refused || !self.listed);
-        self.idle_since = if idle {
-            Some(self.idle_since.unwrap_or(now))
-        } else {
-            None
-        };
+        let stopped = self.refused || self.dropped || !self.listed;
+        let idle = self.holds_translation(list) && stopped;
+        self.idle_since = idle.then(|| self.idle_since.unwrap_or(now));
+        let open = !self.ranged && !self.sources.is_empty();
+        self.open_since = open.then(|| self.open_since.unwrap_or(now));
     }
 
-    /// An idle frontend goes as a whole, its left-over counts with it.
+    /// An idle list goes as a whole, its left-over counts with it.
     fn next_due(&self, delay: Duration) -> Option<Duration> {
-        self.idle_since
-            .or_else(|| self.shadowed.values().copied().min())
+        let counts = self.idle_since.or_else(|| self.shadowed.values().copied().min());
+        counts
+            .into_iter()
+            .chain(self.open_since)
+            .min()
             .map(|since| since + delay)
+    }
+
+    fn as_old_as(&mut self, known: &Self) {
+        for (count, since) in &mut self.shadowed {
+            *since = known
+                .shadowed
+                .get(count)
+                .map_or(*since, |known| *known.min(since));
+        }
+        let older = |since: Option<Duration>, known: Option<Duration>| {
+            since.map(|since| known.map_or(since, |known| known.min(since)))
+        };
+        self.idle_since = older(self.idle_since, known.idle_since);
+        self.open_since = older(self.open_since, known.open_since);
     }
 }
 
 /// What the kernel holds in one family's table, with the times that retirement needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installed {
-    pub(super) frontends: BTreeMap<Frontend, FrontendState>,
+    pub(super) entries: BTreeMap<Entry, EntryState>,
     pub(super) cluster_ips: BTreeSet<IpAddr>,
     pub(super) hairpin: BTreeSet<IpAddr>,
-    waiting: BTreeSet<Frontend>,
+    waiting: BTreeSet<Entry>,
 }
 
 impl Installed {
@@ -81,30 +124,19 @@ impl Installed {
         let mut touched = BTreeSet::new();
         for element in elements {
             installed.put(&element, true);
-            touched.extend(element.frontend());
+            touched.extend(element.entry());
         }
-        touched
-            .into_iter()
-            .for_each(|frontend| installed.settle(frontend, now));
+        touched.into_iter().for_each(|entry| installed.settle(entry, now));
         installed
     }
 
     /// The same, with left-overs as old as an earlier look knows them to be.
     #[must_use]
     pub fn as_old_as(mut self, earlier: &Self) -> Self {
-        for (frontend, state) in &mut self.frontends {
-            let Some(known) = earlier.frontends.get(frontend) else {
-                continue;
-            };
-            for (count, since) in &mut state.shadowed {
-                *since = known
-                    .shadowed
-                    .get(count)
-                    .map_or(*since, |known| *known.min(since));
+        for (entry, state) in &mut self.entries {
+            if let Some(known) = earlier.entries.get(entry) {
+                state.as_old_as(known);
             }
-            state.idle_since = state
-                .idle_since
-                .map(|since| known.idle_since.map_or(since, |known| known.min(since)));
         }
         self
     }
@@ -116,38 +148,36 @@ impl Installed {
             match change {
                 Change::Add(element) => self.put(element, true),
                 Change::Remove(element) => self.put(element, false),
-                Change::Replace {
-                    frontend, slot, new, ..
-                } => self.put(&Element::Slot(*frontend, *slot, *new), true),
+                Change::Replace { entry, slot, new, .. } => {
+                    self.put(&Element::Slot(*entry, *slot, *new), true)
+                }
             }
-            touched.extend(change.frontend());
+            touched.extend(change.entry());
         }
-        touched
-            .into_iter()
-            .for_each(|frontend| self.settle(frontend, now));
+        touched.into_iter().for_each(|entry| self.settle(entry, now));
     }
 
     /// When the next left-over may be retired, if there is one.
     pub fn next_retirement(&self, delay: Duration) -> Option<Duration> {
         self.waiting
             .iter()
-            .filter_map(|frontend| self.frontends.get(frontend)?.next_due(delay))
+            .filter_map(|entry| self.entries.get(entry)?.next_due(delay))
             .min()
     }
 
-    /// The frontends with left-overs.
-    pub fn waiting(&self) -> impl Iterator<Item = Frontend> {
+    /// The lists with left-overs.
+    pub fn waiting(&self) -> impl Iterator<Item = Entry> {
         self.waiting.iter().copied()
     }
 
-    /// What the kernel holds for a frontend.
-    pub fn get(&self, frontend: &Frontend) -> Option<&FrontendState> {
-        self.frontends.get(frontend)
+    /// What the kernel holds for a list.
+    pub fn get(&self, entry: &Entry) -> Option<&EntryState> {
+        self.entries.get(entry)
     }
 
     /// Every frontend of which the kernel holds anything.
-    pub fn frontends(&self) -> impl Iterator<Item = (&Frontend, &FrontendState)> {
-        self.frontends.iter()
+    pub fn frontends(&self) -> BTreeSet<Frontend> {
+        self.entries.keys().map(|entry| entry.frontend).collect()
     }
 
     /// The ClusterIPs in the kernel.
@@ -175,23 +205,17 @@ impl Installed {
         let address = |set| move |ip: &IpAddr| Element::Member(set, Key::Address(*ip));
         let cluster_ips = self.cluster_ips.iter().map(address(SetName::ClusterIps));
         let hairpin = self.hairpin.iter().map(address(SetName::Hairpin));
-        let of_frontends = self
-            .frontends
+        let of_entries = self
+            .entries
             .iter()
-            .flat_map(|(frontend, state)| elements_of(*frontend, state));
-        cluster_ips.chain(hairpin).chain(of_frontends).collect()
+            .flat_map(|(entry, state)| elements_of(*entry, state));
+        cluster_ips.chain(hairpin).chain(of_entries).collect()
     }
 
     /// How many elements there are in all, without networks.
     pub fn len(&self) -> usize {
-        let of_frontend = |state: &FrontendState| {
-            usize::from(state.listed)
-                + usize::from(state.refused)
-                + usize::from(state.masqueraded)
-                + state.counts.len()
-                + state.slots.len()
-        };
-        self.cluster_ips.len() + self.hairpin.len() + self.frontends.values().map(of_frontend).sum::<usize>()
+        let of_entries = self.entries.values().map(EntryState::elements);
+        self.cluster_ips.len() + self.hairpin.len() + of_entries.sum::<usize>()
     }
 
     /// Whether the kernel holds nothing.
@@ -199,42 +223,35 @@ impl Installed {
         self.len() == 0
     }
 
-    fn settle(&mut self, frontend: Frontend, now: Duration) {
-        let Some(state) = self.frontends.get_mut(&frontend) else {
+    fn settle(&mut self, entry: Entry, now: Duration) {
+        let Some(state) = self.entries.get_mut(&entry) else {
             return;
         };
-        state.stamp(now);
+        state.stamp(entry.list, now);
         if state.next_due(Duration::ZERO).is_some() {
-            self.waiting.insert(frontend);
+            self.waiting.insert(entry);
         } else {
-            self.waiting.remove(&frontend);
+            self.waiting.remove(&entry);
         }
         if state.is_empty() {
-            self.frontends.remove(&frontend);
+            self.entries.remove(&entry);
         }
     }
 
     fn put(&mut self, element: &Element, present: bool) {
         match element {
-            Element::Member(set, Key::Frontend(frontend)) => {
-                let state = self.frontends.entry(*frontend).or_default();
-                match set {
-                    SetName::VipFrontends | SetName::NodePortFrontends => state.listed = present,
-                    SetName::NoEndpointVips | SetName::NoEndpointNodePorts => state.refused = present,
-                    SetName::MasqueradeVips | SetName::MasqueradeNodePorts => state.masqueraded = present,
-                    SetName::VipCount(count) | SetName::NodePortCount(count) => {
-                        member(&mut state.counts, *count, present);
-                    }
-                    SetName::ClusterIps | SetName::PodCidrs | SetName::Hairpin => {}
-                }
-            }
             Element::Member(SetName::ClusterIps, Key::Address(ip)) => {
                 member(&mut self.cluster_ips, *ip, present);
             }
             Element::Member(SetName::Hairpin, Key::Address(ip)) => member(&mut self.hairpin, *ip, present),
+            Element::Member(set, Key::Frontend(_) | Key::Source(..)) => {
+                if let Some(entry) = element.entry() {
+                    put_member(self.entries.entry(entry).or_default(), *set, element, present);
+                }
+            }
             Element::Member(_, Key::Address(_) | Key::Net(_)) => {}
-            Element::Slot(frontend, slot, target) => {
-                let slots = &mut self.frontends.entry(*frontend).or_default().slots;
+            Element::Slot(entry, slot, target) => {
+                let slots = &mut self.entries.entry(*entry).or_default().slots;
                 if present {
                     slots.insert(*slot, *target);
                 } else {
@@ -242,6 +259,23 @@ impl Installed {
                 }
             }
         }
+    }
+}
+
+fn put_member(state: &mut EntryState, set: SetName, element: &Element, present: bool) {
+    match set {
+        SetName::Frontends(_) | SetName::Local(_) => state.listed = present,
+        SetName::NoEndpoint(_) => state.refused = present,
+        SetName::Drop(_) => state.dropped = present,
+        SetName::Masquerade(_) => state.masqueraded = present,
+        SetName::RangedVips => state.ranged = present,
+        SetName::AllowedSources => {
+            if let Element::Member(_, Key::Source(_, net)) = element {
+                member(&mut state.sources, *net, present);
+            }
+        }
+        SetName::Count(_, count) => member(&mut state.counts, count, present),
+        SetName::ClusterIps | SetName::PodCidrs | SetName::NodePortIps | SetName::Hairpin => {}
     }
 }
 
@@ -253,22 +287,27 @@ fn member<T: Ord>(set: &mut BTreeSet<T>, item: T, present: bool) {
     }
 }
 
-fn elements_of(frontend: Frontend, state: &FrontendState) -> Vec<Element> {
-    let sets = Sets::of(&frontend);
+fn elements_of(entry: Entry, state: &EntryState) -> Vec<Element> {
+    let sets = Sets::of(&entry);
+    let frontend = entry.frontend;
     let member = |set| Element::Member(set, Key::Frontend(frontend));
     let flags = [
         (state.listed, sets.listed),
         (state.refused, sets.refused),
+        (state.dropped, sets.dropped),
         (state.masqueraded, sets.masqueraded),
+        (state.ranged, SetName::RangedVips),
     ];
     let flags = flags
         .into_iter()
         .filter(|(present, _)| *present)
         .map(|(_, set)| member(set));
-    let counts = state.counts.iter().map(|count| member((sets.count)(*count)));
+    let source = |net: &IpNet| Element::Member(SetName::AllowedSources, Key::Source(frontend, *net));
+    let sources = state.sources.iter().map(source);
+    let counts = state.counts.iter().map(|count| member(sets.count(*count)));
     let slots = state
         .slots
         .iter()
-        .map(|(slot, target)| Element::Slot(frontend, *slot, *target));
-    flags.chain(counts).chain(slots).collect()
+        .map(|(slot, target)| Element::Slot(entry, *slot, *target));
+    flags.chain(sources).chain(counts).chain(slots).collect()
 }

@@ -13,12 +13,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::names::{MapName, SetName};
 use crate::walk::{Lookups, Packet, Ruleset, Verdict, verdicts, walk};
-use crate::{Frontend, FrontendIntent, Intent, Outcome, Settings, Target};
+use crate::{Frontend, FrontendIntent, Intent, Outcome, Settings, SourceClass, Target};
 
 const DELAY: Duration = Duration::from_millis(1_000);
 
 /// A Service with a ClusterIP, an external IP that it may share with another, and a node port.
-fn mk_service(n: u8) -> Service {
+fn mk_service(n: u8, external_policy: TrafficPolicy) -> Service {
     Service {
         key: ServiceKey::new("shop", format!("s{n}")),
         uid: format!("uid-{n}"),
@@ -35,7 +35,7 @@ fn mk_service(n: u8) -> Service {
             node_port: Some((30_000 + u16::from(n)).try_into().unwrap()),
         }],
         internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
+        external_policy,
         affinity: SessionAffinity::None,
         source_ranges: None,
         health_check_node_port: None,
@@ -68,13 +68,13 @@ fn settings() -> Settings {
 fn mk_view(services: &BTreeMap<u8, BTreeSet<u8>>) -> View {
     let mut view = View::default();
     for (n, endpoints) in services {
-        set_service(&mut view, *n, Some(endpoints));
+        set_service(&mut view, *n, Some(endpoints), TrafficPolicy::Cluster);
     }
     view
 }
 
-fn set_service(view: &mut View, n: u8, endpoints: Option<&BTreeSet<u8>>) {
-    let service = mk_service(n);
+fn set_service(view: &mut View, n: u8, endpoints: Option<&BTreeSet<u8>>, external: TrafficPolicy) {
+    let service = mk_service(n, external);
     let key = service.key.clone();
     match endpoints {
         Some(endpoints) => {
@@ -102,24 +102,30 @@ fn mk_intent(services: &[(u8, &[u8])]) -> Intent {
     Intent::of(&mk_view(&services), settings())
 }
 
-fn targets(intent: Option<&FrontendIntent>) -> Option<BTreeSet<Target>> {
-    match &intent?.outcome {
+/// Where a packet from a Pod or from outside may go.
+fn targets(intent: Option<&FrontendIntent>, source: SourceClass) -> Option<BTreeSet<Target>> {
+    match intent?.handling(source).0 {
         Outcome::Endpoints(targets) => Some(targets.iter().copied().collect()),
-        Outcome::Reject(_) => None,
+        Outcome::Reject(_) | Outcome::Drop(_) => None,
     }
 }
 
-fn packet_to(frontend: &Frontend) -> Packet {
+fn packet_to(frontend: &Frontend, source: SourceClass) -> Packet {
     let (destination, to_this_node) = match frontend {
         Frontend::Vip { ip, .. } => (*ip, false),
         Frontend::NodePort { .. } => ([10, 77, 0, 11].into(), true),
     };
     Packet {
-        source: [10, 244, 9, 9].into(),
+        source: match source {
+            SourceClass::Pod => [10, 244, 9, 9].into(),
+            SourceClass::Host => [10, 77, 0, 11].into(),
+            SourceClass::Outside => [203, 0, 113, 5].into(),
+        },
         destination,
         protocol: frontend.protocol(),
         port: frontend.port(),
         to_this_node,
+        from_this_node: source == SourceClass::Host,
     }
 }
 
@@ -166,22 +172,28 @@ fn plan_at(installed: &Installed, intent: &Intent, now_ms: u64) -> Plan {
     )
 }
 
-type Shape = (Frontend, [bool; 3], Vec<u32>, Vec<u32>, Vec<Target>);
+type Shape = (Entry, [bool; 5], Vec<u32>, Vec<u32>, Vec<Target>);
 
 /// The same but for which endpoint sits in which slot.
 fn shape(installed: &Installed) -> Vec<Shape> {
-    let of_frontend = |(frontend, state): (&Frontend, &FrontendState)| {
+    let of_entry = |(entry, state): (&Entry, &EntryState)| {
         let mut held: Vec<Target> = state.slots.values().copied().collect();
         held.sort();
         (
-            *frontend,
-            [state.listed, state.refused, state.masqueraded],
+            *entry,
+            [
+                state.listed,
+                state.refused,
+                state.dropped,
+                state.masqueraded,
+                state.ranged,
+            ],
             state.counts.iter().copied().collect(),
             state.slots.keys().copied().collect(),
             held,
         )
     };
-    installed.frontends().map(of_frontend).collect()
+    installed.entries.iter().map(of_entry).collect()
 }
 
 /// A packet during whose walk the contents change once, after a number of lookups.
@@ -211,6 +223,11 @@ impl Lookups for Straddle<'_> {
     fn has_address(&mut self, set: SetName, ip: IpAddr) -> bool {
         let layout = self.layout;
         (layout, self.current()).has_address(set, ip)
+    }
+
+    fn has_source(&mut self, frontend: &Frontend, source: IpAddr) -> bool {
+        let layout = self.layout;
+        (layout, self.current()).has_source(frontend, source)
     }
 
     fn slot(&mut self, map: MapName, frontend: &Frontend, slot: u32) -> Option<Target> {
@@ -246,18 +263,27 @@ fn check_no_packet_is_lost(moments: &[Moment], intents: &[Intent]) -> Result<(),
                 .iter()
                 .flat_map(|intent| intent.frontends().map(|(frontend, _)| *frontend))
                 .collect();
-            for frontend in &known {
+            let cases = known
+                .iter()
+                .flat_map(|frontend| SourceClass::ALL.map(|source| (frontend, source)));
+            for (frontend, source) in cases {
                 let lists: Option<Vec<_>> = in_force
                     .iter()
-                    .map(|intent| targets(intent.get(frontend)))
+                    .map(|intent| targets(intent.get(frontend), source))
                     .collect();
                 // With endpoints all along it must reach one of them; otherwise it must not be dropped.
                 let allowed = lists.map(|lists| lists.into_iter().flatten().collect());
+                let of_any_source: BTreeSet<Target> = in_force
+                    .iter()
+                    .flat_map(|intent| SourceClass::ALL.map(|source| targets(intent.get(frontend), source)))
+                    .flatten()
+                    .flatten()
+                    .collect();
                 check_packet(
                     &layout,
                     &rules,
-                    frontend,
-                    allowed.as_ref(),
+                    &packet_to(frontend, source),
+                    (allowed.as_ref(), &of_any_source),
                     &before.state,
                     &after.state,
                 )?;
@@ -270,12 +296,11 @@ fn check_no_packet_is_lost(moments: &[Moment], intents: &[Intent]) -> Result<(),
 fn check_packet(
     layout: &Layout,
     rules: &Ruleset,
-    frontend: &Frontend,
-    allowed: Option<&BTreeSet<Target>>,
+    packet: &Packet,
+    (allowed, of_any_source): (Option<&BTreeSet<Target>>, &BTreeSet<Target>),
     before: &Installed,
     after: &Installed,
 ) -> Result<(), TestCaseError> {
-    let packet = packet_to(frontend);
     for left in 0.. {
         let mut modulus = 1;
         let mut pick = 0;
@@ -287,21 +312,26 @@ fn check_packet(
                 after,
                 left,
             };
-            let verdict = walk(rules, &mut lookups, &packet, |of| {
+            let verdict = walk(rules, &mut lookups, packet, |of| {
                 modulus = of;
                 pick
             });
             unused = lookups.left;
             let right = match (verdict, allowed) {
-                (Verdict::Translated { target, .. }, Some(allowed)) => allowed.contains(&target),
-                (Verdict::Dropped, _) | (Verdict::Rejected | Verdict::Untouched, Some(_)) => false,
-                (Verdict::Translated { .. } | Verdict::Rejected | Verdict::Untouched, None) => true,
+                // Between the policies it may get the other list, and is masqueraded then.
+                (Verdict::Translated { target, masqueraded }, Some(allowed)) => {
+                    allowed.contains(&target) || (masqueraded && of_any_source.contains(&target))
+                }
+                (Verdict::Untranslated, _)
+                | (Verdict::Rejected | Verdict::Dropped | Verdict::Untouched, Some(_)) => false,
+                (
+                    Verdict::Translated { .. } | Verdict::Rejected | Verdict::Dropped | Verdict::Untouched,
+                    None,
+                ) => true,
             };
             prop_assert!(
                 right,
-                "{frontend}: {verdict:?}, not in {allowed:?}, after {left} lookups in\n{:?}\nthen\n{:?}",
-                before.get(frontend),
-                after.get(frontend)
+                "{packet:?}: {verdict:?}, not in {allowed:?}, after {left} lookups in\n{before:?}\nthen\n{after:?}"
             );
             pick += 1;
         }
@@ -314,16 +344,17 @@ fn check_packet(
 
 #[derive(Clone, Debug)]
 struct StepInput {
-    changes: Vec<(u8, Option<BTreeSet<u8>>)>,
+    changes: Vec<(u8, Option<BTreeSet<u8>>, TrafficPolicy)>,
     wait_ms: u64,
     split: usize,
 }
 
 fn step() -> impl Strategy<Value = StepInput> {
     let endpoints = proptest::option::weighted(0.9, proptest::collection::btree_set(1u8..9, 0..7));
+    let policy = proptest::sample::select(vec![TrafficPolicy::Cluster, TrafficPolicy::Local]);
     let wait = prop_oneof![Just(0), 1u64..400, 900u64..1_200, Just(3_000)];
     (
-        proptest::collection::vec((0u8..3, endpoints), 1..3),
+        proptest::collection::vec((0u8..3, endpoints, policy), 1..3),
         wait,
         0usize..40,
     )
@@ -348,9 +379,9 @@ proptest! {
         for input in steps {
             now += Duration::from_millis(input.wait_ms);
             let mut touched = crate::Touched::default();
-            for (n, endpoints) in input.changes {
-                set_service(&mut view, n, endpoints.as_ref());
-                touched.merge(intent.update(&view, [&mk_service(n).key]));
+            for (n, endpoints, policy) in input.changes {
+                set_service(&mut view, n, endpoints.as_ref(), policy);
+                touched.merge(intent.update(&view, [&mk_service(n, policy).key]));
             }
             intents.push(intent.clone());
             let step = intents.len() - 1;
@@ -457,8 +488,9 @@ fn verdicts_follow_the_state_of_the_service() {
             protocol: Protocol::Tcp,
             port: port.try_into().unwrap(),
             to_this_node: destination[1] == 77,
+            from_this_node: false,
         };
-        let verdicts = verdicts(&layout, &installed, &packet);
+        let verdicts = verdicts(&Ruleset::of(&layout), &layout, &installed, &packet);
         verdicts
             .iter()
             .map(|verdict| format!("{verdict:?}"))
@@ -525,7 +557,7 @@ fn the_limit_grows_in_steps_by_appending() {
     assert_eq!((small.limit(), large.limit()), (64, 128));
     assert_eq!(large.with_limit_for(3), large);
     assert_eq!(small.marker(), large.marker());
-    assert_eq!(small.missing_sets(&large).len(), 2 * 64);
+    assert_eq!(small.missing_sets(&large).len(), 4 * 64);
     let mut rules: BTreeMap<_, _> = small
         .chains()
         .into_iter()
