@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use berth_model::IpFamily;
+use berth_proxy_core::health_check::ListenOn;
 use berth_proxy_core::nft::full_script;
-use berth_proxy_core::{Conflict, Intent, Shortfall};
+use berth_proxy_core::{Conflict, Intent, Settings, Shortfall};
 use berth_runtime::admin::Admin;
 use berth_runtime::backoff::{Backoff, jitter};
 use berth_runtime::client::ApiArgs;
@@ -16,12 +17,19 @@ use berth_runtime::metrics::Metrics as Registry;
 use berth_runtime::ready::{Condition, Readiness};
 use berth_runtime::shutdown::Shutdown;
 use berth_runtime::watch::WatchMetrics;
+use k8s_openapi::jiff::Timestamp;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::nft::Nft;
-use crate::feed::{self, Event, State};
-use crate::metrics::Metrics;
+use crate::events::Events;
+use crate::feed::{self, Event, Selection, State};
+use crate::health::{self, HealthPorts, ProxyHealth, Refusal};
+use crate::metrics::{Metrics, Upstream};
+use crate::node::own_addresses;
+use crate::options::Options;
+use crate::start::{self, Start};
 use crate::sync::Syncer;
 use crate::{Error, ProxyArgs};
 
@@ -43,46 +51,71 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
     if args.cleanup {
         return cleanup().await;
     }
-    let settings = args
-        .settings()
-        .map_err(|error| ExitError::new(Code::Usage, error))?;
+    let Start { options, api } = start::read(&args, api)?;
+    let settings = options.settings(None).map_err(usage)?;
+    let selection = Selection {
+        service_proxy_name: args.service_proxy_name.clone(),
+        node: (!args.dry_run || options.needs_node()).then(|| options.node.clone()),
+    };
     let connection = api.connect().await?;
     let stop = shutdown.token();
     if args.dry_run {
         connection.contact(api.patience(), &stop).await?;
-        let events = feed::start(&connection.client(), WatchMetrics::default());
-        return dry_run(settings, events, &stop).await;
+        let events = feed::start(&connection.client(), &selection, WatchMetrics::default());
+        return dry_run(&options, events, &stop).await;
     }
     let nft = Nft::open()?;
     // Missing privileges show here, before anything else is waited for.
     nft.has_table(IpFamily::V4).await?;
-    let admin = Admin::bind("--admin-address", args.admin_address).await?;
+    let admin = Admin::bind("--metrics-bind-address", options.metrics).await?;
     let registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
     let metrics = registry.register(Metrics::register);
+    let upstream = registry.register(Upstream::register);
     let watches = registry.register(WatchMetrics::register);
     let readiness = Readiness::new();
+    let health = ProxyHealth::new(2 * options.sync_period);
+    let health_server = health::serve(&options, health.clone(), upstream, stop.child_token())?;
+    tracing::info!(server = %connection.origin(), node = options.node.as_str(), "starting");
     let mut agent = Agent {
         state: State::default(),
-        syncer: Syncer::new(nft, settings, args.retire_delay),
+        syncer: Syncer::new(nft, settings.clone(), args.retire_delay),
+        settings,
+        retire_delay: args.retire_delay,
         metrics,
         listed: readiness.register("lists-complete"),
         synced: readiness.register("rules-written"),
         failures: 0,
         retry_at: None,
+        paused_until: None,
         reported: Reported::default(),
+        ports: HealthPorts::new(health.clone()),
+        health,
+        events: Events::start(connection.client(), options.node.as_str()),
+        options,
     };
     let serving = tokio::spawn(admin.serve(readiness, registry, stop.child_token()));
-    tracing::info!(server = %connection.origin(), node = args.node_name, "starting");
     let outcome = async {
         connection.contact(api.patience(), &stop).await?;
-        agent.run(feed::start(&connection.client(), watches), &stop).await
+        agent
+            .run(feed::start(&connection.client(), &selection, watches), &stop)
+            .await
     }
     .await;
     shutdown.request();
-    if let Err(error) = serving.await {
-        tracing::debug!(%error, "admin port ended");
-    }
+    ended([Some(serving), health_server]).await;
     outcome
+}
+
+async fn ended(servers: [Option<JoinHandle<()>>; 2]) {
+    for server in servers.into_iter().flatten() {
+        if let Err(error) = server.await {
+            tracing::debug!(%error, "server ended");
+        }
+    }
+}
+
+fn usage(error: impl std::fmt::Display) -> ExitError {
+    ExitError::new(Code::Usage, error)
 }
 
 /// Removes Berth's tables, and nothing else.
@@ -100,12 +133,12 @@ pub async fn cleanup() -> Result<(), ExitError> {
 
 /// Prints what would be written on an empty node.
 async fn dry_run(
-    settings: berth_proxy_core::Settings,
+    options: &Options,
     mut events: mpsc::Receiver<Event>,
     stop: &CancellationToken,
 ) -> Result<(), ExitError> {
     let mut state = State::default();
-    while !state.is_synced() {
+    while !state.is_synced() || (options.needs_node() && !state.is_node_listed()) {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             event = events.recv() => match event {
@@ -114,6 +147,7 @@ async fn dry_run(
             },
         }
     }
+    let settings = options.settings(state.node.as_ref()).map_err(usage)?;
     let intent = Intent::of(state.index.view(), settings);
     print!("{}", full_script(&intent));
     Ok(())
@@ -134,7 +168,15 @@ struct Agent {
     synced: Condition,
     failures: u32,
     retry_at: Option<Instant>,
+    /// End of `--min-sync-period` since the last write.
+    paused_until: Option<Instant>,
     reported: Reported,
+    options: Options,
+    settings: Settings,
+    retire_delay: Duration,
+    health: ProxyHealth,
+    ports: HealthPorts,
+    events: Events,
 }
 
 impl Agent {
@@ -180,36 +222,102 @@ impl Agent {
     }
 
     fn wake_in(&self) -> Option<Duration> {
-        match self.retry_at {
-            Some(at) => Some(at.saturating_duration_since(Instant::now())),
+        let now = Instant::now();
+        let until = |at: Instant| at.saturating_duration_since(now);
+        let rules = match self.not_before() {
+            Some(at) => Some(until(at)),
             None => self.syncer.next_retirement(),
+        };
+        let ports = self.ports.retry_at().map(until);
+        rules.into_iter().chain(ports).min()
+    }
+
+    /// Before when no rules are written.
+    fn not_before(&self) -> Option<Instant> {
+        self.retry_at.into_iter().chain(self.paused_until).max()
+    }
+
+    fn is_synced(&self) -> bool {
+        let places_pods = self.state.node.is_some() || !self.settings.cluster_cidrs.is_empty();
+        self.state.is_synced() && (places_pods || !self.options.needs_node())
+    }
+
+    /// What the Node changed of the settings is written like any other change. A Node that is gone
+    /// changes nothing: traffic goes on as long as this process runs.
+    fn follow_node(&mut self) -> Result<(), ExitError> {
+        self.health.node(self.state.eligibility());
+        let Some(node) = &self.state.node else {
+            return Ok(());
+        };
+        let settings = self.options.settings(Some(node)).map_err(usage)?;
+        if settings != self.settings {
+            tracing::info!(cidrs = ?settings.cluster_cidrs, "the Node changed, and the rules follow");
+            self.syncer = Syncer::new(Nft::open()?, settings.clone(), self.retire_delay);
+            self.settings = settings;
+            let view = self.state.index.view();
+            self.syncer.take(view, &view.services.keys().cloned().collect());
+            self.health.queued(Instant::now());
         }
+        Ok(())
+    }
+
+    async fn check_ports(&mut self) {
+        let listen_on = if self.options.nodeport_addresses.is_empty() {
+            ListenOn::default()
+        } else {
+            match own_addresses() {
+                Ok(own) => self.options.listen_on(self.state.node.as_ref(), &own),
+                Err(error) => {
+                    tracing::warn!(%error, "the machine's addresses are not known; health checks are answered on all");
+                    ListenOn::default()
+                }
+            }
+        };
+        for refusal in self.ports.sync(&listen_on, Instant::now()).await {
+            tracing::warn!(reason = Refusal::REASON, "{refusal}");
+            self.events.refused(refusal);
+        }
+        self.metrics.health_ports(self.ports.count());
     }
 
     async fn turn(&mut self) -> Result<(), ExitError> {
-        if !self.state.is_synced() {
+        self.follow_node()?;
+        if !self.is_synced() {
             return Ok(());
         }
         self.listed.set();
         let dirty = self.state.index.take_dirty();
-        self.syncer.take(self.state.index.view(), &dirty);
+        let view = self.state.index.view();
+        self.syncer.take(view, &dirty);
         if !dirty.is_empty() {
+            self.health.queued(Instant::now());
+            self.ports.update(view, &dirty, self.settings.node.as_ref());
             self.report();
         }
-        if self.retry_at.is_some_and(|at| at > Instant::now()) {
+        self.check_ports().await;
+        if self.not_before().is_some_and(|at| at > Instant::now()) {
             return Ok(());
         }
+        self.write(dirty.len()).await
+    }
+
+    async fn write(&mut self, services: usize) -> Result<(), ExitError> {
         let started = Instant::now();
         match self.syncer.turn().await {
             Ok(done) => {
                 self.failures = 0;
                 self.retry_at = None;
                 self.synced.set();
+                self.health.updated(Timestamp::now());
+                self.paused_until = None;
                 if !done.is_nothing() {
                     self.metrics.synced(started.elapsed().as_secs_f64());
                     self.metrics.forgotten(done.forgotten);
                     self.metrics.wrote(done.changes, done.rebuilt);
-                    tracing::debug!(?done, services = dirty.len(), took = ?started.elapsed(), "synced");
+                    tracing::debug!(?done, services, took = ?started.elapsed(), "synced");
+                    if !self.options.min_sync_period.is_zero() {
+                        self.paused_until = Some(Instant::now() + self.options.min_sync_period);
+                    }
                 }
                 for (family, count) in self.syncer.elements() {
                     self.metrics.elements(family, count);
@@ -220,7 +328,7 @@ impl Agent {
             Err(error @ (Error::Kernel { .. } | Error::Unstable { .. } | Error::Socket(_))) => {
                 self.failures = self.failures.saturating_add(1);
                 let delay = jitter(
-                    RETRY.delay(self.failures),
+                    RETRY.delay(self.failures).min(self.options.sync_period),
                     self.failures.wrapping_mul(0x9e37_79b9),
                 );
                 self.retry_at = Some(Instant::now() + delay);
