@@ -2,6 +2,7 @@
 //! Flags of `berth proxy`. Those that kube-proxy has too keep its names.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_runtime::duration::parse as duration;
@@ -14,7 +15,12 @@ use crate::options::{
 /// How the node proxy runs.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ProxyArgs {
-    /// Name of this Node; by default the machine's host name in lower case
+    /// A KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1), as kube-proxy reads it. It takes the place of the
+    /// flags of section "kube-proxy" below, which are ignored beside it, as in kube-proxy
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Name of this Node; by default the machine's host name in lower case. It counts beside --config, too
     #[arg(
         long,
         visible_alias = "hostname-override",
@@ -150,4 +156,48 @@ pub struct SharedArgs {
     /// Timeout of UDP flows with answers; 0 leaves it [default: 0s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub conntrack_udp_timeout_stream: Option<Duration>,
+}
+
+impl SharedArgs {
+    /// The flags that were given, for those who are told that a file took their place.
+    pub(crate) fn given(&self) -> Vec<&'static str> {
+        let flags = [
+            ("--proxy-mode", self.proxy_mode.is_some()),
+            ("--cluster-cidr", self.cluster_cidr.is_some()),
+            ("--detect-local-mode", self.detect_local_mode.is_some()),
+            ("--masquerade-all", self.masquerade_all.is_some()),
+            ("--masquerade-bit", self.masquerade_bit.is_some()),
+            ("--nodeport-addresses", self.nodeport_addresses.is_some()),
+            ("--bind-address", self.bind_address.is_some()),
+            ("--healthz-bind-address", self.healthz_bind_address.is_some()),
+            ("--metrics-bind-address", self.metrics_bind_address.is_some()),
+            ("--bind-address-hard-fail", self.bind_address_hard_fail.is_some()),
+            ("--sync-period", self.sync_period.is_some()),
+            ("--min-sync-period", self.min_sync_period.is_some()),
+            ("--conntrack-max-per-core", self.conntrack_max_per_core.is_some()),
+            ("--conntrack-min", self.conntrack_min.is_some()),
+            (
+                "--conntrack-tcp-timeout-established",
+                self.conntrack_tcp_timeout_established.is_some(),
+            ),
+            (
+                "--conntrack-tcp-timeout-close-wait",
+                self.conntrack_tcp_timeout_close_wait.is_some(),
+            ),
+            (
+                "--conntrack-tcp-be-liberal",
+                self.conntrack_tcp_be_liberal.is_some(),
+            ),
+            ("--conntrack-udp-timeout", self.conntrack_udp_timeout.is_some()),
+            (
+                "--conntrack-udp-timeout-stream",
+                self.conntrack_udp_timeout_stream.is_some(),
+            ),
+        ];
+        flags
+            .iter()
+            .filter(|(_, given)| *given)
+            .map(|(name, _)| *name)
+            .collect()
+    }
 }

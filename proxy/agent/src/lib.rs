@@ -13,6 +13,7 @@
 
 pub mod apply;
 mod args;
+mod config;
 mod error;
 mod events;
 mod feed;
