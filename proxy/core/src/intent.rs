@@ -172,7 +172,7 @@ impl Intent {
                 let usable = self.usable(service, port, family, view);
                 contribution
                     .local_endpoints
-                    .extend(usable.local.iter().map(|target| target.ip));
+                    .extend(usable.here.iter().map(|target| target.ip));
                 let claim = Claim::of(service, port);
                 let shared = FrontendIntent {
                     owner: claim.port.clone(),
@@ -215,11 +215,7 @@ impl Intent {
             name: port.name.clone(),
             protocol: port.protocol,
         };
-        categorize(
-            view.endpoints_of(&service.key, &join),
-            family,
-            self.settings.node.as_ref(),
-        )
+        categorize(view.endpoints_of(&service.key, &join), family, &self.settings)
     }
 
     /// The intent of one frontend; `None` if no Service claims it.

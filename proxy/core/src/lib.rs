@@ -28,4 +28,4 @@ pub use categorize::{Usable, categorize};
 pub use frontend::{Frontend, Target};
 pub use intent::{Intent, Touched};
 pub use outcome::{Conflict, FrontendIntent, Outcome, RejectReason, Role, Shortfall, ShortfallKind};
-pub use settings::{Settings, SettingsError};
+pub use settings::{NodePortAddresses, Settings, SettingsError};

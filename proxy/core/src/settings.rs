@@ -1,20 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the operator chose.
+//! What the operator chose, and what the agent knows of its node.
 
-use berth_model::NodeName;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use berth_model::{IpFamily, NodeName};
 use ipnet::IpNet;
 
-/// What the operator chose, for one node.
+/// What the operator chose and where we are, for one node. The agent hands in a new value when the Node changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// This node: tells local endpoints. `None` outside a node (`berth plan`).
+    /// This node: tells local endpoints and node hints. `None` outside a node (`berth plan`).
     pub node: Option<NodeName>,
-    /// Where Pods live, both families. With none of a family, nothing is masqueraded for coming from elsewhere.
+    /// This node's zone (label `topology.kubernetes.io/zone`): tells zone hints.
+    pub zone: Option<String>,
+    /// This node's own addresses, as its Node has them. A LoadBalancer's source ranges that admit one of them admit
+    /// the LoadBalancer address as a source too: where it is bound on the node, the node's own packets carry it.
+    pub node_ips: BTreeSet<IpAddr>,
+    /// On which of the node's addresses node ports are served.
+    pub node_port_addresses: NodePortAddresses,
+    /// Where Pods live, both families. With none of a family, nobody counts as a Pod: nothing is masqueraded for
+    /// coming from elsewhere, and external traffic policy Local has no short cut for Pods.
     pub cluster_cidrs: Vec<IpNet>,
-    /// Masquerade every connection to a Service.
+    /// Masquerade every connection to a ClusterIP.
     pub masquerade_all: bool,
     /// The bit of the packet mark that carries the decision to masquerade, as a mark value.
     pub mark: u32,
+}
+
+/// The addresses of this node on which node ports are served, by family. A family that is not named here is served on
+/// every address of the node but loopback ones. What `primary` or a CIDR means on this node is for the agent to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodePortAddresses(BTreeMap<IpFamily, BTreeSet<IpAddr>>);
+
+impl NodePortAddresses {
+    /// Every address of the node, both families.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Only these addresses in this family; none at all if there are none. Those of the other family are left out.
+    #[must_use]
+    pub fn only(mut self, family: IpFamily, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        let ours = addresses.into_iter().filter(|ip| IpFamily::of(*ip) == family);
+        self.0.insert(family, ours.collect());
+        self
+    }
+
+    /// The addresses of a family; `None` for all.
+    pub fn of(&self, family: IpFamily) -> Option<&BTreeSet<IpAddr>> {
+        self.0.get(&family)
+    }
 }
 
 /// A setting that cannot be used.
@@ -35,11 +71,21 @@ impl Settings {
             .checked_shl(masquerade_bit.into())
             .ok_or(SettingsError::MasqueradeBit(masquerade_bit))?;
         Ok(Self {
-            node: None,
-            cluster_cidrs: Vec::new(),
-            masquerade_all: false,
             mark,
+            ..Self::default()
         })
+    }
+
+    /// Whether anybody of this family can be told to be a Pod.
+    pub fn knows_pods(&self, family: IpFamily) -> bool {
+        self.pod_cidrs(family).next().is_some()
+    }
+
+    /// Where Pods of a family live.
+    pub fn pod_cidrs(&self, family: IpFamily) -> impl Iterator<Item = &IpNet> {
+        self.cluster_cidrs
+            .iter()
+            .filter(move |net| IpFamily::of(net.addr()) == family)
     }
 }
 
@@ -48,6 +94,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             node: None,
+            zone: None,
+            node_ips: BTreeSet::new(),
+            node_port_addresses: NodePortAddresses::all(),
             cluster_cidrs: Vec::new(),
             masquerade_all: false,
             mark: 1 << 14,
