@@ -32,8 +32,8 @@ const BACKLOG: usize = 4_096;
 pub(crate) struct Selection {
     /// The value of `service.kubernetes.io/service-proxy-name`; `None` for Services without the label.
     pub(crate) service_proxy_name: Option<String>,
-    /// The own Node; `None` for none.
-    pub(crate) node: Option<NodeName>,
+    /// The own Node.
+    pub(crate) node: NodeName,
 }
 
 impl Selection {
@@ -66,11 +66,10 @@ pub(crate) fn start(client: &Client, selection: &Selection, metrics: WatchMetric
     );
     forward(services, sender.clone(), |event| Event::Service(Box::new(event)));
     forward(slices, sender.clone(), |event| Event::Slice(Box::new(event)));
-    if let Some(node) = &selection.node {
-        let own = watcher::Config::default().fields(&format!("metadata.name={}", node.as_str()));
-        let own = watch_with(Api::all(client.clone()), own, "nodes", metrics);
-        forward(own, sender, |event| Event::Node(Box::new(event)));
-    }
+    let own = format!("metadata.name={}", selection.node.as_str());
+    let own = watcher::Config::default().fields(&own);
+    let own = watch_with(Api::all(client.clone()), own, "nodes", metrics);
+    forward(own, sender, |event| Event::Node(Box::new(event)));
     receiver
 }
 
@@ -252,7 +251,7 @@ mod tests {
         let labels = |name: Option<&str>| {
             let selection = Selection {
                 service_proxy_name: name.map(str::to_owned),
-                node: None,
+                node: NodeName::new("node-1"),
             };
             selection.services()
         };

@@ -13,6 +13,9 @@ use nix::net::if_::InterfaceFlags;
 /// utils/taints package): load balancers are to drain it.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
+/// The label that names a Node's zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 /// Whether load balancers may send traffic to this node, as far as its Node object says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Eligibility {
@@ -49,6 +52,8 @@ impl Eligibility {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodeFacts {
     pub(crate) eligibility: Eligibility,
+    /// Label `topology.kubernetes.io/zone`.
+    pub(crate) zone: Option<String>,
     /// The primary address of each family, the Node's own first.
     pub(crate) primary: Vec<IpAddr>,
     /// `spec.podCIDRs`.
@@ -73,6 +78,11 @@ impl NodeFacts {
         let pod_cidrs = spec.and_then(|spec| spec.pod_cidrs.as_ref());
         Self {
             eligibility,
+            zone: node
+                .metadata
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get(ZONE).cloned()),
             primary: primary_addresses(node),
             pod_cidrs: pod_cidrs
                 .into_iter()
@@ -200,9 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn pod_cidrs_are_read() {
+    fn pod_cidrs_and_zone_are_read() {
         let cidrs = NodeFacts::of(&mk_node(&[], None)).pod_cidrs;
         let texts: Vec<String> = cidrs.iter().map(IpNet::to_string).collect();
         assert_eq!(texts, ["10.244.1.0/24", "fd00:244:1::/64"]);
+        let mut node = mk_node(&[], None);
+        assert_eq!(NodeFacts::of(&node).zone, None);
+        node.metadata.labels = Some([(ZONE.to_owned(), "zone-a".to_owned())].into());
+        assert_eq!(NodeFacts::of(&node).zone.as_deref(), Some("zone-a"));
     }
 }

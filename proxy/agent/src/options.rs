@@ -4,13 +4,12 @@
 
 mod values;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use berth_model::{IpFamily, NodeName};
-use berth_proxy_core::health_check::ListenOn;
-use berth_proxy_core::{Settings, SettingsError};
+use berth_proxy_core::{NodePortAddresses, Settings, SettingsError};
 use ipnet::IpNet;
 
 pub use values::{BindTo, DetectLocalMode, NodePortAddress, ProxyMode};
@@ -143,13 +142,25 @@ impl Options {
         self.detect_local_mode == DetectLocalMode::NodeCidr
     }
 
-    /// The core's settings, given what is known of the Node.
+    /// Whether the machine's addresses matter.
+    pub(crate) fn selects_addresses(&self) -> bool {
+        !self.nodeport_addresses.is_empty()
+    }
+
+    /// The core's settings, given what is known of the Node, and the machine's addresses.
     ///
     /// # Errors
     /// Never: the bit was looked at before.
-    pub(crate) fn settings(&self, node: Option<&NodeFacts>) -> Result<Settings, SettingsError> {
+    pub(crate) fn settings(
+        &self,
+        node: Option<&NodeFacts>,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<Settings, SettingsError> {
         Ok(Settings {
             node: Some(self.node.clone()),
+            zone: node.and_then(|node| node.zone.clone()),
+            node_ips: self.primary(node).into_iter().collect(),
+            node_port_addresses: self.node_port_addresses(node, addresses),
             cluster_cidrs: match self.detect_local_mode {
                 DetectLocalMode::ClusterCidr => self.cluster_cidrs.clone(),
                 DetectLocalMode::NodeCidr => node.map(|node| node.pod_cidrs.clone()).unwrap_or_default(),
@@ -172,29 +183,34 @@ impl Options {
     }
 
     /// Which of the machine's `addresses` node ports and health-check node ports are served on. A family
-    /// of which nothing is selected is served on all of its addresses, as in kube-proxy.
-    pub(crate) fn listen_on(&self, node: Option<&NodeFacts>, addresses: &BTreeSet<IpAddr>) -> ListenOn {
+    /// of which nothing is selected is served on all of its addresses, as in kube-proxy; but as long as it
+    /// is not known which address is the primary one, that stands for none.
+    fn node_port_addresses(
+        &self,
+        node: Option<&NodeFacts>,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> NodePortAddresses {
         let primary = self.primary(node);
+        let unknown = primary.is_empty() && self.nodeport_addresses.contains(&NodePortAddress::Primary);
         let nets: Vec<IpNet> = self
             .nodeport_addresses
             .iter()
             .flat_map(|selected| selected.nets(&primary))
             .collect();
-        let mut only = BTreeMap::new();
+        let mut selected = NodePortAddresses::all();
         for family in IpFamily::ALL {
             let nets: Vec<&IpNet> = nets
                 .iter()
                 .filter(|net| IpFamily::of(net.addr()) == family)
                 .collect();
-            if nets.is_empty() || nets.iter().any(|net| net.prefix_len() == 0) {
+            let all = nets.iter().any(|net| net.prefix_len() == 0);
+            if all || (nets.is_empty() && !unknown) {
                 continue;
             }
-            let selected = addresses
-                .iter()
-                .filter(|ip| nets.iter().any(|net| net.contains(*ip)));
-            only.insert(family, selected.copied().collect());
+            let within = |ip: &&IpAddr| nets.iter().any(|net| net.contains(*ip));
+            selected = selected.only(family, addresses.iter().filter(within).copied());
         }
-        ListenOn { only }
+        selected
     }
 }
 

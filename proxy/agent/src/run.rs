@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use berth_model::IpFamily;
-use berth_proxy_core::health_check::ListenOn;
 use berth_proxy_core::nft::full_script;
 use berth_proxy_core::{Conflict, Intent, Settings, Shortfall};
 use berth_runtime::admin::Admin;
@@ -43,6 +42,9 @@ const COUNTER_PERIOD: Duration = Duration::from_secs(10);
 /// How often the ruleset is looked at for changes of somebody else's, who may have flushed our tables.
 const AUDIT_PERIOD: Duration = Duration::from_secs(15);
 
+/// How long the first write waits for the own Node.
+const NODE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Runs the node proxy until `shutdown` is requested.
 ///
 /// # Errors
@@ -52,10 +54,10 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         return cleanup().await;
     }
     let Start { options, api } = start::read(&args, api)?;
-    let settings = options.settings(None).map_err(usage)?;
+    let settings = options.settings(None, &BTreeSet::new()).map_err(usage)?;
     let selection = Selection {
         service_proxy_name: args.service_proxy_name.clone(),
-        node: (!args.dry_run || options.needs_node()).then(|| options.node.clone()),
+        node: options.node.clone(),
     };
     let connection = api.connect().await?;
     let stop = shutdown.token();
@@ -80,6 +82,8 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         state: State::default(),
         syncer: Syncer::new(nft, settings.clone(), args.retire_delay),
         settings,
+        written: false,
+        node_patience: Instant::now() + NODE_PATIENCE,
         retire_delay: args.retire_delay,
         metrics,
         listed: readiness.register("lists-complete"),
@@ -138,7 +142,7 @@ async fn dry_run(
     stop: &CancellationToken,
 ) -> Result<(), ExitError> {
     let mut state = State::default();
-    while !state.is_synced() || (options.needs_node() && !state.is_node_listed()) {
+    while !state.is_synced() || !state.is_node_listed() {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             event = events.recv() => match event {
@@ -147,7 +151,8 @@ async fn dry_run(
             },
         }
     }
-    let settings = options.settings(state.node.as_ref()).map_err(usage)?;
+    let own = own_addresses().unwrap_or_default();
+    let settings = options.settings(state.node.as_ref(), &own).map_err(usage)?;
     let intent = Intent::of(state.index.view(), settings);
     print!("{}", full_script(&intent));
     Ok(())
@@ -173,6 +178,10 @@ struct Agent {
     reported: Reported,
     options: Options,
     settings: Settings,
+    /// Whether rules were written once.
+    written: bool,
+    /// Until when the first write waits for the own Node.
+    node_patience: Instant,
     retire_delay: Duration,
     health: ProxyHealth,
     ports: HealthPorts,
@@ -229,7 +238,9 @@ impl Agent {
             None => self.syncer.next_retirement(),
         };
         let ports = self.ports.retry_at().map(until);
-        rules.into_iter().chain(ports).min()
+        let node = (!self.written && self.state.is_synced()).then(|| until(self.node_patience));
+        let node = node.filter(|wait| !wait.is_zero());
+        rules.into_iter().chain(ports).chain(node).min()
     }
 
     /// Before when no rules are written.
@@ -238,20 +249,39 @@ impl Agent {
     }
 
     fn is_synced(&self) -> bool {
-        let places_pods = self.state.node.is_some() || !self.settings.cluster_cidrs.is_empty();
-        self.state.is_synced() && (places_pods || !self.options.needs_node())
+        self.state.is_synced() && (self.written || self.state.node.is_some() || self.goes_without_node())
     }
 
-    /// What the Node changed of the settings is written like any other change. A Node that is gone
-    /// changes nothing: traffic goes on as long as this process runs.
+    /// Whether to write although the Node is not known. Its zone and addresses matter, and it comes first,
+    /// as a rule; but where it may not be read, or is not there, that must not keep rules from the others.
+    fn goes_without_node(&self) -> bool {
+        !self.options.needs_node() && (self.state.is_node_listed() || Instant::now() >= self.node_patience)
+    }
+
+    /// What the Node and the machine's addresses changed of the settings is written like any other change.
+    /// A Node that is gone changes nothing: traffic goes on as long as this process runs.
     fn follow_node(&mut self) -> Result<(), ExitError> {
         self.health.node(self.state.eligibility());
-        let Some(node) = &self.state.node else {
+        if self.state.node.is_none() && self.written {
             return Ok(());
+        }
+        let own = if self.options.selects_addresses() {
+            match own_addresses() {
+                Ok(own) => own,
+                Err(error) => {
+                    tracing::warn!(%error, "the machine's addresses cannot be read");
+                    return Ok(());
+                }
+            }
+        } else {
+            BTreeSet::new()
         };
-        let settings = self.options.settings(Some(node)).map_err(usage)?;
+        let settings = self
+            .options
+            .settings(self.state.node.as_ref(), &own)
+            .map_err(usage)?;
         if settings != self.settings {
-            tracing::info!(cidrs = ?settings.cluster_cidrs, "the Node changed, and the rules follow");
+            tracing::info!(?settings, "the node changed, and the rules follow");
             self.syncer = Syncer::new(Nft::open()?, settings.clone(), self.retire_delay);
             self.settings = settings;
             let view = self.state.index.view();
@@ -262,18 +292,8 @@ impl Agent {
     }
 
     async fn check_ports(&mut self) {
-        let listen_on = if self.options.nodeport_addresses.is_empty() {
-            ListenOn::default()
-        } else {
-            match own_addresses() {
-                Ok(own) => self.options.listen_on(self.state.node.as_ref(), &own),
-                Err(error) => {
-                    tracing::warn!(%error, "the machine's addresses are not known; health checks are answered on all");
-                    ListenOn::default()
-                }
-            }
-        };
-        for refusal in self.ports.sync(&listen_on, Instant::now()).await {
+        let on = &self.settings.node_port_addresses;
+        for refusal in self.ports.sync(on, Instant::now()).await {
             tracing::warn!(reason = Refusal::REASON, "{refusal}");
             self.events.refused(refusal);
         }
@@ -308,6 +328,7 @@ impl Agent {
                 self.failures = 0;
                 self.retry_at = None;
                 self.synced.set();
+                self.written = true;
                 self.health.updated(Timestamp::now());
                 self.paused_until = None;
                 if !done.is_nothing() {

@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use berth_model::{IpFamily, NodeName, Port, Service, ServiceKey, ServiceKind, TrafficPolicy, View};
 
+use crate::NodePortAddresses;
+
 /// The header that tells a load balancer how much of the traffic this node can take.
 pub const WEIGHT_HEADER: &str = "X-Load-Balancing-Endpoint-Weight";
 
@@ -53,14 +55,14 @@ impl HealthChecks {
     }
 
     /// Where this node has to listen. A Service without endpoints is listened for too: 503 is an answer.
-    pub fn listeners(&self, listen_on: &ListenOn) -> BTreeSet<Listener> {
+    pub fn listeners(&self, on: &NodePortAddresses) -> BTreeSet<Listener> {
         let families = self
             .services
             .iter()
             .flat_map(|(key, check)| check.local.keys().map(move |family| (key, check.port, *family)));
         families
             .flat_map(|(key, port, family)| {
-                listen_on.of(family).into_iter().map(move |ip| Listener {
+                addresses(on, family).into_iter().map(move |ip| Listener {
                     address: SocketAddr::new(ip, port.get()),
                     service: key.clone(),
                 })
@@ -120,22 +122,12 @@ fn health_check(service: &Service, view: &View, node: Option<&NodeName>) -> Opti
     })
 }
 
-/// Which of the node's addresses health-check node ports are open on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ListenOn {
-    /// Addresses by family; a family that is not named here listens on all of its addresses.
-    pub only: BTreeMap<IpFamily, BTreeSet<IpAddr>>,
-}
-
-impl ListenOn {
-    fn of(&self, family: IpFamily) -> Vec<IpAddr> {
-        match self.only.get(&family) {
-            Some(ips) => ips.iter().copied().collect(),
-            None => vec![match family {
-                IpFamily::V4 => Ipv4Addr::UNSPECIFIED.into(),
-                IpFamily::V6 => Ipv6Addr::UNSPECIFIED.into(),
-            }],
-        }
+/// What to bind for a family: the selected addresses, or the one that stands for all.
+fn addresses(on: &NodePortAddresses, family: IpFamily) -> Vec<IpAddr> {
+    match (on.of(family), family) {
+        (Some(ips), _) => ips.iter().copied().collect(),
+        (None, IpFamily::V4) => vec![Ipv4Addr::UNSPECIFIED.into()],
+        (None, IpFamily::V6) => vec![Ipv6Addr::UNSPECIFIED.into()],
     }
 }
 

@@ -7,7 +7,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use berth_model::{NodeName, ServiceKey, View};
-use berth_proxy_core::health_check::{HealthChecks, ListenOn, Listener, ListenerPlan, WEIGHT_HEADER};
+use berth_proxy_core::NodePortAddresses;
+use berth_proxy_core::health_check::{HealthChecks, Listener, ListenerPlan, WEIGHT_HEADER};
 use berth_runtime::backoff::Backoff;
 use berth_runtime::serve::{self, Answer};
 use tokio::task::JoinHandle;
@@ -96,10 +97,10 @@ impl HealthPorts {
     }
 
     /// Opens and closes ports. Returns those that could not be opened and were not said before.
-    pub(crate) async fn sync(&mut self, listen_on: &ListenOn, now: Instant) -> Vec<Refusal> {
+    pub(crate) async fn sync(&mut self, on: &NodePortAddresses, now: Instant) -> Vec<Refusal> {
         let wanted = {
             let checks = self.checks.read().unwrap_or_else(PoisonError::into_inner);
-            checks.listeners(listen_on)
+            checks.listeners(on)
         };
         self.refused.retain(|listener, _| wanted.contains(listener));
         let plan = ListenerPlan::new(self.open.keys(), &wanted);
@@ -232,8 +233,8 @@ mod tests {
     async fn step(ports: &mut HealthPorts, view: &View, now: Instant) -> Vec<Refusal> {
         let dirty = BTreeSet::from([ServiceKey::new("shop", "web")]);
         ports.update(view, &dirty, Some(&NodeName::new("node-1")));
-        let only = BTreeMap::from([(IpFamily::V4, BTreeSet::from([LOOPBACK]))]);
-        ports.sync(&ListenOn { only }, now).await
+        let on = NodePortAddresses::all().only(IpFamily::V4, [LOOPBACK]);
+        ports.sync(&on, now).await
     }
 
     async fn ask(port: u16) -> String {

@@ -10,6 +10,7 @@ fn options(args: SharedArgs) -> Options {
 fn facts(primary: &[&str], pod_cidrs: &[&str]) -> NodeFacts {
     NodeFacts {
         eligibility: Eligibility::Eligible,
+        zone: Some("zone-a".to_owned()),
         primary: primary.iter().map(|ip| ip.parse().unwrap()).collect(),
         pod_cidrs: pod_cidrs.iter().map(|net| net.parse().unwrap()).collect(),
     }
@@ -71,7 +72,7 @@ fn pods_are_told_by_cluster_or_node_cidr() {
         ..SharedArgs::default()
     });
     let cidrs = |options: &Options, node| {
-        let cidrs = options.settings(node).unwrap().cluster_cidrs;
+        let cidrs = options.settings(node, &BTreeSet::new()).unwrap().cluster_cidrs;
         cidrs.iter().map(IpNet::to_string).collect::<Vec<_>>().join(",")
     };
     assert_eq!(cidrs(&by_cluster, Some(&node)), "10.244.0.0/16");
@@ -98,10 +99,13 @@ fn node_port_addresses_select_addresses_by_family() {
             nodeport_addresses: Some(texts.iter().map(|text| text.parse().unwrap()).collect()),
             ..SharedArgs::default()
         };
-        let only = options(args).listen_on(Some(&node), &addresses).only;
-        let texts = only.into_iter().map(|(family, ips)| {
-            let ips: Vec<String> = ips.iter().map(IpAddr::to_string).collect();
-            format!("{family}: {}", ips.join(" "))
+        let selected = options(args)
+            .settings(Some(&node), &addresses)
+            .unwrap()
+            .node_port_addresses;
+        let texts = IpFamily::ALL.into_iter().filter_map(|family| {
+            let ips: Vec<String> = selected.of(family)?.iter().map(IpAddr::to_string).collect();
+            Some(format!("{family}: {}", ips.join(" ")))
         });
         texts.collect::<Vec<_>>().join("; ")
     };
@@ -132,12 +136,20 @@ fn the_bind_address_stands_for_the_nodes_own() {
     });
     let addresses = ["192.0.2.1", "198.51.100.1", "fd00::1"].map(|ip| ip.parse().unwrap());
     let node = facts(&["192.0.2.1", "fd00::1"], &[]);
-    let only = options.listen_on(Some(&node), &BTreeSet::from(addresses)).only;
-    assert_eq!(
-        only[&IpFamily::V4],
-        BTreeSet::from(["198.51.100.1".parse().unwrap()])
-    );
-    assert_eq!(only[&IpFamily::V6], BTreeSet::from(["fd00::1".parse().unwrap()]));
+    let settings = |node| options.settings(node, &BTreeSet::from(addresses)).unwrap();
+    let with_node = settings(Some(&node));
+    let of = |settings: &Settings, family| settings.node_port_addresses.of(family).cloned();
+    let only = |ip: &str| Some(BTreeSet::from([ip.parse().unwrap()]));
+    assert_eq!(of(&with_node, IpFamily::V4), only("198.51.100.1"));
+    assert_eq!(of(&with_node, IpFamily::V6), only("fd00::1"));
+    assert_eq!(with_node.zone.as_deref(), Some("zone-a"));
+    assert_eq!(with_node.node_ips.len(), 2);
+    let without = self::options(SharedArgs {
+        nodeport_addresses: Some(vec![NodePortAddress::Primary]),
+        ..SharedArgs::default()
+    });
+    let without = without.settings(None, &BTreeSet::from(addresses)).unwrap();
+    assert_eq!(of(&without, IpFamily::V4), Some(BTreeSet::new()), "not known yet");
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn only_load_balancers_with_local_policy_and_a_port_are_checked() {
     let has = |change: fn(&mut Service)| {
         let mut service = mk_service();
         change(&mut service);
-        let listeners = checks(&mk_view(service, &[]), local().as_ref()).listeners(&ListenOn::default());
+        let listeners = checks(&mk_view(service, &[]), local().as_ref()).listeners(&NodePortAddresses::all());
         let addresses: Vec<String> = listeners
             .iter()
             .map(|listener| listener.address.to_string())
@@ -186,7 +186,7 @@ fn the_answer_depends_on_local_endpoints_and_on_the_proxy() {
 fn listeners_follow_the_port_and_not_the_endpoints() {
     let node = here();
     let mut checks = HealthChecks::default();
-    let all = ListenOn::default();
+    let all = NodePortAddresses::all();
     let mut step = |view: &View, open: &BTreeSet<Listener>| {
         checks.update(view, &BTreeSet::from([key()]), Some(&node));
         let wanted = checks.listeners(&all);
@@ -213,11 +213,10 @@ fn listeners_follow_the_port_and_not_the_endpoints() {
 #[test]
 fn selected_addresses_bind_one_listener_each_and_a_family_without_any_binds_none() {
     let checks = checks(&mk_view(mk_service(), &[]), None);
-    let only = |v4: &[&str]| ListenOn {
-        only: BTreeMap::from([(IpFamily::V4, v4.iter().map(|ip| ip.parse().unwrap()).collect())]),
-    };
-    let addresses = |listen_on: &ListenOn| -> Vec<String> {
-        let listeners = checks.listeners(listen_on);
+    let only =
+        |v4: &[&str]| NodePortAddresses::all().only(IpFamily::V4, v4.iter().map(|ip| ip.parse().unwrap()));
+    let addresses = |on: &NodePortAddresses| -> Vec<String> {
+        let listeners = checks.listeners(on);
         listeners
             .iter()
             .map(|listener| listener.address.to_string())
