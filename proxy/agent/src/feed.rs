@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use berth_model::{NodeName, ServiceKey};
+use berth_model::{IpFamily, NodeName, ServiceKey};
 use berth_runtime::watch::{ObjectKey, WatchEvent, WatchMetrics, watch_with};
 use berth_snapshot::Index;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
@@ -88,6 +89,28 @@ fn forward<K: Send + 'static>(
     });
 }
 
+/// Counts of events, and the times of the changes that caused them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) services: u64,
+    pub(crate) slices: u64,
+    /// One for each Service whose endpoints changed.
+    pub(crate) causes: Vec<(IpFamily, Timestamp)>,
+}
+
+impl Seen {
+    /// Adds what came later.
+    pub(crate) fn merge(&mut self, later: Seen) {
+        self.services += later.services;
+        self.slices += later.slices;
+        self.causes.extend(later.causes);
+    }
+}
+
+/// The annotation that says when the change happened that a slice reflects
+/// (`EndpointsLastChangeTriggerTime` of core/v1).
+const CAUSE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
 /// The index, and which first lists are complete.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -97,6 +120,7 @@ pub(crate) struct State {
     /// The own Node; `None` as long as there is none.
     pub(crate) node: Option<NodeFacts>,
     node_listed: bool,
+    seen: Seen,
 }
 
 impl State {
@@ -119,11 +143,22 @@ impl State {
         }
     }
 
+    /// What came since the last call.
+    pub(crate) fn take_seen(&mut self) -> Seen {
+        std::mem::take(&mut self.seen)
+    }
+
     /// Takes in an event.
     pub(crate) fn accept(&mut self, event: Event) {
         match event {
-            Event::Service(event) => self.service(*event),
-            Event::Slice(event) => self.slice(*event),
+            Event::Service(event) => {
+                self.seen.services += u64::from(!matches!(*event, WatchEvent::Listed(_)));
+                self.service(*event);
+            }
+            Event::Slice(event) => {
+                self.seen.slices += u64::from(!matches!(*event, WatchEvent::Listed(_)));
+                self.slice(*event);
+            }
             Event::Node(event) => self.own_node(*event),
         }
     }
@@ -153,7 +188,13 @@ impl State {
     fn slice(&mut self, event: WatchEvent<EndpointSlice>) {
         match event {
             WatchEvent::Applied(slice) => {
-                for skip in self.index.apply_slice(&slice) {
+                let before = self.index.dirty_count();
+                let skips = self.index.apply_slice(&slice);
+                // A slice that only came again, as in a list, was not caused now.
+                if self.index.dirty_count() > before {
+                    self.seen.causes.extend(cause(&slice));
+                }
+                for skip in skips {
                     let meta = &slice.metadata;
                     tracing::debug!(
                         namespace = meta.namespace,
@@ -190,6 +231,14 @@ impl State {
     }
 }
 
+fn cause(slice: &EndpointSlice) -> Option<(IpFamily, Timestamp)> {
+    let at = slice.metadata.annotations.as_ref()?.get(CAUSE)?.parse().ok()?;
+    let family = IpFamily::ALL
+        .into_iter()
+        .find(|family| family.as_str() == slice.address_type)?;
+    Some((family, at))
+}
+
 fn parts(key: &ObjectKey) -> (Arc<str>, Arc<str>) {
     (key.namespace.clone().unwrap_or_default(), Arc::clone(&key.name))
 }
@@ -201,7 +250,7 @@ fn service_key(key: &ObjectKey) -> ServiceKey {
 
 #[cfg(test)]
 mod tests {
-    use berth_testkit::builders::{mk_service, mk_service_port};
+    use berth_testkit::builders::{mk_service, mk_service_port, mk_slice};
 
     use super::*;
 
@@ -291,6 +340,24 @@ mod tests {
             (Eligibility::Missing, false)
         );
         assert_eq!(State::default().eligibility(), Eligibility::NotListed);
+    }
+
+    #[test]
+    fn a_slice_that_changes_endpoints_says_when_that_was_caused() {
+        let mut state = State::default();
+        let mut slice = mk_slice("shop", "web-1", "web", &["10.1.0.1"], &[("http", 8080, "TCP")]);
+        let annotations = slice.metadata.annotations.get_or_insert_default();
+        annotations.insert(CAUSE.to_owned(), "2026-11-23T01:02:03.5Z".to_owned());
+        let expected = (IpFamily::V4, "2026-11-23T01:02:03.5Z".parse().unwrap());
+        let mut after = |event| {
+            state.accept(Event::Slice(Box::new(event)));
+            state.index.take_dirty();
+            let seen = state.take_seen();
+            (seen.slices, seen.causes)
+        };
+        assert_eq!(after(WatchEvent::Applied(slice.clone())), (1, vec![expected]));
+        assert_eq!(after(WatchEvent::Applied(slice)), (1, vec![]), "the same again");
+        assert_eq!(after(WatchEvent::Listed(BTreeSet::new())), (0, vec![]));
     }
 
     #[test]

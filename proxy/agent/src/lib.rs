@@ -20,11 +20,15 @@ mod feed;
 mod health;
 mod metrics;
 mod node;
+mod once;
 pub mod options;
 mod run;
 mod start;
 pub mod sync;
+mod sysctl;
+mod upstream;
 
 pub use args::{ProxyArgs, SharedArgs};
 pub use error::Error;
-pub use run::{cleanup, run};
+pub use once::cleanup;
+pub use run::run;

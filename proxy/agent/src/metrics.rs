@@ -40,6 +40,7 @@ pub(crate) struct Metrics {
     shortfalls: Family<KindLabel, Gauge>,
     conflicts: Gauge,
     health_ports: Gauge,
+    sysctls_refused: Gauge,
 }
 
 impl Metrics {
@@ -56,6 +57,7 @@ impl Metrics {
             shortfalls: Family::default(),
             conflicts: Gauge::default(),
             health_ports: Gauge::default(),
+            sysctls_refused: Gauge::default(),
         };
         let proxy = registry.sub_registry_with_prefix("berth_proxy");
         proxy.register(
@@ -99,12 +101,21 @@ impl Metrics {
             "Frontends claimed by more than one Service",
             this.conflicts.clone(),
         );
+        this.register_surroundings(proxy);
+        this
+    }
+
+    fn register_surroundings(&self, proxy: &mut Registry) {
         proxy.register(
             "health_check_listeners",
             "Listeners of health-check node ports",
-            this.health_ports.clone(),
+            self.health_ports.clone(),
         );
-        this
+        proxy.register(
+            "sysctls_refused",
+            "Sysctls of conntrack that should be different and could not be set",
+            self.sysctls_refused.clone(),
+        );
     }
 
     pub(crate) fn synced(&self, seconds: f64) {
@@ -144,6 +155,10 @@ impl Metrics {
         self.health_ports.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    pub(crate) fn sysctls_refused(&self, count: usize) {
+        self.sysctls_refused.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     pub(crate) fn conflicts(&self, count: usize) {
         self.conflicts.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
@@ -152,48 +167,5 @@ impl Metrics {
 fn label(family: IpFamily) -> FamilyLabel {
     FamilyLabel {
         ip_family: family.as_str(),
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CodeLabel {
-    code: u16,
-}
-
-/// Metrics that kube-proxy has too, under its names and with its meanings: dashboards and alerts go on.
-#[derive(Clone, Debug)]
-pub(crate) struct Upstream {
-    healthz: Family<CodeLabel, Counter>,
-    livez: Family<CodeLabel, Counter>,
-}
-
-impl Upstream {
-    pub(crate) fn register(registry: &mut Registry) -> Self {
-        let this = Self {
-            healthz: Family::default(),
-            livez: Family::default(),
-        };
-        let kubeproxy = registry.sub_registry_with_prefix("kubeproxy");
-        kubeproxy.register(
-            "proxy_healthz",
-            "Answers of /healthz by HTTP status",
-            this.healthz.clone(),
-        );
-        kubeproxy.register(
-            "proxy_livez",
-            "Answers of /livez by HTTP status",
-            this.livez.clone(),
-        );
-        this
-    }
-
-    /// An answer of `/healthz`.
-    pub(crate) fn healthz(&self, code: u16) {
-        self.healthz.get_or_create(&CodeLabel { code }).inc();
-    }
-
-    /// An answer of `/livez`.
-    pub(crate) fn livez(&self, code: u16) {
-        self.livez.get_or_create(&CodeLabel { code }).inc();
     }
 }

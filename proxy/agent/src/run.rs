@@ -6,8 +6,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use berth_model::IpFamily;
-use berth_proxy_core::nft::full_script;
-use berth_proxy_core::{Conflict, Intent, Settings, Shortfall};
+use berth_proxy_core::{Conflict, Settings, Shortfall};
 use berth_runtime::admin::Admin;
 use berth_runtime::backoff::{Backoff, jitter};
 use berth_runtime::client::ApiArgs;
@@ -23,14 +22,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply::nft::Nft;
 use crate::events::Events;
-use crate::feed::{self, Event, Selection, State};
+use crate::feed::{self, Event, Seen, Selection, State};
 use crate::health::{self, HealthPorts, ProxyHealth, Refusal};
-use crate::metrics::{Metrics, Upstream};
+use crate::metrics::Metrics;
 use crate::node::own_addresses;
+use crate::once::{cleanup, dry_run};
 use crate::options::Options;
 use crate::start::{self, Start};
 use crate::sync::Syncer;
-use crate::{Error, ProxyArgs};
+use crate::upstream::Upstream;
+use crate::{Error, ProxyArgs, sysctl};
 
 /// Retries of a failed turn. The kernel answers at once, so the first retry comes soon.
 const RETRY: Backoff = Backoff {
@@ -59,8 +60,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         service_proxy_name: args.service_proxy_name.clone(),
         node: options.node.clone(),
     };
-    let connection = api.connect().await?;
-    let stop = shutdown.token();
+    let (connection, stop) = (api.connect().await?, shutdown.token());
     if args.dry_run {
         connection.contact(api.patience(), &stop).await?;
         let events = feed::start(&connection.client(), &selection, WatchMetrics::default());
@@ -72,11 +72,11 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
     let admin = Admin::bind("--metrics-bind-address", options.metrics).await?;
     let registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
     let metrics = registry.register(Metrics::register);
-    let upstream = registry.register(Upstream::register);
+    let upstream = registry.register(|registry| Upstream::register(registry, Timestamp::now()));
     let watches = registry.register(WatchMetrics::register);
     let readiness = Readiness::new();
     let health = ProxyHealth::new(2 * options.sync_period);
-    let health_server = health::serve(&options, health.clone(), upstream, stop.child_token())?;
+    let health_server = health::serve(&options, health.clone(), upstream.clone(), stop.child_token())?;
     tracing::info!(server = %connection.origin(), node = options.node.as_str(), "starting");
     let mut agent = Agent {
         state: State::default(),
@@ -94,6 +94,8 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         reported: Reported::default(),
         ports: HealthPorts::new(health.clone()),
         health,
+        upstream,
+        pending: Seen::default(),
         events: Events::start(connection.client(), options.node.as_str()),
         options,
     };
@@ -122,42 +124,6 @@ fn usage(error: impl std::fmt::Display) -> ExitError {
     ExitError::new(Code::Usage, error)
 }
 
-/// Removes Berth's tables, and nothing else.
-///
-/// # Errors
-/// Missing privileges (3), or the kernel refused (1).
-pub async fn cleanup() -> Result<(), ExitError> {
-    let nft = Nft::open()?;
-    for family in IpFamily::ALL {
-        let removed = nft.remove(family).await?;
-        tracing::info!(%family, removed, "clean-up");
-    }
-    Ok(())
-}
-
-/// Prints what would be written on an empty node.
-async fn dry_run(
-    options: &Options,
-    mut events: mpsc::Receiver<Event>,
-    stop: &CancellationToken,
-) -> Result<(), ExitError> {
-    let mut state = State::default();
-    while !state.is_synced() || !state.is_node_listed() {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            event = events.recv() => match event {
-                Some(event) => state.accept(event),
-                None => return Err(ExitError::failure("the watches ended")),
-            },
-        }
-    }
-    let own = own_addresses().unwrap_or_default();
-    let settings = options.settings(state.node.as_ref(), &own).map_err(usage)?;
-    let intent = Intent::of(state.index.view(), settings);
-    print!("{}", full_script(&intent));
-    Ok(())
-}
-
 /// What was said already, so that it is said once.
 #[derive(Debug, Default)]
 struct Reported {
@@ -184,6 +150,9 @@ struct Agent {
     node_patience: Instant,
     retire_delay: Duration,
     health: ProxyHealth,
+    upstream: Upstream,
+    /// What came and is not in the rules yet.
+    pending: Seen,
     ports: HealthPorts,
     events: Events,
 }
@@ -228,6 +197,9 @@ impl Agent {
         while let Ok(event) = events.try_recv() {
             self.state.accept(event);
         }
+        let new = self.state.take_seen();
+        self.pending.merge(new.clone());
+        self.upstream.seen(&new, &self.pending);
     }
 
     fn wake_in(&self) -> Option<Duration> {
@@ -286,9 +258,14 @@ impl Agent {
             self.settings = settings;
             let view = self.state.index.view();
             self.syncer.take(view, &view.services.keys().cloned().collect());
-            self.health.queued(Instant::now());
+            self.queued();
         }
         Ok(())
+    }
+
+    fn queued(&self) {
+        self.health.queued(Instant::now());
+        self.upstream.queued(Timestamp::now());
     }
 
     async fn check_ports(&mut self) {
@@ -310,7 +287,7 @@ impl Agent {
         let view = self.state.index.view();
         self.syncer.take(view, &dirty);
         if !dirty.is_empty() {
-            self.health.queued(Instant::now());
+            self.queued();
             self.ports.update(view, &dirty, self.settings.node.as_ref());
             self.report();
         }
@@ -328,14 +305,23 @@ impl Agent {
                 self.failures = 0;
                 self.retry_at = None;
                 self.synced.set();
-                self.written = true;
-                self.health.updated(Timestamp::now());
+                if !std::mem::replace(&mut self.written, true) {
+                    // Only now, since the rules have the kernel load the module.
+                    let refused = sysctl::apply(&self.options.conntrack);
+                    self.metrics.sysctls_refused(refused);
+                }
+                let now = Timestamp::now();
+                self.health.updated(now);
+                self.upstream.synced(now, &std::mem::take(&mut self.pending));
+                self.upstream.cleaned(self.syncer.take_passes());
                 self.paused_until = None;
                 if !done.is_nothing() {
-                    self.metrics.synced(started.elapsed().as_secs_f64());
+                    let took = started.elapsed();
+                    self.upstream.wrote(took, done.rebuilt > 0);
+                    self.metrics.synced(took.as_secs_f64());
                     self.metrics.forgotten(done.forgotten);
                     self.metrics.wrote(done.changes, done.rebuilt);
-                    tracing::debug!(?done, services, took = ?started.elapsed(), "synced");
+                    tracing::debug!(?done, services, ?took, "synced");
                     if !self.options.min_sync_period.is_zero() {
                         self.paused_until = Some(Instant::now() + self.options.min_sync_period);
                     }
@@ -354,6 +340,7 @@ impl Agent {
                 );
                 self.retry_at = Some(Instant::now() + delay);
                 self.metrics.failed();
+                self.upstream.failed();
                 tracing::error!(%error, failures = self.failures, retry_in = ?delay, "rules not written");
                 Ok(())
             }

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::ProxyHealth;
 use super::state::Probe;
-use crate::metrics::Upstream;
 use crate::options::{BindTo, Options};
+use crate::upstream::Upstream;
 
 /// How long to wait before a port that is taken is tried again (kube-proxy's `serveHealthz`).
 const RETRY: Duration = Duration::from_secs(5);
