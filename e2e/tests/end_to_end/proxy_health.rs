@@ -196,7 +196,14 @@ async fn a_node_that_goes_is_drained(cluster: &Cluster, health_check: u16) -> Re
     nodes
         .patch("node-1", &PatchParams::default(), &taints(json!(null)))
         .await?;
-    answers(cluster, "node-1", health[0], "/healthz", 200, "\"IPv6\"").await
+    answers(cluster, "node-1", health[0], "/healthz", 200, "\"IPv6\"").await?;
+    for metric in [
+        "kubeproxy_proxy_healthz_total{code=\"503\"}",
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv6\"}",
+    ] {
+        answers(cluster, "node-1", v4(10_249), "/metrics", 200, metric).await?;
+    }
+    Ok(())
 }
 
 async fn a_port_that_is_taken_is_told_and_tried_again(cluster: &Cluster) -> Result<()> {
