@@ -1,25 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The admin port: `/healthz`, `/livez`, `/readyz`, `/metrics`. Read-only, no secrets.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Code, ExitError};
 use crate::metrics::Metrics;
 use crate::ready::Readiness;
-
-/// A client that sends no request for this long is cut off, so that idle connections cannot pile up.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::serve::{self, Answer};
 
 /// The address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -67,84 +58,36 @@ impl Admin {
     /// Serves until `stop` is cancelled.
     pub async fn serve(self, readiness: Readiness, metrics: Metrics, stop: CancellationToken) {
         tracing::info!(address = %self.address, "admin port");
-        loop {
-            let stream = tokio::select! {
-                () = stop.cancelled() => return,
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        // Out of file descriptors, most likely: give others time to close theirs.
-                        tracing::warn!(%error, "admin port cannot accept");
-                        tokio::time::sleep(Duration::from_millis(200)).await;
-                        continue;
-                    }
-                },
-            };
-            tokio::spawn(connection(
-                stream,
-                readiness.clone(),
-                metrics.clone(),
-                stop.clone(),
-            ));
-        }
-    }
-}
-
-async fn connection(stream: TcpStream, readiness: Readiness, metrics: Metrics, stop: CancellationToken) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(request.method(), request.uri().path(), &readiness, &metrics);
-        async move { Ok::<_, Infallible>(response) }
-    });
-    let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::select! {
-        () = stop.cancelled() => {}
-        outcome = served => if let Err(error) = outcome {
-            tracing::debug!(%error, "admin connection ended");
-        }
+        let answer = move |method: &str, path: &str| answer(method, path, &readiness, &metrics);
+        serve::serve(self.listener, "admin", stop, answer).await;
     }
 }
 
 /// The answer to one request.
-fn answer(method: &Method, path: &str, readiness: &Readiness, metrics: &Metrics) -> Response<Full<Bytes>> {
-    if method != Method::GET && method != Method::HEAD {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+fn answer(method: &str, path: &str, readiness: &Readiness, metrics: &Metrics) -> Answer {
+    if !matches!(method, "GET" | "HEAD") {
+        return Answer::text(405, "only GET\n");
     }
     match path {
-        "/healthz" | "/livez" => text(StatusCode::OK, "ok\n".to_owned()),
-        "/readyz" if readiness.is_ready() => text(StatusCode::OK, readiness.report()),
-        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, readiness.report()),
-        "/metrics" => {
-            let mut response = text(StatusCode::OK, metrics.render());
-            response.headers_mut().insert(
-                http::header::CONTENT_TYPE,
-                http::HeaderValue::from_static(crate::metrics::text::CONTENT_TYPE),
-            );
-            response
-        }
-        _ => text(
-            StatusCode::NOT_FOUND,
-            "not found; there are /healthz, /livez, /readyz and /metrics\n".to_owned(),
+        "/healthz" | "/livez" => Answer::text(200, "ok\n"),
+        "/readyz" if readiness.is_ready() => Answer::text(200, readiness.report()),
+        "/readyz" => Answer::text(503, readiness.report()),
+        "/metrics" => Answer {
+            content_type: crate::metrics::text::CONTENT_TYPE,
+            ..Answer::text(200, metrics.render())
+        },
+        _ => Answer::text(
+            404,
+            "not found; there are /healthz, /livez, /readyz and /metrics\n",
         ),
     }
-}
-
-fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(
-        http::header::CONTENT_TYPE,
-        http::HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    response
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     async fn get(address: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();

@@ -20,6 +20,7 @@ pub mod log;
 pub mod metrics;
 pub mod queue;
 pub mod ready;
+pub mod serve;
 pub mod shutdown;
 pub mod sys;
 pub mod watch;

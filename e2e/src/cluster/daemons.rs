@@ -49,7 +49,8 @@ impl Role {
         match self {
             Self::Controllers => 10_357,
             Self::Announcer => 10_358,
-            Self::Proxy => 10_356,
+            // kube-proxy's, the default.
+            Self::Proxy => 10_249,
         }
     }
 }

@@ -230,7 +230,13 @@ fn a_daemon_that_cannot_start_says_why_and_exits_with_its_code() {
         .await?;
 
         let taken = with(&cluster, &proxy, &[]);
-        fails(node.netns(), taken, 2, &["--admin-address", "127.0.0.1:10356"]).await?;
+        fails(
+            node.netns(),
+            taken,
+            2,
+            &["--metrics-bind-address", "127.0.0.1:10249"],
+        )
+        .await?;
 
         for (daemon, capability) in [(&proxy, "net_admin"), (&announcer, "net_raw")] {
             cluster.daemons.kill(daemon)?;

@@ -238,6 +238,8 @@ pub(crate) const ROOMS: &[Room] = &[
             "nix",
             "nlink",
             "prometheus-client",
+            "serde-saphyr",
+            "serde_json",
             "thiserror",
             "tokio",
             "tokio-util",

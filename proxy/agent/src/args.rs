@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Flags of `berth proxy`. Those that kube-proxy has too keep its names.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use berth_model::NodeName;
-use berth_proxy_core::{Settings, SettingsError};
 use berth_runtime::duration::parse as duration;
 use ipnet::IpNet;
+
+use crate::options::{
+    BindTo, DetectLocalMode, NodePortAddress, ProxyMode, healthz_address, metrics_address, proxy_name,
+};
 
 /// How the node proxy runs.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ProxyArgs {
-    /// Name of this Node, to tell endpoints that run here; without it no endpoint counts as local
-    /// (kube-proxy's name for it works too)
+    /// A KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1), as kube-proxy reads it. It takes the place of the
+    /// flags of section "kube-proxy" below, which are ignored beside it, as in kube-proxy
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Name of this Node; by default the machine's host name in lower case. It counts beside --config, too
     #[arg(
         long,
         visible_alias = "hostname-override",
@@ -22,32 +29,15 @@ pub struct ProxyArgs {
     )]
     pub node_name: Option<String>,
 
-    /// Where Pods live (one or more CIDRs per family); connections to a ClusterIP from elsewhere are
-    /// masqueraded. Without it, none is for that reason
-    #[arg(long, env = "BERTH_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',')]
-    pub cluster_cidr: Vec<IpNet>,
-
-    /// Masquerade every connection to a Service
-    #[arg(long, env = "BERTH_MASQUERADE_ALL")]
-    pub masquerade_all: bool,
-
-    /// Bit of the packet mark, 0 to 31, that carries the decision to masquerade
-    #[arg(long, env = "BERTH_MASQUERADE_BIT", value_name = "BIT", default_value_t = 14)]
-    pub masquerade_bit: u8,
+    /// Serve only the Services with this value of the label service.kubernetes.io/service-proxy-name; without it, only
+    /// those without that label
+    #[arg(long, env = "BERTH_SERVICE_PROXY_NAME", value_name = "NAME", value_parser = proxy_name)]
+    pub service_proxy_name: Option<String>,
 
     /// How long what no new connection uses any more stays in the kernel: longer than a packet takes
     /// through the rules
     #[arg(long, env = "BERTH_RETIRE_DELAY", value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub retire_delay: Duration,
-
-    /// Address of /healthz, /readyz and /metrics
-    #[arg(
-        long,
-        env = "BERTH_ADMIN_ADDRESS",
-        value_name = "HOST:PORT",
-        default_value = "0.0.0.0:10356"
-    )]
-    pub admin_address: SocketAddr,
 
     /// Remove Berth's tables from this node and exit
     #[arg(long)]
@@ -56,19 +46,158 @@ pub struct ProxyArgs {
     /// Print the tables as nft text once Services and EndpointSlices are listed, write nothing, and exit
     #[arg(long)]
     pub dry_run: bool,
+
+    /// What kube-proxy knows, too.
+    #[command(flatten)]
+    pub shared: SharedArgs,
 }
 
-impl ProxyArgs {
-    /// The settings of the core.
-    ///
-    /// # Errors
-    /// A masquerade bit that no mark has.
-    pub fn settings(&self) -> Result<Settings, SettingsError> {
-        Ok(Settings {
-            node: self.node_name.as_deref().map(NodeName::new),
-            cluster_cidrs: self.cluster_cidr.clone(),
-            masquerade_all: self.masquerade_all,
-            ..Settings::new(self.masquerade_bit)?
-        })
+/// What a KubeProxyConfiguration can say as well. `None` is the default, which [`crate::options`] knows.
+#[derive(clap::Args, Clone, Debug, Default, PartialEq)]
+#[command(next_help_heading = "kube-proxy")]
+pub struct SharedArgs {
+    /// How the rules are written: nftables is the only way yet
+    #[arg(long, value_name = "MODE")]
+    pub proxy_mode: Option<ProxyMode>,
+
+    /// Where Pods live (one or more CIDRs per family); connections to a ClusterIP from elsewhere are
+    /// masqueraded. Without it, none is for that reason
+    #[arg(long, env = "BERTH_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',')]
+    pub cluster_cidr: Option<Vec<IpNet>>,
+
+    /// How a Pod's traffic is told: ClusterCIDR (by --cluster-cidr; the default) or NodeCIDR (by the Node's
+    /// spec.podCIDRs)
+    #[arg(long, value_name = "MODE")]
+    pub detect_local_mode: Option<DetectLocalMode>,
+
+    /// Masquerade every connection to a Service
+    #[arg(long, env = "BERTH_MASQUERADE_ALL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub masquerade_all: Option<bool>,
+
+    /// Bit of the packet mark, 0 to 31, that carries the decision to masquerade [default: 14]
+    #[arg(
+        long,
+        visible_alias = "iptables-masquerade-bit",
+        env = "BERTH_MASQUERADE_BIT",
+        value_name = "BIT"
+    )]
+    pub masquerade_bit: Option<u8>,
+
+    /// Which of the node's addresses node ports are served on: CIDRs, and primary, localhost, all [default: all]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub nodeport_addresses: Option<Vec<NodePortAddress>>,
+
+    /// The node's own address, where its Node object has another one first; nothing is bound to it
+    #[arg(long, value_name = "IP")]
+    pub bind_address: Option<IpAddr>,
+
+    /// Address of /healthz and /livez for load balancers; "" for none [default: 0.0.0.0:10256, both families]
+    #[arg(long, value_name = "IP:PORT", value_parser = healthz_address)]
+    pub healthz_bind_address: Option<BindTo>,
+
+    /// Address of /metrics, and of /healthz, /livez and /readyz for this process [default: 127.0.0.1:10249]
+    #[arg(
+        long,
+        visible_alias = "admin-address",
+        env = "BERTH_ADMIN_ADDRESS",
+        value_name = "IP:PORT",
+        value_parser = metrics_address
+    )]
+    pub metrics_bind_address: Option<SocketAddr>,
+
+    /// Exit where the health port is taken; without it, it is tried again and the rules are written meanwhile
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub bind_address_hard_fail: Option<bool>,
+
+    /// Longest wait before what failed is tried again; a change that is not written for twice as long is unhealthy
+    /// [default: 30s]
+    #[arg(
+        long,
+        visible_aliases = ["iptables-sync-period", "ipvs-sync-period"],
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub sync_period: Option<Duration>,
+
+    /// Shortest time from the end of one write of rules to the next; changes in between are gathered [default: 0s,
+    /// since a write costs what it changes]
+    #[arg(
+        long,
+        visible_aliases = ["iptables-min-sync-period", "ipvs-min-sync-period"],
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub min_sync_period: Option<Duration>,
+
+    /// nf_conntrack_max per CPU, at most 1048576 in all; only ever raised; 0 leaves it [default: 32768]
+    #[arg(long, value_name = "N")]
+    pub conntrack_max_per_core: Option<u32>,
+
+    /// nf_conntrack_max at least, whatever --conntrack-max-per-core says [default: 131072]
+    #[arg(long, value_name = "N")]
+    pub conntrack_min: Option<u32>,
+
+    /// Timeout of idle established TCP connections; 0 leaves it [default: 24h]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub conntrack_tcp_timeout_established: Option<Duration>,
+
+    /// Timeout of TCP connections in CLOSE_WAIT; 0 leaves it [default: 1h]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub conntrack_tcp_timeout_close_wait: Option<Duration>,
+
+    /// Track TCP packets out of their window instead of taking them for invalid
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub conntrack_tcp_be_liberal: Option<bool>,
+
+    /// Timeout of UDP flows without an answer; 0 leaves it [default: 0s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub conntrack_udp_timeout: Option<Duration>,
+
+    /// Timeout of UDP flows with answers; 0 leaves it [default: 0s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub conntrack_udp_timeout_stream: Option<Duration>,
+}
+
+impl SharedArgs {
+    /// The flags that were given, for those who are told that a file took their place.
+    pub(crate) fn given(&self) -> Vec<&'static str> {
+        let flags = [
+            ("--proxy-mode", self.proxy_mode.is_some()),
+            ("--cluster-cidr", self.cluster_cidr.is_some()),
+            ("--detect-local-mode", self.detect_local_mode.is_some()),
+            ("--masquerade-all", self.masquerade_all.is_some()),
+            ("--masquerade-bit", self.masquerade_bit.is_some()),
+            ("--nodeport-addresses", self.nodeport_addresses.is_some()),
+            ("--bind-address", self.bind_address.is_some()),
+            ("--healthz-bind-address", self.healthz_bind_address.is_some()),
+            ("--metrics-bind-address", self.metrics_bind_address.is_some()),
+            ("--bind-address-hard-fail", self.bind_address_hard_fail.is_some()),
+            ("--sync-period", self.sync_period.is_some()),
+            ("--min-sync-period", self.min_sync_period.is_some()),
+            ("--conntrack-max-per-core", self.conntrack_max_per_core.is_some()),
+            ("--conntrack-min", self.conntrack_min.is_some()),
+            (
+                "--conntrack-tcp-timeout-established",
+                self.conntrack_tcp_timeout_established.is_some(),
+            ),
+            (
+                "--conntrack-tcp-timeout-close-wait",
+                self.conntrack_tcp_timeout_close_wait.is_some(),
+            ),
+            (
+                "--conntrack-tcp-be-liberal",
+                self.conntrack_tcp_be_liberal.is_some(),
+            ),
+            ("--conntrack-udp-timeout", self.conntrack_udp_timeout.is_some()),
+            (
+                "--conntrack-udp-timeout-stream",
+                self.conntrack_udp_timeout_stream.is_some(),
+            ),
+        ];
+        flags
+            .iter()
+            .filter(|(_, given)| *given)
+            .map(|(name, _)| *name)
+            .collect()
     }
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The node proxy: watches Services and EndpointSlices and keeps this node's nftables tables.
 //!
-//! In: flags, an API server. Out: the tables `ip berth-proxy` and `ip6 berth-proxy`, conntrack
-//! clean-ups, metrics, readiness. Touches: the kernel by netlink, nothing but its own tables.
+//! In: flags or a kube-proxy configuration, an API server. Out: the tables `ip berth-proxy` and `ip6
+//! berth-proxy`, conntrack clean-ups, answers to health checks, events, metrics, readiness. Touches: the
+//! kernel by netlink, nothing but its own tables; TCP ports that Services ask to be checked on.
 //!
 //! ```text
 //!  watch --> snapshot::Index --> core::Intent --diff--> Plan --apply--> kernel
@@ -12,12 +13,22 @@
 
 pub mod apply;
 mod args;
+mod config;
 mod error;
+mod events;
 mod feed;
+mod health;
 mod metrics;
+mod node;
+mod once;
+pub mod options;
 mod run;
+mod start;
 pub mod sync;
+mod sysctl;
+mod upstream;
 
-pub use args::ProxyArgs;
+pub use args::{ProxyArgs, SharedArgs};
 pub use error::Error;
-pub use run::{cleanup, run};
+pub use once::cleanup;
+pub use run::run;

@@ -39,6 +39,8 @@ pub(crate) struct Metrics {
     forgotten: Counter,
     shortfalls: Family<KindLabel, Gauge>,
     conflicts: Gauge,
+    health_ports: Gauge,
+    sysctls_refused: Gauge,
 }
 
 impl Metrics {
@@ -54,6 +56,8 @@ impl Metrics {
             forgotten: Counter::default(),
             shortfalls: Family::default(),
             conflicts: Gauge::default(),
+            health_ports: Gauge::default(),
+            sysctls_refused: Gauge::default(),
         };
         let proxy = registry.sub_registry_with_prefix("berth_proxy");
         proxy.register(
@@ -97,7 +101,21 @@ impl Metrics {
             "Frontends claimed by more than one Service",
             this.conflicts.clone(),
         );
+        this.register_surroundings(proxy);
         this
+    }
+
+    fn register_surroundings(&self, proxy: &mut Registry) {
+        proxy.register(
+            "health_check_listeners",
+            "Listeners of health-check node ports",
+            self.health_ports.clone(),
+        );
+        proxy.register(
+            "sysctls_refused",
+            "Sysctls of conntrack that should be different and could not be set",
+            self.sysctls_refused.clone(),
+        );
     }
 
     pub(crate) fn synced(&self, seconds: f64) {
@@ -131,6 +149,14 @@ impl Metrics {
     pub(crate) fn shortfall(&self, kind: ShortfallKind, delta: i64) {
         let kind = kind.as_str();
         self.shortfalls.get_or_create(&KindLabel { kind }).inc_by(delta);
+    }
+
+    pub(crate) fn health_ports(&self, count: usize) {
+        self.health_ports.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn sysctls_refused(&self, count: usize) {
+        self.sysctls_refused.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn conflicts(&self, count: usize) {

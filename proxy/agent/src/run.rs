@@ -6,8 +6,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use berth_model::IpFamily;
-use berth_proxy_core::nft::full_script;
-use berth_proxy_core::{Conflict, Intent, Shortfall};
+use berth_proxy_core::{Conflict, Settings, Shortfall};
 use berth_runtime::admin::Admin;
 use berth_runtime::backoff::{Backoff, jitter};
 use berth_runtime::client::ApiArgs;
@@ -16,14 +15,23 @@ use berth_runtime::metrics::Metrics as Registry;
 use berth_runtime::ready::{Condition, Readiness};
 use berth_runtime::shutdown::Shutdown;
 use berth_runtime::watch::WatchMetrics;
+use k8s_openapi::jiff::Timestamp;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::nft::Nft;
-use crate::feed::{self, Event, State};
+use crate::events::Events;
+use crate::feed::{self, Event, Seen, Selection, State};
+use crate::health::{self, HealthPorts, ProxyHealth, Refusal};
 use crate::metrics::Metrics;
+use crate::node::own_addresses;
+use crate::once::{cleanup, dry_run};
+use crate::options::Options;
+use crate::start::{self, Start};
 use crate::sync::Syncer;
-use crate::{Error, ProxyArgs};
+use crate::upstream::Upstream;
+use crate::{Error, ProxyArgs, sysctl};
 
 /// Retries of a failed turn. The kernel answers at once, so the first retry comes soon.
 const RETRY: Backoff = Backoff {
@@ -35,6 +43,9 @@ const COUNTER_PERIOD: Duration = Duration::from_secs(10);
 /// How often the ruleset is looked at for changes of somebody else's, who may have flushed our tables.
 const AUDIT_PERIOD: Duration = Duration::from_secs(15);
 
+/// How long the first write waits for the own Node.
+const NODE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Runs the node proxy until `shutdown` is requested.
 ///
 /// # Errors
@@ -43,80 +54,74 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
     if args.cleanup {
         return cleanup().await;
     }
-    let settings = args
-        .settings()
-        .map_err(|error| ExitError::new(Code::Usage, error))?;
-    let connection = api.connect().await?;
-    let stop = shutdown.token();
+    let Start { options, api } = start::read(&args, api)?;
+    let settings = options.settings(None, &BTreeSet::new()).map_err(usage)?;
+    let selection = Selection {
+        service_proxy_name: args.service_proxy_name.clone(),
+        node: options.node.clone(),
+    };
+    let (connection, stop) = (api.connect().await?, shutdown.token());
     if args.dry_run {
         connection.contact(api.patience(), &stop).await?;
-        let events = feed::start(&connection.client(), WatchMetrics::default());
-        return dry_run(settings, events, &stop).await;
+        let events = feed::start(&connection.client(), &selection, WatchMetrics::default());
+        return dry_run(&options, events, &stop).await;
     }
     let nft = Nft::open()?;
     // Missing privileges show here, before anything else is waited for.
     nft.has_table(IpFamily::V4).await?;
-    let admin = Admin::bind("--admin-address", args.admin_address).await?;
+    let admin = Admin::bind("--metrics-bind-address", options.metrics).await?;
     let registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
     let metrics = registry.register(Metrics::register);
+    let upstream = registry.register(|registry| Upstream::register(registry, Timestamp::now()));
     let watches = registry.register(WatchMetrics::register);
     let readiness = Readiness::new();
+    let health = ProxyHealth::new(2 * options.sync_period);
+    let health_server = health::serve(&options, health.clone(), upstream.clone(), stop.child_token())?;
+    tracing::info!(server = %connection.origin(), node = options.node.as_str(), "starting");
     let mut agent = Agent {
         state: State::default(),
-        syncer: Syncer::new(nft, settings, args.retire_delay),
+        syncer: Syncer::new(nft, settings.clone(), args.retire_delay),
+        settings,
+        written: false,
+        node_patience: Instant::now() + NODE_PATIENCE,
+        retire_delay: args.retire_delay,
         metrics,
         listed: readiness.register("lists-complete"),
         synced: readiness.register("rules-written"),
         failures: 0,
         retry_at: None,
+        paused_until: None,
         reported: Reported::default(),
+        ports: HealthPorts::new(health.clone()),
+        health,
+        upstream,
+        pending: Seen::default(),
+        events: Events::start(connection.client(), options.node.as_str()),
+        options,
     };
     let serving = tokio::spawn(admin.serve(readiness, registry, stop.child_token()));
-    tracing::info!(server = %connection.origin(), node = args.node_name, "starting");
     let outcome = async {
         connection.contact(api.patience(), &stop).await?;
-        agent.run(feed::start(&connection.client(), watches), &stop).await
+        agent
+            .run(feed::start(&connection.client(), &selection, watches), &stop)
+            .await
     }
     .await;
     shutdown.request();
-    if let Err(error) = serving.await {
-        tracing::debug!(%error, "admin port ended");
-    }
+    ended([Some(serving), health_server]).await;
     outcome
 }
 
-/// Removes Berth's tables, and nothing else.
-///
-/// # Errors
-/// Missing privileges (3), or the kernel refused (1).
-pub async fn cleanup() -> Result<(), ExitError> {
-    let nft = Nft::open()?;
-    for family in IpFamily::ALL {
-        let removed = nft.remove(family).await?;
-        tracing::info!(%family, removed, "clean-up");
-    }
-    Ok(())
-}
-
-/// Prints what would be written on an empty node.
-async fn dry_run(
-    settings: berth_proxy_core::Settings,
-    mut events: mpsc::Receiver<Event>,
-    stop: &CancellationToken,
-) -> Result<(), ExitError> {
-    let mut state = State::default();
-    while !state.is_synced() {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            event = events.recv() => match event {
-                Some(event) => state.accept(event),
-                None => return Err(ExitError::failure("the watches ended")),
-            },
+async fn ended(servers: [Option<JoinHandle<()>>; 2]) {
+    for server in servers.into_iter().flatten() {
+        if let Err(error) = server.await {
+            tracing::debug!(%error, "server ended");
         }
     }
-    let intent = Intent::of(state.index.view(), settings);
-    print!("{}", full_script(&intent));
-    Ok(())
+}
+
+fn usage(error: impl std::fmt::Display) -> ExitError {
+    ExitError::new(Code::Usage, error)
 }
 
 /// What was said already, so that it is said once.
@@ -134,7 +139,22 @@ struct Agent {
     synced: Condition,
     failures: u32,
     retry_at: Option<Instant>,
+    /// End of `--min-sync-period` since the last write.
+    paused_until: Option<Instant>,
     reported: Reported,
+    options: Options,
+    settings: Settings,
+    /// Whether rules were written once.
+    written: bool,
+    /// Until when the first write waits for the own Node.
+    node_patience: Instant,
+    retire_delay: Duration,
+    health: ProxyHealth,
+    upstream: Upstream,
+    /// What came and is not in the rules yet.
+    pending: Seen,
+    ports: HealthPorts,
+    events: Events,
 }
 
 impl Agent {
@@ -177,39 +197,134 @@ impl Agent {
         while let Ok(event) = events.try_recv() {
             self.state.accept(event);
         }
+        let new = self.state.take_seen();
+        self.pending.merge(new.clone());
+        self.upstream.seen(&new, &self.pending);
     }
 
     fn wake_in(&self) -> Option<Duration> {
-        match self.retry_at {
-            Some(at) => Some(at.saturating_duration_since(Instant::now())),
+        let now = Instant::now();
+        let until = |at: Instant| at.saturating_duration_since(now);
+        let rules = match self.not_before() {
+            Some(at) => Some(until(at)),
             None => self.syncer.next_retirement(),
+        };
+        let ports = self.ports.retry_at().map(until);
+        let node = (!self.written && self.state.is_synced()).then(|| until(self.node_patience));
+        let node = node.filter(|wait| !wait.is_zero());
+        rules.into_iter().chain(ports).chain(node).min()
+    }
+
+    /// Before when no rules are written.
+    fn not_before(&self) -> Option<Instant> {
+        self.retry_at.into_iter().chain(self.paused_until).max()
+    }
+
+    fn is_synced(&self) -> bool {
+        self.state.is_synced() && (self.written || self.state.node.is_some() || self.goes_without_node())
+    }
+
+    /// Whether to write although the Node is not known. Its zone and addresses matter, and it comes first,
+    /// as a rule; but where it may not be read, or is not there, that must not keep rules from the others.
+    fn goes_without_node(&self) -> bool {
+        !self.options.needs_node() && (self.state.is_node_listed() || Instant::now() >= self.node_patience)
+    }
+
+    /// What the Node and the machine's addresses changed of the settings is written like any other change.
+    /// A Node that is gone changes nothing: traffic goes on as long as this process runs.
+    fn follow_node(&mut self) -> Result<(), ExitError> {
+        self.health.node(self.state.eligibility());
+        if self.state.node.is_none() && self.written {
+            return Ok(());
         }
+        let own = if self.options.selects_addresses() {
+            match own_addresses() {
+                Ok(own) => own,
+                Err(error) => {
+                    tracing::warn!(%error, "the machine's addresses cannot be read");
+                    return Ok(());
+                }
+            }
+        } else {
+            BTreeSet::new()
+        };
+        let settings = self
+            .options
+            .settings(self.state.node.as_ref(), &own)
+            .map_err(usage)?;
+        if settings != self.settings {
+            tracing::info!(?settings, "the node changed, and the rules follow");
+            self.syncer = Syncer::new(Nft::open()?, settings.clone(), self.retire_delay);
+            self.settings = settings;
+            let view = self.state.index.view();
+            self.syncer.take(view, &view.services.keys().cloned().collect());
+            self.queued();
+        }
+        Ok(())
+    }
+
+    fn queued(&self) {
+        self.health.queued(Instant::now());
+        self.upstream.queued(Timestamp::now());
+    }
+
+    async fn check_ports(&mut self) {
+        let on = &self.settings.node_port_addresses;
+        for refusal in self.ports.sync(on, Instant::now()).await {
+            tracing::warn!(reason = Refusal::REASON, "{refusal}");
+            self.events.refused(refusal);
+        }
+        self.metrics.health_ports(self.ports.count());
     }
 
     async fn turn(&mut self) -> Result<(), ExitError> {
-        if !self.state.is_synced() {
+        self.follow_node()?;
+        if !self.is_synced() {
             return Ok(());
         }
         self.listed.set();
         let dirty = self.state.index.take_dirty();
-        self.syncer.take(self.state.index.view(), &dirty);
+        let view = self.state.index.view();
+        self.syncer.take(view, &dirty);
         if !dirty.is_empty() {
+            self.queued();
+            self.ports.update(view, &dirty, self.settings.node.as_ref());
             self.report();
         }
-        if self.retry_at.is_some_and(|at| at > Instant::now()) {
+        self.check_ports().await;
+        if self.not_before().is_some_and(|at| at > Instant::now()) {
             return Ok(());
         }
+        self.write(dirty.len()).await
+    }
+
+    async fn write(&mut self, services: usize) -> Result<(), ExitError> {
         let started = Instant::now();
         match self.syncer.turn().await {
             Ok(done) => {
                 self.failures = 0;
                 self.retry_at = None;
                 self.synced.set();
+                if !std::mem::replace(&mut self.written, true) {
+                    // Only now, since the rules have the kernel load the module.
+                    let refused = sysctl::apply(&self.options.conntrack);
+                    self.metrics.sysctls_refused(refused);
+                }
+                let now = Timestamp::now();
+                self.health.updated(now);
+                self.upstream.synced(now, &std::mem::take(&mut self.pending));
+                self.upstream.cleaned(self.syncer.take_passes());
+                self.paused_until = None;
                 if !done.is_nothing() {
-                    self.metrics.synced(started.elapsed().as_secs_f64());
+                    let took = started.elapsed();
+                    self.upstream.wrote(took, done.rebuilt > 0);
+                    self.metrics.synced(took.as_secs_f64());
                     self.metrics.forgotten(done.forgotten);
                     self.metrics.wrote(done.changes, done.rebuilt);
-                    tracing::debug!(?done, services = dirty.len(), took = ?started.elapsed(), "synced");
+                    tracing::debug!(?done, services, ?took, "synced");
+                    if !self.options.min_sync_period.is_zero() {
+                        self.paused_until = Some(Instant::now() + self.options.min_sync_period);
+                    }
                 }
                 for (family, count) in self.syncer.elements() {
                     self.metrics.elements(family, count);
@@ -220,11 +335,12 @@ impl Agent {
             Err(error @ (Error::Kernel { .. } | Error::Unstable { .. } | Error::Socket(_))) => {
                 self.failures = self.failures.saturating_add(1);
                 let delay = jitter(
-                    RETRY.delay(self.failures),
+                    RETRY.delay(self.failures).min(self.options.sync_period),
                     self.failures.wrapping_mul(0x9e37_79b9),
                 );
                 self.retry_at = Some(Instant::now() + delay);
                 self.metrics.failed();
+                self.upstream.failed();
                 tracing::error!(%error, failures = self.failures, retry_in = ?delay, "rules not written");
                 Ok(())
             }

@@ -11,7 +11,7 @@ use berth_proxy_core::{Intent, Settings, Touched};
 
 use crate::Error;
 use crate::apply::Observed;
-use crate::apply::conntrack::Conntrack;
+use crate::apply::conntrack::{Conntrack, Pass};
 use crate::apply::nft::Nft;
 
 /// What a turn did.
@@ -92,6 +92,11 @@ impl Syncer {
     /// The netlink side.
     pub fn nft(&self) -> &Nft {
         &self.nft
+    }
+
+    /// What clean-ups of conntrack did since the last call.
+    pub fn take_passes(&mut self) -> Vec<Pass> {
+        self.conntrack.take_passes()
     }
 
     /// Elements in the kernel, as far as known.

@@ -3,10 +3,11 @@
 //! client that keeps its source port would go on reaching an endpoint that left, or the black hole that
 //! was there before the first endpoint came.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use berth_model::Protocol;
+use berth_model::{IpFamily, Protocol};
 
 use crate::nft::Installed;
 use crate::{Frontend, Intent, Target, Touched};
@@ -47,6 +48,17 @@ impl Flows {
     }
 }
 
+/// A tracked UDP flow, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// What the client addressed.
+    pub destination: Target,
+    /// Where answers come from.
+    pub replies_from: Target,
+    /// Whether the destination was translated.
+    pub translated: bool,
+}
+
 /// The UDP frontends whose flows must be looked at, each with the endpoints flows may stay with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StaleFlows {
@@ -76,6 +88,27 @@ impl StaleFlows {
     /// Adds what another update asks for; the later one knows better.
     pub fn merge(&mut self, later: StaleFlows) {
         self.allowed.extend(later.allowed);
+    }
+
+    /// Whether a tracked flow is stale. `own` are the addresses of this machine, which tell a flow to a node
+    /// port from one that only passes through to the same port of another host; where they are not known,
+    /// only a translated flow is surely a node port's, and one that is not stays.
+    pub fn is_stale_flow(&self, flow: &Flow, own: Option<&BTreeSet<IpAddr>>) -> bool {
+        let protocol = Protocol::Udp;
+        let Flow {
+            destination: Target { ip, port },
+            replies_from,
+            translated,
+        } = *flow;
+        let to_node = own.map_or(translated, |own| own.contains(&ip));
+        let family = IpFamily::of(ip);
+        let vip = Frontend::Vip { ip, protocol, port };
+        let node_port = Frontend::NodePort {
+            family,
+            protocol,
+            port,
+        };
+        self.is_stale(&vip, replies_from) || (to_node && self.is_stale(&node_port, replies_from))
     }
 
     /// Whether a tracked flow to this frontend, whose replies come from `replies_from`, is stale.

@@ -16,6 +16,7 @@
 mod categorize;
 pub mod conntrack;
 mod frontend;
+pub mod health_check;
 mod intent;
 pub mod names;
 pub mod nft;

@@ -2,23 +2,39 @@
 //! Makes the kernel forget stale UDP flows.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
-use berth_model::{IpFamily, Port, Protocol};
-use berth_proxy_core::conntrack::StaleFlows;
-use berth_proxy_core::{Frontend, Target};
+use berth_model::{IpFamily, Port};
+use berth_proxy_core::Target;
+use berth_proxy_core::conntrack::{Flow, StaleFlows};
 use nlink::netlink::netfilter::{ConntrackEntry, ConntrackFilter, IpProtocol};
 use nlink::netlink::types::AddressFamily;
 use nlink::netlink::{Connection, Netfilter};
 
 use crate::Error;
+use crate::node::own_addresses;
 
 /// `IPS_DST_NAT`: the destination was translated.
 const TRANSLATED: u32 = 1 << 5;
+
+/// One look at the UDP flows of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// The family.
+    pub family: IpFamily,
+    /// How long it took.
+    pub took: Duration,
+    /// How many flows went.
+    pub deleted: usize,
+}
 
 /// A conntrack socket, opened when first needed and kept: closing one waits for an RCU grace period.
 #[derive(Default)]
 pub struct Conntrack {
     connection: Option<Connection<Netfilter>>,
+    /// What was done since somebody last asked.
+    passes: Vec<Pass>,
 }
 
 impl fmt::Debug for Conntrack {
@@ -39,10 +55,22 @@ impl Conntrack {
         let mut forgotten = 0;
         for family in IpFamily::ALL {
             if stale.allowed.keys().any(|frontend| frontend.family() == family) {
-                forgotten += self.forget_in(family, stale).await?;
+                let started = Instant::now();
+                let deleted = self.forget_in(family, stale).await?;
+                self.passes.push(Pass {
+                    family,
+                    took: started.elapsed(),
+                    deleted,
+                });
+                forgotten += deleted;
             }
         }
         Ok(forgotten)
+    }
+
+    /// What was done since the last call.
+    pub fn take_passes(&mut self) -> Vec<Pass> {
+        std::mem::take(&mut self.passes)
     }
 
     async fn forget_in(&mut self, family: IpFamily, stale: &StaleFlows) -> Result<usize, Error> {
@@ -61,8 +89,12 @@ impl Conntrack {
             .get_conntrack_matching(&udp)
             .await
             .map_err(Error::kernel("dump conntrack"))?;
+        let own = own_addresses().ok();
+        let is_stale = |entry: &&ConntrackEntry| {
+            flow(entry).is_some_and(|flow| stale.is_stale_flow(&flow, own.as_ref()))
+        };
         let mut forgotten = 0;
-        for entry in entries.iter().filter(|entry| is_stale(stale, entry)) {
+        for entry in entries.iter().filter(is_stale) {
             match connection.del_conntrack_entry(entry).await {
                 Ok(()) => forgotten += 1,
                 // It expired meanwhile.
@@ -74,31 +106,17 @@ impl Conntrack {
     }
 }
 
-fn is_stale(stale: &StaleFlows, entry: &ConntrackEntry) -> bool {
-    let port = |port: Option<u16>| port.and_then(Port::new);
-    let (Some(ip), Some(dport)) = (entry.orig.dst_ip, port(entry.orig.dst_port)) else {
-        return false;
+/// The flow of an entry that has all of its parts.
+fn flow(entry: &ConntrackEntry) -> Option<Flow> {
+    let target = |ip: Option<IpAddr>, port: Option<u16>| {
+        Some(Target {
+            ip: ip?,
+            port: Port::new(port?)?,
+        })
     };
-    let (Some(source), Some(sport)) = (entry.reply.src_ip, port(entry.reply.src_port)) else {
-        return false;
-    };
-    let replies_from = Target {
-        ip: source,
-        port: sport,
-    };
-    let protocol = Protocol::Udp;
-    let vip = Frontend::Vip {
-        ip,
-        protocol,
-        port: dport,
-    };
-    let node_port = Frontend::NodePort {
-        family: IpFamily::of(ip),
-        protocol,
-        port: dport,
-    };
-    // Only a translated flow to that port is surely a node port's: others may pass through to a
-    // foreign host's port of the same number.
-    let translated = entry.status.unwrap_or_default() & TRANSLATED != 0;
-    stale.is_stale(&vip, replies_from) || (translated && stale.is_stale(&node_port, replies_from))
+    Some(Flow {
+        destination: target(entry.orig.dst_ip, entry.orig.dst_port)?,
+        replies_from: target(entry.reply.src_ip, entry.reply.src_port)?,
+        translated: entry.status.unwrap_or_default() & TRANSLATED != 0,
+    })
 }

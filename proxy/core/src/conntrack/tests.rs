@@ -137,3 +137,47 @@ fn flows_of_a_service_that_went_unwatched_are_looked_at() {
         assert_eq!(stale.is_stale(&vip(), mk_target(1)), protocol == Protocol::Udp);
     }
 }
+
+#[test]
+fn flows_to_node_ports_are_told_by_the_machines_own_addresses() {
+    let port = |n: u16| n.try_into().unwrap();
+    let node_port = Frontend::NodePort {
+        family: IpFamily::V4,
+        protocol: Protocol::Udp,
+        port: port(30_053),
+    };
+    // The Service has lost its last endpoint: all of its flows are stale.
+    let stale = StaleFlows {
+        allowed: BTreeMap::from([(node_port, Arc::from([]))]),
+    };
+    let own = BTreeSet::from([[192, 0, 2, 1].into()]);
+    let flow = |last: u8, number: u16, translated| Flow {
+        destination: Target {
+            ip: [192, 0, 2, last].into(),
+            port: port(number),
+        },
+        replies_from: mk_target(1),
+        translated,
+    };
+    for (what, flow, with_own, without) in [
+        ("translated, to us", flow(1, 30_053, true), true, true),
+        ("black hole, to us", flow(1, 30_053, false), true, false),
+        ("passing through", flow(2, 30_053, false), false, false),
+        ("somebody else's translation", flow(2, 30_053, true), false, true),
+        ("another port", flow(1, 30_054, true), false, false),
+    ] {
+        assert_eq!(stale.is_stale_flow(&flow, Some(&own)), with_own, "{what}");
+        assert_eq!(
+            stale.is_stale_flow(&flow, None),
+            without,
+            "{what}, addresses unknown"
+        );
+    }
+    let serving = StaleFlows {
+        allowed: BTreeMap::from([(node_port, Arc::from([mk_target(1)]))]),
+    };
+    assert!(
+        !serving.is_stale_flow(&flow(1, 30_053, true), Some(&own)),
+        "it stays with its endpoint"
+    );
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the flags, or the file in their place, mean: defaults, and what fits together. kube-proxy's, but
+//! where said otherwise.
+
+mod values;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use berth_model::{IpFamily, NodeName};
+use berth_proxy_core::{NodePortAddresses, Settings, SettingsError};
+use ipnet::IpNet;
+
+pub use values::{BindTo, DetectLocalMode, NodePortAddress, ProxyMode};
+pub(crate) use values::{healthz_address, metrics_address, proxy_name};
+
+use crate::SharedArgs;
+use crate::node::NodeFacts;
+
+/// kube-proxy's ports (`pkg/cluster/ports` in Kubernetes).
+pub(crate) const HEALTHZ_PORT: u16 = 10_256;
+pub(crate) const METRICS_PORT: u16 = 10_249;
+
+/// A combination that makes no sense. Each names the flag; the same field of a configuration file is named
+/// by the file's reader.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OptionsError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("--sync-period is 0s; it must be longer, for example 30s")]
+    SyncPeriod,
+    #[error(
+        "--min-sync-period {min:?} is longer than --sync-period {sync:?}; shorten the one or lengthen the other"
+    )]
+    MinSyncPeriod { min: Duration, sync: Duration },
+    #[error("--node-name is empty; leave it out for the machine's host name, or name the Node")]
+    NodeName,
+    #[error(
+        "--detect-local-mode NodeCIDR takes Pods from the Node's spec.podCIDRs; leave out --cluster-cidr or use ClusterCIDR"
+    )]
+    TwoDetectors,
+}
+
+/// How sysctls of conntrack shall stand; zero leaves one as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConntrackOptions {
+    pub(crate) max_per_core: u32,
+    pub(crate) min: u32,
+    pub(crate) tcp_established: Duration,
+    pub(crate) tcp_close_wait: Duration,
+    pub(crate) tcp_be_liberal: bool,
+    pub(crate) udp: Duration,
+    pub(crate) udp_stream: Duration,
+}
+
+/// Everything the proxy goes by.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Options {
+    pub(crate) node: NodeName,
+    pub(crate) detect_local_mode: DetectLocalMode,
+    pub(crate) cluster_cidrs: Vec<IpNet>,
+    pub(crate) masquerade_all: bool,
+    pub(crate) masquerade_bit: u8,
+    pub(crate) nodeport_addresses: Vec<NodePortAddress>,
+    pub(crate) bind_address: Option<IpAddr>,
+    pub(crate) healthz: BindTo,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) bind_address_hard_fail: bool,
+    pub(crate) sync_period: Duration,
+    pub(crate) min_sync_period: Duration,
+    pub(crate) conntrack: ConntrackOptions,
+}
+
+impl Options {
+    /// `name` is `--node-name`, `host` the machine's host name.
+    ///
+    /// # Errors
+    /// Flags that do not fit together.
+    pub(crate) fn new(args: SharedArgs, name: Option<&str>, host: &str) -> Result<Self, OptionsError> {
+        let name = name.unwrap_or(host).trim().to_lowercase();
+        if name.is_empty() {
+            return Err(OptionsError::NodeName);
+        }
+        let detect_local_mode = args.detect_local_mode.unwrap_or_default();
+        let cluster_cidrs = args.cluster_cidr.unwrap_or_default();
+        // kube-proxy ignores the CIDRs silently, and nobody learns that they are not used.
+        if detect_local_mode == DetectLocalMode::NodeCidr && !cluster_cidrs.is_empty() {
+            return Err(OptionsError::TwoDetectors);
+        }
+        let sync_period = args.sync_period.unwrap_or(Duration::from_secs(30));
+        let min_sync_period = args.min_sync_period.unwrap_or_default();
+        if sync_period.is_zero() {
+            return Err(OptionsError::SyncPeriod);
+        }
+        if min_sync_period > sync_period {
+            return Err(OptionsError::MinSyncPeriod {
+                min: min_sync_period,
+                sync: sync_period,
+            });
+        }
+        let masquerade_bit = args.masquerade_bit.unwrap_or(14);
+        Settings::new(masquerade_bit)?;
+        let v6 = args.bind_address.is_some_and(|ip| ip.is_ipv6());
+        let (any, loopback): (IpAddr, IpAddr) = if v6 {
+            (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into())
+        } else {
+            (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into())
+        };
+        let healthz = BindTo::Address(SocketAddr::new(any, HEALTHZ_PORT));
+        let day = Duration::from_secs(24 * 60 * 60);
+        let hour = Duration::from_secs(60 * 60);
+        Ok(Self {
+            node: NodeName::new(name),
+            detect_local_mode,
+            cluster_cidrs,
+            masquerade_all: args.masquerade_all.unwrap_or_default(),
+            masquerade_bit,
+            nodeport_addresses: args.nodeport_addresses.unwrap_or_default(),
+            bind_address: args.bind_address.filter(|ip| !ip.is_unspecified()),
+            healthz: args.healthz_bind_address.unwrap_or(healthz),
+            metrics: args
+                .metrics_bind_address
+                .unwrap_or(SocketAddr::new(loopback, METRICS_PORT)),
+            bind_address_hard_fail: args.bind_address_hard_fail.unwrap_or_default(),
+            sync_period,
+            min_sync_period,
+            conntrack: ConntrackOptions {
+                max_per_core: args.conntrack_max_per_core.unwrap_or(32 * 1024),
+                min: args.conntrack_min.unwrap_or(128 * 1024),
+                tcp_established: args.conntrack_tcp_timeout_established.unwrap_or(day),
+                tcp_close_wait: args.conntrack_tcp_timeout_close_wait.unwrap_or(hour),
+                tcp_be_liberal: args.conntrack_tcp_be_liberal.unwrap_or_default(),
+                udp: args.conntrack_udp_timeout.unwrap_or_default(),
+                udp_stream: args.conntrack_udp_timeout_stream.unwrap_or_default(),
+            },
+        })
+    }
+
+    /// Whether nothing can be written before the Node is known.
+    pub(crate) fn needs_node(&self) -> bool {
+        self.detect_local_mode == DetectLocalMode::NodeCidr
+    }
+
+    /// Whether the machine's addresses matter.
+    pub(crate) fn selects_addresses(&self) -> bool {
+        !self.nodeport_addresses.is_empty()
+    }
+
+    /// The core's settings, given what is known of the Node, and the machine's addresses.
+    ///
+    /// # Errors
+    /// Never: the bit was looked at before.
+    pub(crate) fn settings(
+        &self,
+        node: Option<&NodeFacts>,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<Settings, SettingsError> {
+        Ok(Settings {
+            node: Some(self.node.clone()),
+            zone: node.and_then(|node| node.zone.clone()),
+            node_ips: self.primary(node).into_iter().collect(),
+            node_port_addresses: self.node_port_addresses(node, addresses),
+            cluster_cidrs: match self.detect_local_mode {
+                DetectLocalMode::ClusterCidr => self.cluster_cidrs.clone(),
+                DetectLocalMode::NodeCidr => node.map(|node| node.pod_cidrs.clone()).unwrap_or_default(),
+            },
+            masquerade_all: self.masquerade_all,
+            ..Settings::new(self.masquerade_bit)?
+        })
+    }
+
+    /// The node's own address of each family.
+    fn primary(&self, node: Option<&NodeFacts>) -> Vec<IpAddr> {
+        let of_node = node.map(|node| node.primary.as_slice()).unwrap_or_default();
+        let mut primary: Vec<IpAddr> = self.bind_address.into_iter().collect();
+        for ip in of_node {
+            if !primary.iter().any(|own| IpFamily::of(*own) == IpFamily::of(*ip)) {
+                primary.push(*ip);
+            }
+        }
+        primary
+    }
+
+    /// Which of the machine's `addresses` node ports and health-check node ports are served on. A family
+    /// of which nothing is selected is served on all of its addresses, as in kube-proxy; but as long as it
+    /// is not known which address is the primary one, that stands for none.
+    fn node_port_addresses(
+        &self,
+        node: Option<&NodeFacts>,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> NodePortAddresses {
+        let primary = self.primary(node);
+        let unknown = primary.is_empty() && self.nodeport_addresses.contains(&NodePortAddress::Primary);
+        let nets: Vec<IpNet> = self
+            .nodeport_addresses
+            .iter()
+            .flat_map(|selected| selected.nets(&primary))
+            .collect();
+        let mut selected = NodePortAddresses::all();
+        for family in IpFamily::ALL {
+            let nets: Vec<&IpNet> = nets
+                .iter()
+                .filter(|net| IpFamily::of(net.addr()) == family)
+                .collect();
+            let all = nets.iter().any(|net| net.prefix_len() == 0);
+            if all || (nets.is_empty() && !unknown) {
+                continue;
+            }
+            let within = |ip: &&IpAddr| nets.iter().any(|net| net.contains(*ip));
+            selected = selected.only(family, addresses.iter().filter(within).copied());
+        }
+        selected
+    }
+}
+
+#[cfg(test)]
+mod tests;
