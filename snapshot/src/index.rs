@@ -42,11 +42,6 @@ impl Index {
         !self.dirty.is_empty()
     }
 
-    /// How many keys have changed since [`Index::take_dirty`].
-    pub fn dirty_count(&self) -> usize {
-        self.dirty.len()
-    }
-
     /// Takes in a Service that was added or changed. Returns what could not be used of it.
     pub fn apply_service(&mut self, object: &Service) -> Vec<Skip> {
         let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) else {

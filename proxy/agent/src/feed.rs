@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The watches, filtered by the server, into the index: Services, slices, the own Node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_model::{IpFamily, NodeName, ServiceKey};
@@ -94,7 +94,7 @@ fn forward<K: Send + 'static>(
 pub(crate) struct Seen {
     pub(crate) services: u64,
     pub(crate) slices: u64,
-    /// One for each Service whose endpoints changed.
+    /// One for each change of a slice.
     pub(crate) causes: Vec<(IpFamily, Timestamp)>,
 }
 
@@ -121,6 +121,10 @@ pub(crate) struct State {
     pub(crate) node: Option<NodeFacts>,
     node_listed: bool,
     seen: Seen,
+    /// The last cause of each slice that changed since the start: one that comes again is no news.
+    causes: BTreeMap<(Arc<str>, Arc<str>), Timestamp>,
+    /// When this process started: what was caused before is somebody else's delay.
+    started: Timestamp,
 }
 
 impl State {
@@ -140,6 +144,24 @@ impl State {
             Some(node) => node.eligibility,
             None if self.node_listed => Eligibility::Missing,
             None => Eligibility::NotListed,
+        }
+    }
+
+    /// A state for a process that starts now.
+    pub(crate) fn new(started: Timestamp) -> Self {
+        Self {
+            started,
+            ..Self::default()
+        }
+    }
+
+    fn note_cause(&mut self, slice: &EndpointSlice) {
+        let Some((family, at)) = cause(slice).filter(|(_, at)| *at > self.started) else {
+            return;
+        };
+        let key = parts(&ObjectKey::of(slice));
+        if self.causes.insert(key, at) != Some(at) {
+            self.seen.causes.push((family, at));
         }
     }
 
@@ -188,12 +210,8 @@ impl State {
     fn slice(&mut self, event: WatchEvent<EndpointSlice>) {
         match event {
             WatchEvent::Applied(slice) => {
-                let before = self.index.dirty_count();
+                self.note_cause(&slice);
                 let skips = self.index.apply_slice(&slice);
-                // A slice that only came again, as in a list, was not caused now.
-                if self.index.dirty_count() > before {
-                    self.seen.causes.extend(cause(&slice));
-                }
                 for skip in skips {
                     let meta = &slice.metadata;
                     tracing::debug!(
@@ -207,6 +225,7 @@ impl State {
             WatchEvent::Deleted(key) => {
                 let (namespace, name) = parts(&key);
                 self.index.delete_slice(&namespace, &name);
+                self.causes.remove(&(namespace, name));
             }
             WatchEvent::Listed(keys) => {
                 self.index.retain_slices(&keys.iter().map(parts).collect());

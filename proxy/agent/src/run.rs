@@ -72,14 +72,14 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
     let admin = Admin::bind("--metrics-bind-address", options.metrics).await?;
     let registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
     let metrics = registry.register(Metrics::register);
-    let upstream = registry.register(|registry| Upstream::register(registry, Timestamp::now()));
+    let upstream = registry.register(Upstream::register);
     let watches = registry.register(WatchMetrics::register);
     let readiness = Readiness::new();
     let health = ProxyHealth::new(2 * options.sync_period);
     let health_server = health::serve(&options, health.clone(), upstream.clone(), stop.child_token())?;
     tracing::info!(server = %connection.origin(), node = options.node.as_str(), "starting");
     let mut agent = Agent {
-        state: State::default(),
+        state: State::new(Timestamp::now()),
         syncer: Syncer::new(nft, settings.clone(), args.retire_delay),
         settings,
         written: false,

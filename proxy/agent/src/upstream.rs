@@ -33,8 +33,6 @@ type Seconds = Family<FamilyLabel, Gauge<f64, AtomicU64>>;
 /// What kube-proxy counts. Clones count into the same place.
 #[derive(Clone, Debug)]
 pub(crate) struct Upstream {
-    /// What was caused before is somebody else's delay.
-    started: Timestamp,
     healthz: Family<CodeLabel, Counter>,
     livez: Family<CodeLabel, Counter>,
     sync: Histograms,
@@ -66,10 +64,9 @@ fn programming() -> Histogram {
 }
 
 impl Upstream {
-    pub(crate) fn register(registry: &mut Registry, started: Timestamp) -> Self {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
         let short = || Histograms::new_with_constructor(short);
         let this = Self {
-            started,
             healthz: Family::default(),
             livez: Family::default(),
             sync: short(),
@@ -210,10 +207,8 @@ impl Upstream {
         }
         self.seen(&Seen::default(), &Seen::default());
         for (family, cause) in &reflected.causes {
-            if *cause > self.started {
-                let latency = seconds(now) - seconds(*cause);
-                self.programming.get_or_create(&label(*family)).observe(latency);
-            }
+            let latency = seconds(now) - seconds(*cause);
+            self.programming.get_or_create(&label(*family)).observe(latency);
         }
     }
 
@@ -273,17 +268,13 @@ mod tests {
     #[test]
     fn names_and_labels_are_kube_proxys() {
         let metrics = Metrics::new("proxy", "0");
-        let upstream = metrics.register(|registry| Upstream::register(registry, at(100)));
+        let upstream = metrics.register(Upstream::register);
         upstream.healthz(200);
         upstream.livez(503);
         let seen = Seen {
             services: 2,
             slices: 3,
-            causes: vec![
-                (IpFamily::V4, at(99)),
-                (IpFamily::V4, at(101)),
-                (IpFamily::V6, at(103)),
-            ],
+            causes: vec![(IpFamily::V4, at(101)), (IpFamily::V6, at(103))],
         };
         upstream.queued(at(104));
         upstream.seen(&seen, &seen);
@@ -313,7 +304,6 @@ mod tests {
             "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0",
             "kubeproxy_sync_proxy_rules_service_changes_total 2",
             "kubeproxy_sync_proxy_rules_service_changes_pending 0",
-            // What was caused before the start is not counted.
             r#"kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"} 1"#,
             r#"kubeproxy_network_programming_duration_seconds_sum{ip_family="IPv6"} 2.0"#,
             r#"kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv4"} 4"#,
