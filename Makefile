@@ -74,7 +74,7 @@ control-plane: build ## The real etcd and kube-apiserver for tests: built once, 
 	@$(BIN)/berth-e2e control-plane
 
 .PHONY: peers
-peers: control-plane ## What Berth is compared with (kube-controller-manager): built once, then cached
+peers: control-plane ## What Berth is compared with (kube-controller-manager, kube-proxy): built once, then cached
 	@$(BIN)/berth-e2e peers
 
 .PHONY: test-workspace
