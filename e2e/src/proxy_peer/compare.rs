@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(lacking(&[a.clone(), b.clone()], std::slice::from_ref(&a)), [peer]);
         assert_eq!(lacking(std::slice::from_ref(&a), &[b]), [Proxy::Berth, peer]);
         assert_eq!(lacking(std::slice::from_ref(&a), &[Outcome::Dropped]), []);
-        assert_eq!(lacking(std::slice::from_ref(&a), &[a.clone()]), []);
+        assert_eq!(lacking(std::slice::from_ref(&a), std::slice::from_ref(&a)), []);
     }
 
     #[test]
