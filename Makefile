@@ -74,7 +74,7 @@ control-plane: build ## The real etcd and kube-apiserver for tests: built once, 
 	@$(BIN)/berth-e2e control-plane
 
 .PHONY: peers
-peers: control-plane ## What Berth is compared with (kube-controller-manager): built once, then cached
+peers: control-plane ## What Berth is compared with (kube-controller-manager, kube-proxy): built once, then cached
 	@$(BIN)/berth-e2e peers
 
 .PHONY: test-workspace
@@ -85,7 +85,7 @@ test-workspace: peers ## Unit, property and end-to-end tests
 
 # Options of the programs come from the command line: BENCH=, SEED=, N=; BENCH_ARGS= and SOAK_ARGS= for the rest.
 .PHONY: bench
-bench: ## Berth beside its peers in one run: a table, and target/bench/NAME.json (BENCH=endpoints)
+bench: ## Berth beside its peers in one run: a table, and target/bench/NAME.json (BENCH=endpoints, BENCH=proxy)
 	@scripts/setup.sh test
 	@echo 'bench: building Berth in release mode'
 	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; cargo build --locked --release -p berth $$quiet; $(BUILD_PROGRAMS) $$quiet

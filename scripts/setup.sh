@@ -66,7 +66,13 @@ list_packages() {
     need nsenter util-linux
     need setpriv util-linux
     need mount mount
-    if [ "$goal" = test ]; then need ping iputils-ping; fi
+    if [ "$goal" = test ]; then
+        need ping iputils-ping
+        # kube-proxy, which Berth is compared with, runs these. Both variants, nft and legacy, are in one package.
+        need iptables-restore iptables
+        need ip6tables-restore iptables
+        need xtables-legacy-multi iptables
+    fi
     need cc gcc libc6-dev # ring, the TLS library's cryptography, has C and assembly in it
     if needs_python && ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
         packages+=(python3 python3-venv)

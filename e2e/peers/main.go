@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command peers is what Berth is compared with: kube-controller-manager in a
-// binary that picks the program by the name it is called by (a symlink beside it).
+// Command peers is what Berth is compared with: kube-controller-manager and
+// kube-proxy in one binary that picks the program by the name it is called by
+// (a symlink beside it).
 //
 // It is a module of its own so that the demo and most tests, which need none
 // of it, do not wait for its build. Each name runs the upstream command as its
@@ -16,6 +17,7 @@ import (
 
 	"k8s.io/component-base/cli"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 
 	_ "k8s.io/component-base/logs/json/register"          // --logging-format=json, as upstream's own main has it
 	_ "k8s.io/component-base/metrics/prometheus/clientgo" // the client's and the queues' metrics, likewise
@@ -27,8 +29,10 @@ func main() {
 	switch name := filepath.Base(os.Args[0]); name {
 	case "kube-controller-manager":
 		os.Exit(cli.Run(controllermanager.NewControllerManagerCommand()))
+	case "kube-proxy":
+		os.Exit(cli.Run(proxy.NewProxyCommand()))
 	default:
-		fmt.Fprintf(os.Stderr, "peers: called as %q; call it by a link named kube-controller-manager\n", name)
+		fmt.Fprintf(os.Stderr, "peers: called as %q; call it by a link named kube-controller-manager or kube-proxy\n", name)
 		os.Exit(2)
 	}
 }

@@ -15,6 +15,7 @@ mod dataset;
 mod endpoints;
 mod figures;
 mod observe;
+mod proxy;
 mod row;
 mod run;
 mod scrape;
@@ -30,14 +31,47 @@ use std::time::Instant;
 use anstream::{eprintln, println};
 use anyhow::{Context, Result};
 use berth_testkit::process::binary;
+use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 pub use endpoints::{Case, Options};
+use row::Row;
+
+pub use proxy::{ProxyCase, ProxyOptions};
 
 /// Which benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Bench {
     /// Endpoints, EndpointSlices and mirroring, beside kube-controller-manager
     Endpoints,
+    /// The node proxy, beside kube-proxy in nftables mode
+    Proxy,
+}
+
+/// A case of one of the benchmarks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnyCase {
+    /// Of [`Bench::Endpoints`].
+    Endpoints(Case),
+    /// Of [`Bench::Proxy`].
+    Proxy(ProxyCase),
+}
+
+impl AnyCase {
+    fn parser() -> impl TypedValueParser<Value = Self> {
+        let endpoints = Case::value_variants()
+            .iter()
+            .filter_map(ValueEnum::to_possible_value);
+        let proxy = ProxyCase::NAMED.map(|(name, _)| PossibleValue::new(name));
+        let names: Vec<PossibleValue> = endpoints.chain(proxy).collect();
+        PossibleValuesParser::new(names).try_map(|name| {
+            let of_proxy = ProxyCase::NAMED.iter().find(|(known, _)| *known == name);
+            match of_proxy {
+                Some((_, case)) => Ok(Self::Proxy(*case)),
+                None => Case::from_str(&name, false).map(Self::Endpoints),
+            }
+        })
+    }
 }
 
 /// `berth-e2e bench`.
@@ -51,9 +85,10 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub runs: u32,
 
-    /// What is there at the start; may be given several times
-    #[arg(long = "case", value_enum, value_name = "CASE", default_values_t = Case::DEFAULT)]
-    pub cases: Vec<Case>,
+    /// What is there at the start, each of one benchmark; may be given several times. A benchmark that none is given of
+    /// runs its usual ones, if it is named
+    #[arg(long = "case", value_name = "CASE", value_parser = AnyCase::parser())]
+    pub cases: Vec<AnyCase>,
 
     /// The build of Berth to measure; the one beside this program where absent
     #[arg(long, value_name = "FILE")]
@@ -80,19 +115,70 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
             .with_context(|| berth.display().to_string())?,
         None => binary("berth", "berth")?,
     };
-    let options = Options {
-        berth,
-        runs: arguments.runs,
-        cases: arguments.cases.clone(),
-        cache: crate::controlplane::Surroundings::observe().cache_folder()?,
-    };
-    for bench in [Bench::Endpoints] {
-        if arguments.benches.is_empty() || arguments.benches.contains(&bench) {
-            let path = endpoints(&options, &out).await?;
-            println!("written to {}", path.display());
-        }
+    let cache = crate::controlplane::Surroundings::observe().cache_folder()?;
+    for bench in arguments.wanted() {
+        let path = match bench {
+            Bench::Endpoints => {
+                let options = Options {
+                    berth: berth.clone(),
+                    runs: arguments.runs,
+                    cases: arguments.endpoints_cases(),
+                    cache: cache.clone(),
+                };
+                endpoints(&options, &out).await?
+            }
+            Bench::Proxy => {
+                let options = ProxyOptions {
+                    berth: berth.clone(),
+                    runs: arguments.runs,
+                    cases: arguments.proxy_cases(),
+                    cache: cache.clone(),
+                };
+                proxy(&options, &out).await?
+            }
+        };
+        println!("written to {}", path.display());
     }
     Ok(())
+}
+
+impl Arguments {
+    /// Those named; else those that a case was given of; else all.
+    fn wanted(&self) -> Vec<Bench> {
+        let all = [Bench::Endpoints, Bench::Proxy];
+        let given = |bench: &Bench| {
+            self.cases.iter().any(|case| match case {
+                AnyCase::Endpoints(_) => *bench == Bench::Endpoints,
+                AnyCase::Proxy(_) => *bench == Bench::Proxy,
+            })
+        };
+        let is_wanted = |bench: &Bench| match (self.benches.is_empty(), self.cases.is_empty()) {
+            (false, _) => self.benches.contains(bench),
+            (true, false) => given(bench),
+            (true, true) => true,
+        };
+        all.into_iter().filter(is_wanted).collect()
+    }
+
+    fn endpoints_cases(&self) -> Vec<Case> {
+        let given = self.cases.iter().filter_map(|case| match case {
+            AnyCase::Endpoints(case) => Some(*case),
+            AnyCase::Proxy(_) => None,
+        });
+        or_default(given.collect(), &Case::DEFAULT)
+    }
+
+    fn proxy_cases(&self) -> Vec<ProxyCase> {
+        let given = self.cases.iter().filter_map(|case| match case {
+            AnyCase::Proxy(case) => Some(*case),
+            AnyCase::Endpoints(_) => None,
+        });
+        or_default(given.collect(), &ProxyCase::DEFAULT)
+    }
+}
+
+fn or_default<C: Copy>(given: Vec<C>, default: &[C]) -> Vec<C> {
+    if given.is_empty() { default.to_vec() } else { given }
 }
 
 /// Runs the benchmark of the endpoint controllers, prints its table and says where its JSON is.
@@ -100,19 +186,39 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
 /// # Errors
 /// It could not be completed.
 pub async fn endpoints(options: &Options, out: &Path) -> Result<PathBuf> {
+    let say = progress();
+    let (rows, log) = endpoints::measure(options, &say).await?;
+    publish(&rows, &log, out, "endpoints")
+}
+
+/// Runs the benchmark of the node proxy, prints its table and says where its JSON is.
+///
+/// # Errors
+/// It could not be completed.
+pub async fn proxy(options: &ProxyOptions, out: &Path) -> Result<PathBuf> {
+    let say = progress();
+    let (rows, log) = proxy::measure(options, &say).await?;
+    publish(&rows, &log, out, "proxy")
+}
+
+/// Tells a terminal each step, with the time since now.
+fn progress() -> impl Fn(&str) {
     let started = Instant::now();
-    let say = |step: &str| {
+    move |step: &str| {
         if std::io::stderr().is_terminal() {
             eprintln!("{:>6.0} s  {step}", started.elapsed().as_secs_f64());
         }
-    };
-    let (rows, log) = endpoints::measure(options, &say).await?;
-    let path = out.join("endpoints.json");
-    row::store(&rows, &path)?;
-    let log_path = out.join("endpoints.log");
+    }
+}
+
+fn publish(rows: &[Row], log: &str, out: &Path, name: &str) -> Result<PathBuf> {
+    let path = out.join(format!("{name}.json"));
+    row::store(rows, &path)?;
+    let log_path = path.with_extension("log");
     std::fs::write(&log_path, log).with_context(|| log_path.display().to_string())?;
-    println!("{}", row::table(&rows));
-    if let Some(row) = rows.first() {
+    println!("{}", row::table(rows));
+    // Berth alone has no peer: any row says who it was.
+    if let Some(row) = rows.iter().find(|row| row.peer_name.is_some()).or(rows.first()) {
         println!(
             "peer: {}\n{}",
             row.peer_name.as_deref().unwrap_or("none"),
@@ -130,4 +236,56 @@ fn default_folder() -> Result<PathBuf> {
         .find(|folder| folder.join("CACHEDIR.TAG").is_file())
         .context("this program is in no target folder: name one by --out")?;
     Ok(target.join("bench"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn a_case_brings_its_benchmark_and_a_named_benchmark_its_usual_cases() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|cli| cli.arguments);
+        let both = [Bench::Endpoints, Bench::Proxy];
+        for (line, wanted, endpoints, proxy) in [
+            ("bench", &both[..], &Case::DEFAULT[..], &ProxyCase::DEFAULT[..]),
+            (
+                "bench proxy",
+                &[Bench::Proxy],
+                &Case::DEFAULT,
+                &ProxyCase::DEFAULT,
+            ),
+            (
+                "bench --case 10000x5",
+                &[Bench::Proxy],
+                &Case::DEFAULT,
+                &[ProxyCase::Large],
+            ),
+            (
+                "bench endpoints --case 50",
+                &[Bench::Endpoints],
+                &[Case::Tiny],
+                &ProxyCase::DEFAULT,
+            ),
+            (
+                "bench --case empty --case 40x2x4",
+                &both,
+                &[Case::Empty],
+                &[ProxyCase::Tiny],
+            ),
+        ] {
+            let arguments = parse(line).unwrap();
+            assert_eq!(arguments.wanted(), wanted, "{line}");
+            assert_eq!(arguments.endpoints_cases(), endpoints, "{line}");
+            assert_eq!(arguments.proxy_cases(), proxy, "{line}");
+        }
+        assert!(parse("bench --case 7").is_err());
+    }
 }

@@ -22,5 +22,6 @@ pub mod interposer;
 mod keep;
 pub mod metrics;
 pub mod peers;
+pub mod proxy_peer;
 pub mod soak;
 pub mod stage;

@@ -36,7 +36,7 @@ enum Command {
     Faults(faults::Arguments),
     /// Builds the control plane (etcd, kube-apiserver, kubectl), or says that it is there.
     ControlPlane,
-    /// Builds what Berth is compared with (kube-controller-manager) beside the control plane, or says that it is there.
+    /// Builds what Berth is compared with (kube-controller-manager, kube-proxy) beside the control plane, or says that it is there.
     Peers,
 }
 

@@ -1,21 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What Berth is compared with: kube-controller-manager, built and cached as the control plane is.
+//! What Berth is compared with: kube-controller-manager and kube-proxy, built and cached as the control plane is.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::controlplane::{Module, Surroundings};
 
-/// Names a kube-controller-manager to use instead of building one.
-const VARIABLE: &str = "BERTH_KUBE_CONTROLLER_MANAGER";
+/// A program, and the variable that names one to use instead of building it.
+struct Program {
+    name: &'static str,
+    variable: &'static str,
+}
+
+const CONTROLLER_MANAGER: Program = Program {
+    name: "kube-controller-manager",
+    variable: "BERTH_KUBE_CONTROLLER_MANAGER",
+};
+const PROXY: Program = Program {
+    name: "kube-proxy",
+    variable: "BERTH_KUBE_PROXY",
+};
 
 /// The Go module `e2e/peers`.
 const MODULE: Module = Module {
     name: "peers",
-    what: "kube-controller-manager 1.37 to compare Berth with",
+    what: "kube-controller-manager and kube-proxy 1.37 to compare Berth with",
     takes: "the first time takes some minutes beyond the control plane's",
-    programs: &["kube-controller-manager"],
+    programs: &[CONTROLLER_MANAGER.name, PROXY.name],
     files: [
         ("go.mod", include_str!("../peers/go.mod")),
         ("go.sum", include_str!("../peers/go.sum")),
@@ -28,6 +41,8 @@ const MODULE: Module = Module {
 pub struct Peers {
     /// kube-controller-manager.
     pub kube_controller_manager: PathBuf,
+    /// kube-proxy.
+    pub kube_proxy: PathBuf,
 }
 
 impl Peers {
@@ -37,14 +52,21 @@ impl Peers {
     /// # Errors
     /// No Go, no network, no cache folder, or a variable that names no file; each with the way out.
     pub fn find_or_build() -> Result<Self> {
-        match std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
-            Some(named) => Self::named(Path::new(&named)),
-            None => Ok(Self {
-                kube_controller_manager: Surroundings::observe()
-                    .programs_of(&MODULE)?
-                    .join("kube-controller-manager"),
-            }),
-        }
+        let folder = OnceCell::new();
+        let program = |program: Program| match program.given()? {
+            Some(given) => Ok(given),
+            None => {
+                let built = folder.get_or_init(|| Surroundings::observe().programs_of(&MODULE));
+                match built {
+                    Ok(folder) => Ok(folder.join(program.name)),
+                    Err(error) => Err(anyhow!("{error}")),
+                }
+            }
+        };
+        Ok(Self {
+            kube_controller_manager: program(CONTROLLER_MANAGER)?,
+            kube_proxy: program(PROXY)?,
+        })
     }
 
     /// As [`Peers::find_or_build`], off the async threads.
@@ -54,18 +76,26 @@ impl Peers {
     pub async fn ensure() -> Result<Self> {
         tokio::task::spawn_blocking(Self::find_or_build).await?
     }
+}
 
-    fn named(path: &Path) -> Result<Self> {
+impl Program {
+    /// The one that the variable names.
+    fn given(&self) -> Result<Option<PathBuf>> {
+        let value = std::env::var_os(self.variable).filter(|value| !value.is_empty());
+        value.map(|value| self.at(Path::new(&value))).transpose()
+    }
+
+    fn at(&self, path: &Path) -> Result<PathBuf> {
         ensure!(
             path.is_file(),
-            "{VARIABLE}={}: no such file; name a kube-controller-manager 1.37, or unset it to have one built",
-            path.display()
+            "{}={}: no such file; name a {} 1.37, or unset it to have one built",
+            self.variable,
+            path.display(),
+            self.name
         );
-        // Absolute, because it may be started in another working directory.
-        let kube_controller_manager = path.canonicalize().with_context(|| path.display().to_string())?;
-        Ok(Self {
-            kube_controller_manager,
-        })
+        // Absolute, because it may be started in another working directory. Its last part stays: by it the binary
+        // tells which program it is.
+        std::path::absolute(path).with_context(|| path.display().to_string())
     }
 }
 
@@ -76,14 +106,15 @@ mod tests {
     #[test]
     fn a_named_program_is_taken_and_a_missing_one_refused_by_the_variable() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("kcm");
-        let refused = Peers::named(&path).unwrap_err().to_string();
-        assert!(
-            refused.contains(VARIABLE) && refused.contains("unset it"),
-            "{refused}"
-        );
-        std::fs::write(&path, "").unwrap();
-        let peers = Peers::named(&path).unwrap();
-        assert_eq!(peers.kube_controller_manager, path.canonicalize().unwrap());
+        for program in [CONTROLLER_MANAGER, PROXY] {
+            let path = folder.path().join(program.name);
+            let refused = program.at(&path).unwrap_err().to_string();
+            assert!(
+                refused.contains(program.variable) && refused.contains("unset it"),
+                "{refused}"
+            );
+            std::fs::write(&path, "").unwrap();
+            assert_eq!(program.at(&path).unwrap(), path);
+        }
     }
 }

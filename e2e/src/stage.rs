@@ -34,6 +34,10 @@ use crate::peers::Peers;
 const BERTH: (&str, &str) = ("berth-system", "berth-controllers");
 const PEER: (&str, &str) = ("kube-system", "kube-controller-manager");
 const COLLECTORS: (&str, &str) = ("kube-system", "collectors");
+/// Of kube-proxy, with the rights that a cluster gives it.
+pub(crate) const KUBE_PROXY: (&str, &str) = ("kube-system", "kube-proxy");
+/// Of `berth proxy`, in `manifests/base`.
+pub(crate) const BERTH_PROXY: (&str, &str) = ("berth-system", "berth-proxy");
 
 /// A program that keeps Endpoints and EndpointSlices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -186,6 +190,7 @@ impl Stage {
                 .kubectl(&["create", "clusterrolebinding", name, role, &account])
                 .await?;
         }
+        give_kube_proxy_its_rights(&control_plane).await?;
         cluster::install(&control_plane).await?;
         Ok(Self {
             control_plane,
@@ -357,7 +362,8 @@ impl Stage {
         Ok(())
     }
 
-    async fn kubeconfig(&self, account: (&str, &str), launch: &Launch) -> Result<PathBuf> {
+    /// A kubeconfig with a token of a service account (namespace, name), called by the launch's name.
+    pub(crate) async fn kubeconfig(&self, account: (&str, &str), launch: &Launch) -> Result<PathBuf> {
         let (namespace, name) = account;
         let token = self.control_plane.service_account_token(namespace, name).await?;
         let access = Access {
@@ -390,6 +396,20 @@ impl Stage {
 /// It cannot be made.
 pub fn folder(name: &str) -> Result<PathBuf> {
     cluster::log_folder(name)
+}
+
+/// kubeadm's: the role is one that every API server makes by itself.
+async fn give_kube_proxy_its_rights(control_plane: &ControlPlane) -> Result<()> {
+    let (namespace, name) = KUBE_PROXY;
+    control_plane
+        .kubectl(&["create", "serviceaccount", name, "--namespace", namespace])
+        .await?;
+    let account = format!("--serviceaccount={namespace}:{name}");
+    let role = "--clusterrole=system:node-proxier";
+    control_plane
+        .kubectl(&["create", "clusterrolebinding", name, role, &account])
+        .await?;
+    Ok(())
 }
 
 fn user((namespace, name): (&str, &str)) -> String {

@@ -4,6 +4,8 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::store::Data;
+
 /// Part of the name of stored data: to be raised when the objects below change.
 const GENERATION: u32 = 1;
 
@@ -47,24 +49,6 @@ impl DataSet {
         }
     }
 
-    /// Says everything that the objects depend on, for people too.
-    pub(crate) fn describe(&self) -> String {
-        if self.services == 0 {
-            return "an empty cluster".to_owned();
-        }
-        format!(
-            "{} Services of 2 ports x {} ready Pods, {} namespaces, {} Nodes in 3 zones",
-            self.services, self.pods_each, self.namespaces, self.nodes
-        )
-    }
-
-    /// A name for stored data: other objects, or another control plane, give another one.
-    pub(crate) fn key(&self, control_plane: &str) -> String {
-        let text = format!("{GENERATION} {} {control_plane}", self.describe());
-        let digest = Sha256::digest(text.as_bytes());
-        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-    }
-
     /// Namespace and name of a Service.
     pub(crate) fn service_key(&self, service: u32) -> (String, String) {
         (
@@ -79,24 +63,6 @@ impl DataSet {
             self.service_key(service).0,
             format!("app-{service}-7d4b9c5f6-{pod:05}"),
         )
-    }
-
-    /// What everything else lives in or on.
-    pub(crate) fn foundations(&self) -> Vec<Posted> {
-        let namespaces = (0..self.namespaces).map(|index| {
-            let name = format!("{PREFIX}{index}");
-            let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-            posted("/api/v1/namespaces", &name, object, None)
-        });
-        namespaces.chain((0..self.nodes).map(node)).collect()
-    }
-
-    /// The Services, then the Pods.
-    pub(crate) fn workload(&self) -> impl Iterator<Item = Posted> + '_ {
-        let services = (0..self.services).map(|index| self.service(index));
-        let pods =
-            (0..self.services).flat_map(move |service| (0..self.pods_each).map(move |pod| (service, pod)));
-        services.chain(pods.map(|(service, pod)| self.pod(service, pod)))
     }
 
     fn service(&self, index: u32) -> Posted {
@@ -154,7 +120,41 @@ impl DataSet {
     }
 }
 
-fn posted(collection: &str, name: &str, object: Value, status: Option<Value>) -> Posted {
+impl Data for DataSet {
+    fn describe(&self) -> String {
+        if self.services == 0 {
+            return "an empty cluster".to_owned();
+        }
+        format!(
+            "{} Services of 2 ports x {} ready Pods, {} namespaces, {} Nodes in 3 zones",
+            self.services, self.pods_each, self.namespaces, self.nodes
+        )
+    }
+
+    fn key(&self, control_plane: &str) -> String {
+        let text = format!("{GENERATION} {} {control_plane}", self.describe());
+        let digest = Sha256::digest(text.as_bytes());
+        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn foundations(&self) -> Vec<Posted> {
+        let namespaces = (0..self.namespaces).map(|index| {
+            let name = format!("{PREFIX}{index}");
+            let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            posted("/api/v1/namespaces", &name, object, None)
+        });
+        namespaces.chain((0..self.nodes).map(node)).collect()
+    }
+
+    fn workload(&self) -> impl Iterator<Item = Posted> {
+        let services = (0..self.services).map(|index| self.service(index));
+        let pods =
+            (0..self.services).flat_map(move |service| (0..self.pods_each).map(move |pod| (service, pod)));
+        services.chain(pods.map(|(service, pod)| self.pod(service, pod)))
+    }
+}
+
+pub(super) fn posted(collection: &str, name: &str, object: Value, status: Option<Value>) -> Posted {
     Posted {
         collection: collection.to_owned(),
         name: name.to_owned(),
@@ -167,11 +167,11 @@ fn selector(service: u32) -> Value {
     json!({"app.kubernetes.io/name": format!("app-{service}"), "app.kubernetes.io/component": "server"})
 }
 
-fn node_name(index: u32) -> String {
+pub(super) fn node_name(index: u32) -> String {
     format!("node-{index:03}")
 }
 
-fn node(index: u32) -> Posted {
+pub(super) fn node(index: u32) -> Posted {
     let name = node_name(index);
     let object = json!({
         "apiVersion": "v1", "kind": "Node",

@@ -12,7 +12,7 @@ use super::dataset::DataSet;
 use super::figures::{self, Goals, Values};
 use super::row::{Row, Setting};
 use super::run::{self, Plan, Subject};
-use super::store::Store;
+use super::store::{Data, Store};
 use super::usage::load_average;
 use crate::peers::Peers;
 use crate::stage::Contender;
@@ -164,12 +164,7 @@ impl Surroundings {
         let peer = said_version(&peers.kube_controller_manager, "Kubernetes v")?;
         let berth = said_version(&options.berth, "berth ")?;
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-        let profile = options.berth.parent().and_then(Path::file_name);
-        let profile = profile.unwrap_or_default().to_string_lossy();
-        let runs = match options.runs {
-            1 => "1 run each".to_owned(),
-            runs => format!("{runs} runs each, in turn, medians"),
-        };
+        let (profile, runs) = (profile_of(&options.berth), runs_in_words(options.runs));
         Ok(Self {
             text: format!(
                 "Linux {}, {} cores, load average {:.1} before the first run; everything on this machine, etcd \
@@ -191,7 +186,20 @@ impl Surroundings {
     }
 }
 
-fn said_version(program: &Path, before: &str) -> Result<String> {
+/// The profile that a program was built by: the name of its folder.
+pub(super) fn profile_of(program: &Path) -> String {
+    let profile = program.parent().and_then(Path::file_name);
+    profile.unwrap_or_default().to_string_lossy().into_owned()
+}
+
+pub(super) fn runs_in_words(runs: u32) -> String {
+    match runs {
+        1 => "1 run each".to_owned(),
+        runs => format!("{runs} runs each, in turn, medians"),
+    }
+}
+
+pub(super) fn said_version(program: &Path, before: &str) -> Result<String> {
     let output = Command::new(program).arg("--version").output();
     let output = output.with_context(|| program.display().to_string())?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is measured of the endpoint controllers, and what it has to reach (issue 4). Pure.
+//! What is measured, and of the endpoint controllers what it has to reach (issue 4). Pure.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +30,9 @@ pub(crate) enum Key {
     ChurnWrites,
     ChurnReceived,
     ChurnSent,
+    ChangeP50,
+    ChangeP99,
+    ChangeCpu,
 }
 
 /// What one run gave.
@@ -83,7 +86,13 @@ const LINEAR: f64 = 1.15;
 
 const WIRE: &str = "bytes on the wire with TLS and HTTP, counted by nftables";
 
-fn figure(key: Key, name: &'static str, unit: &'static str, goal: Goal, how: &'static str) -> Figure {
+pub(super) fn figure(
+    key: Key,
+    name: &'static str,
+    unit: &'static str,
+    goal: Goal,
+    how: &'static str,
+) -> Figure {
     Figure {
         key,
         name,

@@ -18,7 +18,7 @@ use super::observe::Observer;
 use super::scrape::Counters;
 use super::stats::percentile;
 use super::store::Store;
-use super::usage::{AnonymousPeak, Usage, cpu_of};
+use super::usage::{Peak, Usage, cpu_of};
 use super::wire::{self, Wire};
 use crate::controlplane::ControlPlaneConfig;
 use crate::stage::{self, Contender, Launch, Stage};
@@ -130,7 +130,7 @@ impl Ground {
         let mut process = self.stage.launch(contender, &launch).await?;
         let started = Instant::now();
         let pid = process.pid();
-        let anonymous = AnonymousPeak::watch(pid);
+        let anonymous = Peak::of_anonymous(pid);
         if plan.data.services == 0 {
             self.stage.wait_ready(contender, &launch, &mut process).await?;
         } else {

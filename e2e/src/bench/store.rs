@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt};
 use kube::Client;
 
-use super::dataset::{DataSet, Posted};
+use super::dataset::Posted;
 use crate::controlplane::{Binaries, ControlPlane, ControlPlaneConfig};
 
 /// Requests under way at once: enough to keep two cores busy.
@@ -17,6 +17,18 @@ const AT_ONCE: usize = 32;
 const COMPACTION: Duration = Duration::from_secs(15);
 /// etcd's folder within a control plane's.
 const ETCD: &str = "etcd";
+
+/// Objects that can be loaded and kept.
+pub(crate) trait Data {
+    /// Says everything that the objects depend on, for people too.
+    fn describe(&self) -> String;
+    /// A name for stored data: other objects, or another control plane, give another one.
+    fn key(&self, control_plane: &str) -> String;
+    /// What everything else lives in or on.
+    fn foundations(&self) -> Vec<Posted>;
+    /// The rest.
+    fn workload(&self) -> impl Iterator<Item = Posted>;
+}
 
 /// Where data sets are kept.
 pub(crate) struct Store {
@@ -36,7 +48,7 @@ impl Store {
     }
 
     /// Fills `run/etcd` with a data set, which is loaded first where it is not kept yet.
-    pub(crate) async fn fill(&self, data: &DataSet, run: &Path, say: &impl Fn(&str)) -> Result<()> {
+    pub(crate) async fn fill(&self, data: &impl Data, run: &Path, say: &impl Fn(&str)) -> Result<()> {
         let kept = self
             .folder
             .join(format!("bench-data-{}", data.key(&self.control_plane)));
@@ -69,7 +81,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn load(data: &DataSet, folder: &Path, say: &impl Fn(&str)) -> Result<()> {
+async fn load(data: &impl Data, folder: &Path, say: &impl Fn(&str)) -> Result<()> {
     let mut config = ControlPlaneConfig::loopback(folder);
     config.apiserver_flags = vec![format!("--etcd-compaction-interval={}s", COMPACTION.as_secs())];
     let mut control_plane = ControlPlane::start(config).await?;

@@ -48,20 +48,66 @@ impl Usage {
     }
 }
 
+/// What a process and its children use together: kube-proxy does most of its work in those it starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Family {
+    /// Of the process, and of its children that have ended and been waited for.
+    pub(crate) cpu_seconds: f64,
+    /// Resident, of the process and its children that run, MiB.
+    pub(crate) rss: f64,
+}
+
+impl Family {
+    /// Looks at a process and its children.
+    pub(crate) fn of(pid: u32) -> Result<Self> {
+        let stat =
+            fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
+        let cpu = ticks(&stat, 4).with_context(|| format!("/proc/{pid}/stat"))?;
+        let mut family = Self {
+            cpu_seconds: cpu,
+            rss: Usage::of(pid)?.rss,
+        };
+        for child in children(pid) {
+            // One that has ended meanwhile counts for nothing here; its CPU comes by its parent.
+            family.rss += Usage::of(child).map_or(0.0, |usage| usage.rss);
+        }
+        Ok(family)
+    }
+}
+
+/// Those of whom a process is the parent.
+fn children(pid: u32) -> Vec<u32> {
+    let numbered = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+    let is_child = |child: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, fields)| fields.split_whitespace().nth(1)?.parse().ok());
+        parent == Some(pid)
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(numbered).filter(is_child).collect()
+}
+
 /// CPU seconds of a process.
 pub(crate) fn cpu_of(pid: u32) -> Result<f64> {
     Ok(Usage::of(pid)?.cpu_seconds)
 }
 
-/// utime and stime out of /proc/PID/stat, proc(5): fields 14 and 15, counted behind the name, which may hold anything.
+/// utime and stime out of /proc/PID/stat, proc(5): fields 14 and 15.
 fn cpu_seconds(stat: &str) -> Option<f64> {
+    ticks(stat, 2)
+}
+
+/// The sum of so many fields from utime on (utime, stime, cutime, cstime), in seconds; counted behind the name, which
+/// may hold anything.
+fn ticks(stat: &str, fields: usize) -> Option<f64> {
     // USER_HZ, 100 on every architecture that this builds for.
     const TICKS: f64 = 100.0;
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut times = fields.split_whitespace().skip(11);
-    let utime: f64 = times.next()?.parse().ok()?;
-    let stime: f64 = times.next()?.parse().ok()?;
-    Some((utime + stime) / TICKS)
+    let (_, behind) = stat.rsplit_once(')')?;
+    let times = behind.split_whitespace().skip(11).take(fields);
+    let times: Vec<f64> = times.map(|time| time.parse().ok()).collect::<Option<_>>()?;
+    (times.len() == fields).then(|| times.iter().sum::<f64>() / TICKS)
 }
 
 /// The lines of /proc/PID/status that are sizes, in MiB.
@@ -77,23 +123,32 @@ fn sizes(status: &str) -> BTreeMap<&str, f64> {
         .collect()
 }
 
-/// Watches the peak of a process's anonymous memory.
-pub(crate) struct AnonymousPeak {
+/// Watches the peak of something that the kernel keeps no peak of.
+pub(crate) struct Peak {
     peak: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl AnonymousPeak {
-    /// Starts looking; a process that has ended is looked at no more.
-    pub(crate) fn watch(pid: u32) -> Self {
+impl Peak {
+    /// Of a process's anonymous memory. A process that has ended is looked at no more.
+    pub(crate) fn of_anonymous(pid: u32) -> Self {
+        Self::watch(move || Ok(Usage::of(pid)?.anonymous))
+    }
+
+    /// Of the resident size of a process with its children.
+    pub(crate) fn of_family(pid: u32) -> Self {
+        Self::watch(move || Ok(Family::of(pid)?.rss))
+    }
+
+    fn watch(look: impl Fn() -> Result<f64> + Send + 'static) -> Self {
         let (peak, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (seen, asked) = (Arc::clone(&peak), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             while !asked.load(Ordering::Relaxed) {
-                let Ok(usage) = Usage::of(pid) else { return };
+                let Ok(size) = look() else { return };
                 // Positive floats sort as their bits do.
-                seen.fetch_max(usage.anonymous.to_bits(), Ordering::Relaxed);
+                seen.fetch_max(size.to_bits(), Ordering::Relaxed);
                 std::thread::sleep(LOOK);
             }
         });
@@ -110,7 +165,7 @@ impl AnonymousPeak {
     }
 }
 
-impl Drop for AnonymousPeak {
+impl Drop for Peak {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
@@ -134,6 +189,7 @@ mod tests {
     fn cpu_time_is_found_behind_any_name() {
         let stat = "4711 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0";
         assert_eq!(cpu_seconds(stat), Some(3.0));
+        assert_eq!(ticks(&format!("{stat} 0"), 4), Some(3.0));
         assert_eq!(cpu_seconds("4711 (x) S 1"), None);
     }
 
@@ -144,9 +200,26 @@ mod tests {
     }
 
     #[test]
+    fn a_child_counts_while_it_runs_and_after_it_was_waited_for() {
+        let own = std::process::id();
+        let before = Family::of(own).unwrap();
+        let busy = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; read wait";
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", busy])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        assert!(children(own).contains(&child.id()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(Family::of(own).unwrap().cpu_seconds > before.cpu_seconds);
+        assert!(!children(own).contains(&child.id()));
+    }
+
+    #[test]
     fn this_very_process_has_used_something() {
         let before = Usage::of(std::process::id()).unwrap();
-        let peak = AnonymousPeak::watch(std::process::id());
+        let peak = Peak::of_anonymous(std::process::id());
         let filled = vec![1_u8; 64 << 20];
         while peak.so_far() < before.anonymous + 60.0 {
             std::thread::yield_now();

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sends the same packets under several proxies and compares what became of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::Result;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::answer::{Outcome, Outcomes, clients};
+use super::differences::Difference;
+use super::launch::Proxy;
+use super::scenario::Packet;
+use super::world::World;
+
+/// Of each packet, before anything is compared: enough to see that equal packets may end differently.
+const FIRST: usize = 4;
+/// More of a packet of which some proxy lacks an endpoint that another showed.
+const MORE: usize = 16;
+/// Rounds of [`MORE`]: the chance that one of four endpoints never comes up is below 1 in 10^9.
+const ROUNDS: usize = 6;
+/// Packets under way at once: each is a socket.
+const AT_ONCE: usize = 256;
+
+/// What became of each packet under each proxy.
+pub type Seen = BTreeMap<(Proxy, Packet), Outcomes>;
+
+/// Sends all packets under all proxies, those with several endpoints until each proxy has shown what the others have.
+///
+/// # Errors
+/// A socket cannot be opened.
+pub async fn survey(worlds: &BTreeMap<Proxy, World>, packets: &[Packet]) -> Result<Seen> {
+    let all = |packet: &Packet| {
+        worlds
+            .keys()
+            .map(|proxy| (*proxy, packet.clone()))
+            .collect::<Vec<_>>()
+    };
+    let mut seen = Seen::new();
+    let wanted: Vec<(Proxy, Packet)> = packets.iter().flat_map(all).collect();
+    send(worlds, &wanted, FIRST, &mut seen).await?;
+    for _ in 0..ROUNDS {
+        let wanted = lacking(&seen);
+        if wanted.is_empty() {
+            break;
+        }
+        send(worlds, &wanted, MORE, &mut seen).await?;
+    }
+    for ((_, packet), outcomes) in &mut seen {
+        if packet.sticks {
+            *outcomes = stuck(outcomes);
+        }
+    }
+    Ok(seen)
+}
+
+/// Whom to ask once more: proxies under which an endpoint has not come up that has under another. A client that sticks
+/// to one endpoint sees one, whichever.
+fn lacking(seen: &Seen) -> Vec<(Proxy, Packet)> {
+    let mut union: BTreeMap<&Packet, BTreeSet<&Outcome>> = BTreeMap::new();
+    for ((_, packet), outcomes) in seen {
+        union.entry(packet).or_default().extend(outcomes);
+    }
+    let lacks = |((_, packet), outcomes): &(&(Proxy, Packet), &Outcomes)| {
+        // One that answers nobody picks nothing at random.
+        !packet.sticks
+            && outcomes.iter().any(Outcome::is_answer)
+            && union[packet]
+                .iter()
+                .any(|outcome| outcome.is_answer() && !outcomes.contains(*outcome))
+    };
+    seen.iter().filter(lacks).map(|(key, _)| key.clone()).collect()
+}
+
+/// Which endpoint a client keeps is chance: what counts is that it is one.
+fn stuck(outcomes: &Outcomes) -> Outcomes {
+    let mut answers = outcomes.iter().filter(|outcome| outcome.is_answer());
+    match (answers.next(), answers.next()) {
+        (Some(Outcome::Answered(_, source)), None) if outcomes.len() == 1 => {
+            Outcomes::from([Outcome::Answered("one and the same".to_owned(), *source)])
+        }
+        _ => outcomes.clone(),
+    }
+}
+
+async fn send(
+    worlds: &BTreeMap<Proxy, World>,
+    wanted: &[(Proxy, Packet)],
+    count: usize,
+    seen: &mut Seen,
+) -> Result<()> {
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let mut answers = JoinSet::new();
+    for (proxy, packet) in wanted {
+        let permits = Arc::clone(&room)
+            .acquire_many_owned(u32::try_from(count)?)
+            .await?;
+        let ipv6 = packet.to.is_ipv6();
+        let from = packet.origin.bound(ipv6);
+        let netns = worlds[proxy].origin(packet.origin);
+        let clients = clients(netns, packet.protocol, from, ipv6, count)?;
+        let (proxy, packet) = (*proxy, packet.clone());
+        answers.spawn(async move {
+            let mut outcomes = Outcomes::new();
+            if packet.sticks {
+                // The first packet makes the others' choice, and has to be through for that.
+                for client in clients {
+                    outcomes.insert(client.ask(packet.to).await);
+                }
+            } else {
+                let asked = clients.into_iter().map(|client| client.ask(packet.to));
+                outcomes.extend(futures::future::join_all(asked).await);
+            }
+            drop(permits);
+            ((proxy, packet), outcomes)
+        });
+    }
+    while let Some(answer) = answers.join_next().await {
+        let (key, outcomes) = answer?;
+        seen.entry(key).or_default().extend(outcomes);
+    }
+    Ok(())
+}
+
+/// One packet that two proxies treat differently.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// Under whom it went otherwise than under Berth.
+    pub peer: Proxy,
+    /// Which packet.
+    pub packet: Packet,
+    /// Under Berth.
+    pub ours: Outcomes,
+    /// Under the peer.
+    pub theirs: Outcomes,
+    /// The known difference that this is; `None` for a fault.
+    pub known: Option<Difference>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listed = |outcomes: &Outcomes| {
+            let outcomes: Vec<String> = outcomes.iter().map(Outcome::to_string).collect();
+            outcomes.join(", ")
+        };
+        let Self {
+            peer,
+            packet,
+            ours,
+            theirs,
+            ..
+        } = self;
+        write!(
+            f,
+            "{packet}: berth [{}], {peer} [{}]",
+            listed(ours),
+            listed(theirs)
+        )
+    }
+}
+
+/// Everything in which a peer differs from Berth. Pure.
+pub fn findings(seen: &Seen) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for ((peer, packet), theirs) in seen {
+        let Some(ours) = seen.get(&(Proxy::Berth, packet.clone())) else {
+            continue;
+        };
+        if ours == theirs {
+            continue;
+        }
+        let known = Difference::ALL
+            .into_iter()
+            .find(|difference| difference.explains(packet, *peer, ours, theirs));
+        found.push(Finding {
+            peer: *peer,
+            packet: packet.clone(),
+            ours: ours.clone(),
+            theirs: theirs.clone(),
+            known,
+        });
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::answer::{Protocol, Source};
+    use super::super::scenario::Aim;
+    use super::super::world::Origin;
+    use super::*;
+
+    fn packet(aim: Aim, sticks: bool) -> Packet {
+        Packet {
+            aim,
+            origin: Origin::Host,
+            protocol: Protocol::Tcp,
+            to: "127.0.0.1:80".parse().unwrap(),
+            service: None,
+            sticks,
+        }
+    }
+
+    fn answered(name: &str) -> Outcome {
+        Outcome::Answered(name.to_owned(), Source::Kept)
+    }
+
+    fn seen(packet: &Packet, peer: Proxy, ours: &[Outcome], theirs: &[Outcome]) -> Seen {
+        let set = |outcomes: &[Outcome]| outcomes.iter().cloned().collect();
+        Seen::from([
+            ((Proxy::Berth, packet.clone()), set(ours)),
+            ((peer, packet.clone()), set(theirs)),
+        ])
+    }
+
+    #[test]
+    fn a_proxy_is_asked_again_while_it_lacks_an_endpoint_and_not_where_it_answers_nobody() {
+        let packet = packet(Aim::ClusterIp, false);
+        let peer = Proxy::KubeProxyNftables;
+        let lacking = |ours: &[Outcome], theirs: &[Outcome]| -> Vec<Proxy> {
+            let asked = lacking(&seen(&packet, peer, ours, theirs));
+            asked.into_iter().map(|(proxy, _)| proxy).collect()
+        };
+        let (a, b) = (answered("a"), answered("b"));
+        assert_eq!(lacking(&[a.clone(), b.clone()], std::slice::from_ref(&a)), [peer]);
+        assert_eq!(lacking(std::slice::from_ref(&a), &[b]), [Proxy::Berth, peer]);
+        assert_eq!(lacking(std::slice::from_ref(&a), &[Outcome::Dropped]), []);
+        assert_eq!(lacking(std::slice::from_ref(&a), std::slice::from_ref(&a)), []);
+    }
+
+    #[test]
+    fn what_differs_is_a_fault_unless_both_sides_are_as_a_known_difference_has_it() {
+        let iptables = Proxy::KubeProxyIptables(super::super::launch::Variant::Nft);
+        let known = |aim, peer, ours: Outcome, theirs: Outcome| {
+            let found = findings(&seen(&packet(aim, false), peer, &[ours], &[theirs]));
+            assert_eq!(found.len(), 1);
+            found[0].known
+        };
+        use Outcome::{Dropped, Refused, Untouched};
+        for (aim, peer, ours, theirs, expected) in [
+            (
+                Aim::ClusterIpOtherPort,
+                iptables,
+                Refused,
+                Untouched,
+                Some(Difference::OtherPortOfClusterIp),
+            ),
+            (Aim::ClusterIpOtherPort, iptables, Dropped, Untouched, None),
+            (
+                Aim::ClusterIpOtherPort,
+                Proxy::KubeProxyNftables,
+                Refused,
+                Untouched,
+                None,
+            ),
+            (Aim::ClusterIp, iptables, Refused, Untouched, None),
+            (
+                Aim::UnallocatedClusterIp,
+                Proxy::KubeProxyNftables,
+                Untouched,
+                Dropped,
+                Some(Difference::UnallocatedClusterIp),
+            ),
+            (
+                Aim::NodePortOnLoopback,
+                iptables,
+                Refused,
+                answered("a"),
+                Some(Difference::LoopbackNodePort),
+            ),
+            (Aim::NodePortOnLoopback, iptables, answered("a"), Refused, None),
+        ] {
+            assert_eq!(
+                known(aim, peer, ours.clone(), theirs.clone()),
+                expected,
+                "{aim:?} {ours} {theirs}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_client_that_sticks_may_stick_to_any_one_but_not_to_two() {
+        let one = |name: &str| stuck(&Outcomes::from([answered(name)]));
+        assert_eq!(one("a"), one("b"));
+        let two = Outcomes::from([answered("a"), answered("b")]);
+        assert_eq!(stuck(&two), two);
+        let half = Outcomes::from([answered("a"), Outcome::Refused]);
+        assert_eq!(stuck(&half), half);
+    }
+}

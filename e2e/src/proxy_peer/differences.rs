@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! In what Berth and kube-proxy are known to differ, by name, with the reason; everything else that differs is a fault.
+//! Pure.
+
+use std::fmt;
+
+use super::answer::{Outcome, Outcomes};
+use super::launch::Proxy;
+use super::scenario::{Aim, Packet};
+use super::world::Origin;
+
+/// A known difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Difference {
+    /// A ClusterIP by a port that its Service does not have.
+    OtherPortOfClusterIp,
+    /// An address of the Service range that no Service has.
+    UnallocatedClusterIp,
+    /// A node port of 127.0.0.1.
+    LoopbackNodePort,
+    /// An external or load-balancer address of a Service without endpoints, asked by the node itself.
+    NoEndpointsFromHost,
+}
+
+impl Difference {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::OtherPortOfClusterIp,
+        Self::UnallocatedClusterIp,
+        Self::LoopbackNodePort,
+        Self::NoEndpointsFromHost,
+    ];
+
+    /// Why it is so, and why it stays.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::OtherPortOfClusterIp => {
+                "kube-proxy's iptables mode has no rule for it and sends the packet on; \
+                 Berth refuses, as kube-proxy's nftables mode does"
+            }
+            Self::UnallocatedClusterIp => {
+                "kube-proxy's nftables mode reads the ServiceCIDRs and drops what is for nobody; \
+                 Berth does not read them and sends the packet on, as kube-proxy's iptables mode does"
+            }
+            Self::LoopbackNodePort => {
+                "kube-proxy's iptables mode sets route_localnet and serves node ports of 127.0.0.1; \
+                 Berth does not, as kube-proxy's nftables mode does not"
+            }
+            Self::NoEndpointsFromHost => {
+                "kube-proxy's iptables mode refuses these on input and forward only, so that a packet of the node's \
+                 own is sent on; Berth refuses it, as kube-proxy's nftables mode does"
+            }
+        }
+    }
+
+    /// Whether it is to be seen between Berth and this peer.
+    pub fn concerns(self, peer: Proxy) -> bool {
+        match (self, peer) {
+            (
+                Self::OtherPortOfClusterIp | Self::LoopbackNodePort | Self::NoEndpointsFromHost,
+                Proxy::KubeProxyIptables(_),
+            )
+            | (Self::UnallocatedClusterIp, Proxy::KubeProxyNftables) => true,
+            (_, Proxy::Berth | Proxy::KubeProxyNftables | Proxy::KubeProxyIptables(_)) => false,
+        }
+    }
+
+    /// Whether this and nothing else is what a packet shows. Both sides have to be as expected.
+    pub fn explains(self, packet: &Packet, peer: Proxy, ours: &Outcomes, theirs: &Outcomes) -> bool {
+        let only = |outcomes: &Outcomes, outcome: Outcome| *outcomes == Outcomes::from([outcome]);
+        self.concerns(peer)
+            && match self {
+                Self::OtherPortOfClusterIp => {
+                    packet.aim == Aim::ClusterIpOtherPort
+                        && only(ours, Outcome::Refused)
+                        && only(theirs, Outcome::Untouched)
+                }
+                Self::UnallocatedClusterIp => {
+                    packet.aim == Aim::UnallocatedClusterIp
+                        && only(ours, Outcome::Untouched)
+                        && only(theirs, Outcome::Dropped)
+                }
+                Self::LoopbackNodePort => {
+                    packet.aim == Aim::NodePortOnLoopback
+                        && packet.origin == Origin::Host
+                        && packet.to.is_ipv4()
+                        && only(ours, Outcome::Refused)
+                        && theirs.iter().all(Outcome::is_answer)
+                }
+                Self::NoEndpointsFromHost => {
+                    matches!(packet.aim, Aim::ExternalIp | Aim::LoadBalancer)
+                        && packet.origin == Origin::Host
+                        && only(ours, Outcome::Refused)
+                        && only(theirs, Outcome::Untouched)
+                }
+            }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}: {}", self.reason())
+    }
+}
