@@ -84,7 +84,6 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         settings,
         written: false,
         node_patience: Instant::now() + NODE_PATIENCE,
-        retire_delay: args.retire_delay,
         metrics,
         listed: readiness.register("lists-complete"),
         synced: readiness.register("rules-written"),
@@ -148,7 +147,6 @@ struct Agent {
     written: bool,
     /// Until when the first write waits for the own Node.
     node_patience: Instant,
-    retire_delay: Duration,
     health: ProxyHealth,
     upstream: Upstream,
     /// What came and is not in the rules yet.
@@ -254,10 +252,8 @@ impl Agent {
             .map_err(usage)?;
         if settings != self.settings {
             tracing::info!(?settings, "the node changed, and the rules follow");
-            self.syncer = Syncer::new(Nft::open()?, settings.clone(), self.retire_delay);
+            self.syncer.reconfigure(settings.clone(), self.state.index.view());
             self.settings = settings;
-            let view = self.state.index.view();
-            self.syncer.take(view, &view.services.keys().cloned().collect());
             self.queued();
         }
         Ok(())
