@@ -23,10 +23,10 @@ const SEED: u64 = 1;
 const PACKETS: u64 = 300;
 /// What Berth's proxy does beside policy Cluster.
 const FEATURES: Features = Features {
-    internal_local: false,
+    internal_local: true,
     external_local: false,
     affinity: false,
-    source_ranges: false,
+    source_ranges: true,
 };
 
 #[test]

@@ -20,15 +20,18 @@ pub enum Difference {
     LoopbackNodePort,
     /// An external or load-balancer address of a Service without endpoints, asked by the node itself.
     NoEndpointsFromHost,
+    /// A load-balancer address of a Service without endpoints, asked by somebody whom its source ranges leave out.
+    RangesBeforeRefusal,
 }
 
 impl Difference {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::OtherPortOfClusterIp,
         Self::UnallocatedClusterIp,
         Self::LoopbackNodePort,
         Self::NoEndpointsFromHost,
+        Self::RangesBeforeRefusal,
     ];
 
     /// Why it is so, and why it stays.
@@ -50,6 +53,10 @@ impl Difference {
                 "kube-proxy's iptables mode refuses these on input and forward only, so that a packet of the node's \
                  own is sent on; Berth refuses it, as kube-proxy's nftables mode does"
             }
+            Self::RangesBeforeRefusal => {
+                "kube-proxy's iptables mode refuses for want of endpoints before it looks at source ranges; Berth \
+                 tells those left out nothing, as kube-proxy's nftables mode does"
+            }
         }
     }
 
@@ -57,7 +64,10 @@ impl Difference {
     pub fn concerns(self, peer: Proxy) -> bool {
         match (self, peer) {
             (
-                Self::OtherPortOfClusterIp | Self::LoopbackNodePort | Self::NoEndpointsFromHost,
+                Self::OtherPortOfClusterIp
+                | Self::LoopbackNodePort
+                | Self::NoEndpointsFromHost
+                | Self::RangesBeforeRefusal,
                 Proxy::KubeProxyIptables(_),
             )
             | (Self::UnallocatedClusterIp, Proxy::KubeProxyNftables) => true,
@@ -92,6 +102,11 @@ impl Difference {
                         && packet.origin == Origin::Host
                         && only(ours, Outcome::Refused)
                         && only(theirs, Outcome::Untouched)
+                }
+                Self::RangesBeforeRefusal => {
+                    packet.aim == Aim::LoadBalancer
+                        && only(ours, Outcome::Dropped)
+                        && only(theirs, Outcome::Refused)
                 }
             }
     }
