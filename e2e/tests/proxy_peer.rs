@@ -24,7 +24,7 @@ const PACKETS: u64 = 300;
 /// What Berth's proxy does beside policy Cluster.
 const FEATURES: Features = Features {
     internal_local: true,
-    external_local: false,
+    external_local: true,
     affinity: false,
     source_ranges: true,
 };

@@ -152,6 +152,10 @@ pub(super) fn slices(
         .iter_mut()
         .filter_map(|row| row.adopt_placeholder(is_headless(terms, name)).then_some(()))
         .count();
+    // Whether upstream keeps a slice that lost its endpoints for its ports, or makes a placeholder, depends on what it
+    // saw first: a stranger's edit or the end of a Node. Berth has the placeholder.
+    let placeholders = peer.iter_mut().filter(|row| row.endpoint.is_none());
+    placeholders.for_each(|row| row.ports.clear());
     if adopted > 0 {
         outcome.deviate(Deviation::PlaceholderOutdated);
         peer.sort();

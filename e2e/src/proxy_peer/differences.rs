@@ -22,16 +22,19 @@ pub enum Difference {
     NoEndpointsFromHost,
     /// A load-balancer address of a Service without endpoints, asked by somebody whom its source ranges leave out.
     RangesBeforeRefusal,
+    /// A Pod of another node that comes to itself by way of this node.
+    FarHairpin,
 }
 
 impl Difference {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::OtherPortOfClusterIp,
         Self::UnallocatedClusterIp,
         Self::LoopbackNodePort,
         Self::NoEndpointsFromHost,
         Self::RangesBeforeRefusal,
+        Self::FarHairpin,
     ];
 
     /// Why it is so, and why it stays.
@@ -57,6 +60,11 @@ impl Difference {
                 "kube-proxy's iptables mode refuses for want of endpoints before it looks at source ranges; Berth \
                  tells those left out nothing, as kube-proxy's nftables mode does"
             }
+            Self::FarHairpin => {
+                "kube-proxy's iptables mode masquerades a packet that an endpoint sends to itself, wherever it runs; \
+                 Berth only for endpoints of its own node, as kube-proxy's nftables mode does, and the reply to a Pod \
+                 of another node that asks this one is lost"
+            }
         }
     }
 
@@ -67,7 +75,8 @@ impl Difference {
                 Self::OtherPortOfClusterIp
                 | Self::LoopbackNodePort
                 | Self::NoEndpointsFromHost
-                | Self::RangesBeforeRefusal,
+                | Self::RangesBeforeRefusal
+                | Self::FarHairpin,
                 Proxy::KubeProxyIptables(_),
             )
             | (Self::UnallocatedClusterIp, Proxy::KubeProxyNftables) => true,
@@ -107,6 +116,11 @@ impl Difference {
                     packet.aim == Aim::LoadBalancer
                         && only(ours, Outcome::Dropped)
                         && only(theirs, Outcome::Refused)
+                }
+                Self::FarHairpin => {
+                    packet.origin == Origin::FarPod
+                        && only(ours, Outcome::Dropped)
+                        && theirs.iter().all(Outcome::is_answer)
                 }
             }
     }

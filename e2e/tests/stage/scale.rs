@@ -184,13 +184,10 @@ fn a_namespace_goes_with_everything_in_it_and_nobody_fights_for_it() {
             .into_iter()
             .filter(|request| request.is_write() && request.code().is_none_or(|code| code >= 400));
         let failed: Vec<String> = failed.map(|request| request.to_string()).collect();
-        // Slices are deleted before their Services: each is missed once, and its replacement refused.
-        let most = 3 * count;
-        ensure!(
-            failed.len() <= most,
-            "{} failed writes for {most} slices",
-            failed.len()
-        );
+        // What goes before its Service is missed once, and its replacement refused: two slices and the Endpoints of each
+        // Service with a selector, the mirrored slice of each other one, which Berth may want to delete besides.
+        let most = 5 * count;
+        ensure!(failed.len() <= most, "{} failed writes, not {most}", failed.len());
         for request in failed {
             let refused = request.starts_with("create ") && request.contains(" 403 ");
             // Mirrored slices go with their Endpoints: Berth and the namespace controller delete them side by side.

@@ -44,7 +44,7 @@ struct Draft<'a> {
     fate: Fate,
 }
 
-/// Packs `desired` into the `existing` slices of its group, at most `max` endpoints where any are
+/// Packs `desired`, which is not empty, into the `existing` slices of its group, at most `max` endpoints where any are
 /// added; a slice that already holds more is left whole. `relabel` says whether a slice needs other labels.
 ///
 /// 1. Every slice keeps what is still wanted. 2. The rest goes into slices that are written anyway,
@@ -95,7 +95,7 @@ fn keep<'slice: 'id, 'id>(
         }
     }
     let lost = present.len() - holds.len();
-    let emptied = present.is_empty() && !desired.is_empty();
+    let emptied = present.is_empty();
     let fate = if lost > 0 && holds.is_empty() {
         Fate::Delete
     } else if lost > 0 || updated > 0 || relabel(slice) || emptied {
@@ -162,7 +162,6 @@ fn take(leftovers: &mut Vec<usize>, room: usize, into: &mut Vec<usize>) {
 }
 
 fn finish(drafts: Vec<Draft<'_>>, fresh: Vec<Vec<usize>>, desired: Vec<Endpoint>, added: usize) -> Packed {
-    let nothing_wanted = desired.is_empty();
     let mut desired: Vec<Option<Endpoint>> = desired.into_iter().map(Some).collect();
     let mut endpoints = |holds: Vec<usize>| -> Vec<Endpoint> {
         holds
@@ -180,7 +179,7 @@ fn finish(drafts: Vec<Draft<'_>>, fresh: Vec<Vec<usize>>, desired: Vec<Endpoint>
         let slice = Arc::clone(draft.slice);
         match draft.fate {
             Fate::Unchanged => packed.unchanged.push(slice),
-            Fate::Update if draft.holds.is_empty() && !nothing_wanted => packed.delete.push(slice),
+            Fate::Update if draft.holds.is_empty() => packed.delete.push(slice),
             Fate::Update => packed.update.push((slice, endpoints(draft.holds))),
             Fate::Delete => packed.delete.push(slice),
         }

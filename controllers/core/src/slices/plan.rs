@@ -172,7 +172,11 @@ impl FamilyPlanner<'_> {
                 .or_default()
                 .push(slice);
         }
-        for (key, group) in groups {
+        // Ports of Pods of which none can be published keep no slice: an empty one says nothing by its ports.
+        for (key, group) in groups
+            .into_iter()
+            .filter(|(_, group)| !group.endpoints.is_empty())
+        {
             let slices = by_ports.remove(&key).unwrap_or_default();
             counts.endpoints += group.endpoints.len();
             counts.optimal_slices += group.endpoints.len().div_ceil(self.max.max(1));
