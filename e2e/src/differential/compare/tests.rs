@@ -358,7 +358,9 @@ fn an_earlier_services_placeholder_is_explained_with_its_headless_label_on_upstr
         },
         ..Service::default()
     };
+    // Upstream may have kept the ports of what was there; a placeholder of Berth's has none.
     let mut fresh = ours("y", &[]);
+    fresh.ports = None;
     fresh.metadata.owner_references = Some(vec![OwnerReference {
         uid: "here".to_owned(),
         ..owner
