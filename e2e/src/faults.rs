@@ -86,7 +86,7 @@ pub struct Report {
     pub writes: usize,
     /// Of them answered with a fault on purpose.
     pub failed_on_purpose: usize,
-    /// Of them answered 409 by the API server, each in words.
+    /// Of them answered by the API server that the object is another by now (409) or, to an update, gone (404); each in words.
     pub conflicts: Vec<String>,
     /// Writes that the same fault cost once everything was at rest.
     pub writes_at_rest: usize,

@@ -20,7 +20,7 @@ use super::workload::{NAMESPACES, Workload};
 use super::{MAX_ENDPOINTS, Report};
 use crate::cluster::PATIENCE;
 use crate::controlplane::ControlPlane;
-use crate::interposer::{Interposer, Write};
+use crate::interposer::{Interposer, Verb, Write};
 use crate::stage::{Contender, Launch, Stage, folder};
 
 /// Kinds that Berth writes here.
@@ -241,11 +241,11 @@ impl Ground {
         self.nothing_was_forbidden()?;
         let writes = self.writes();
         for write in &writes {
-            let gone = write.call.verb == crate::interposer::Verb::Delete && write.answered == Some(404);
             let explained = match write.answered {
                 // Those of an API server that starts: looked at above.
-                None | Some(200..=299 | 401 | 403 | 409 | 500..=599) => true,
-                Some(_) => gone,
+                None | Some(200..=299 | 401 | 403 | 500..=599) => true,
+                Some(404) => write.call.verb == Verb::Delete || met_another_state(write),
+                Some(_) => met_another_state(write),
             };
             ensure!(explained, "unexplained: {write}");
         }
@@ -257,11 +257,21 @@ impl Ground {
             failed_on_purpose: writes.iter().filter(|write| write.failed_on_purpose).count(),
             conflicts: writes
                 .iter()
-                .filter(|write| write.answered == Some(409))
+                .filter(|write| met_another_state(write))
                 .map(ToString::to_string)
                 .collect(),
             writes_at_rest: at_rest,
         })
+    }
+}
+
+/// Whether the object was not what the write took it for: somebody changed it first, or deleted it under an update.
+/// Each is to be had only where a scenario's bound on conflicts leaves room for it.
+fn met_another_state(write: &Write) -> bool {
+    match write.answered {
+        Some(409) => true,
+        Some(404) => write.call.verb == Verb::Update,
+        _ => false,
     }
 }
 
