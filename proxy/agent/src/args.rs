@@ -9,7 +9,8 @@ use berth_runtime::duration::parse as duration;
 use ipnet::IpNet;
 
 use crate::options::{
-    BindTo, DetectLocalMode, NodePortAddress, ProxyMode, healthz_address, metrics_address, proxy_name,
+    BindTo, DetectLocalMode, NodePortAddress, ProxyMode, healthz_address, metrics_address, pod_cidr,
+    proxy_name,
 };
 
 /// How the node proxy runs.
@@ -33,6 +34,11 @@ pub struct ProxyArgs {
     /// those without that label
     #[arg(long, env = "BERTH_SERVICE_PROXY_NAME", value_name = "NAME", value_parser = proxy_name)]
     pub service_proxy_name: Option<String>,
+
+    /// Take Services, EndpointSlices and the own Node from this file (YAML or JSON, as kubectl writes them) instead of an
+    /// API server; it is read again when it changes, and a broken one changes nothing
+    #[arg(long, env = "BERTH_PROXY_STATE", value_name = "FILE")]
+    pub state: Option<PathBuf>,
 
     /// How long what no new connection uses any more stays in the kernel: longer than a packet takes
     /// through the rules
@@ -62,7 +68,7 @@ pub struct SharedArgs {
 
     /// Where Pods live (one or more CIDRs per family); connections to a ClusterIP from elsewhere are
     /// masqueraded. Without it, none is for that reason
-    #[arg(long, env = "BERTH_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long, env = "BERTH_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',', value_parser = pod_cidr)]
     pub cluster_cidr: Option<Vec<IpNet>>,
 
     /// How a Pod's traffic is told: ClusterCIDR (by --cluster-cidr; the default) or NodeCIDR (by the Node's
@@ -70,7 +76,7 @@ pub struct SharedArgs {
     #[arg(long, value_name = "MODE")]
     pub detect_local_mode: Option<DetectLocalMode>,
 
-    /// Masquerade every connection to a Service
+    /// Masquerade every connection to a ClusterIP
     #[arg(long, env = "BERTH_MASQUERADE_ALL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub masquerade_all: Option<bool>,
 

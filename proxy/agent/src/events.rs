@@ -13,7 +13,7 @@ const BACKLOG: usize = 64;
 
 /// Where events go.
 #[derive(Clone, Debug)]
-pub(crate) struct Events(mpsc::Sender<Refusal>);
+pub(crate) struct Events(Option<mpsc::Sender<Refusal>>);
 
 impl Events {
     /// Starts the task that publishes. It ends when the last sender is dropped.
@@ -33,12 +33,18 @@ impl Events {
                 }
             }
         });
-        Self(sender)
+        Self(Some(sender))
+    }
+
+    /// For a proxy without an API server: what would be an event is in the log.
+    pub(crate) fn nowhere() -> Self {
+        Self(None)
     }
 
     /// Says that a health-check node port could not be opened.
     pub(crate) fn refused(&self, refusal: Refusal) {
-        if self.0.try_send(refusal).is_err() {
+        let Some(sender) = &self.0 else { return };
+        if sender.try_send(refusal).is_err() {
             tracing::debug!("event dropped: too many wait");
         }
     }

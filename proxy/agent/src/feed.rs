@@ -28,7 +28,7 @@ pub(crate) enum Event {
 }
 
 /// Room for a burst while a turn is under way; beyond it the watches wait.
-const BACKLOG: usize = 4_096;
+pub(crate) const BACKLOG: usize = 256;
 
 /// What is watched.
 #[derive(Clone, Debug)]
@@ -50,19 +50,22 @@ impl Selection {
 }
 
 /// The label that hands a Service to another proxy (kube-proxy's `LabelServiceProxyName`).
-const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+pub(crate) const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+
+/// The label of slices of headless Services (`IsHeadlessService` of core/v1).
+pub(crate) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
 /// Starts the watches. They end when the receiver is dropped.
 pub(crate) fn start(client: &Client, selection: &Selection, metrics: WatchMetrics) -> mpsc::Receiver<Event> {
     let (sender, receiver) = mpsc::channel(BACKLOG);
     // Headless ones are none of ours: kube-proxy's filters.
     let services = Wanted::everything()
-        .in_pages()
+        .compressed()
         .labels(selection.services())
         .fields("spec.clusterIP!=None");
     let slices = Wanted::everything()
-        .in_pages()
-        .labels("!service.kubernetes.io/headless");
+        .compressed()
+        .labels(format!("!{HEADLESS_LABEL}"));
     let services = watch_protobuf(client.clone(), services, "services", metrics.clone());
     let slices = watch_protobuf(client.clone(), slices, "endpointslices", metrics.clone());
     forward(services, sender.clone(), |event| Event::Service(Box::new(event)));

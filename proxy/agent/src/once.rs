@@ -11,6 +11,7 @@ use crate::backend;
 use crate::feed::{Event, State};
 use crate::node::own_addresses;
 use crate::options::Options;
+use crate::run::NODE_PATIENCE;
 
 /// Removes what Berth wrote, in whatever mode, and nothing else.
 ///
@@ -30,13 +31,17 @@ pub(crate) async fn dry_run(
     stop: &CancellationToken,
 ) -> Result<(), ExitError> {
     let mut state = State::default();
-    while !state.is_synced() || !state.is_node_listed() {
+    let mut patience = std::pin::pin!(tokio::time::sleep(NODE_PATIENCE));
+    let mut waiting = true;
+    while !state.is_synced() || (waiting && !state.is_node_listed()) {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             event = events.recv() => match event {
                 Some(event) => state.accept(event),
                 None => return Err(ExitError::failure("the watches ended")),
             },
+            // Where the Node may not be read, what depends on it is as without a Node.
+            () = &mut patience, if waiting => waiting = false,
         }
     }
     let own = own_addresses().unwrap_or_default();

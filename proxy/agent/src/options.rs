@@ -13,7 +13,7 @@ use berth_proxy_core::{NodePortAddresses, Settings, SettingsError};
 use ipnet::IpNet;
 
 pub use values::{BindTo, DetectLocalMode, NodePortAddress, ProxyMode};
-pub(crate) use values::{healthz_address, metrics_address, proxy_name};
+pub(crate) use values::{healthz_address, metrics_address, pod_cidr, proxy_name};
 
 use crate::SharedArgs;
 use crate::node::NodeFacts;

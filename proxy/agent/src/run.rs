@@ -23,12 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Backend, Chosen};
 use crate::events::Events;
-use crate::feed::{self, Event, Seen, Selection, State};
+use crate::feed::{Event, Seen, Selection, State};
 use crate::health::{self, HealthPorts, ProxyHealth, Refusal};
 use crate::metrics::Metrics;
 use crate::node::own_addresses;
 use crate::once::{cleanup, dry_run};
 use crate::options::Options;
+use crate::source::Source;
 use crate::start::{self, Start};
 use crate::sync::Syncer;
 use crate::upstream::Upstream;
@@ -48,7 +49,7 @@ const AUDIT_PERIOD: Duration = Duration::from_secs(15);
 const REFUSED: &str = "RefusedByKernel";
 
 /// How long the first write waits for the own Node.
-const NODE_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const NODE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the node proxy until `shutdown` is requested.
 ///
@@ -64,10 +65,10 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         service_proxy_name: args.service_proxy_name.clone(),
         node: options.node.clone(),
     };
-    let (connection, stop) = (api.connect().await?, shutdown.token());
+    let stop = shutdown.token();
+    let source = Source::open(args.state.clone(), api).await?;
     if args.dry_run {
-        connection.contact(api.patience(), &stop).await?;
-        let events = feed::start(&connection.client(), &selection, WatchMetrics::default());
+        let events = source.read(&selection, WatchMetrics::default(), &stop).await?;
         return dry_run(&options, events, &stop).await;
     }
     let backend = Chosen::open(options.mode, &settings, args.retire_delay).await?;
@@ -79,7 +80,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
     let readiness = Readiness::new();
     let health = ProxyHealth::new(2 * options.sync_period);
     let health_server = health::serve(&options, health.clone(), upstream.clone(), stop.child_token())?;
-    tracing::info!(server = %connection.origin(), node = options.node.as_str(), "starting");
+    tracing::info!(state = source.name(), node = options.node.as_str(), "starting");
     let mut agent = Agent {
         state: State::new(Timestamp::now()),
         syncer: Syncer::new(backend, settings.clone()),
@@ -98,15 +99,13 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         health,
         upstream,
         pending: Seen::default(),
-        events: Events::start(connection.client(), options.node.as_str()),
+        events: source.publisher(options.node.as_str()),
         options,
     };
     let serving = tokio::spawn(admin.serve(readiness, registry, stop.child_token()));
     let outcome = async {
-        connection.contact(api.patience(), &stop).await?;
-        agent
-            .run(feed::start(&connection.client(), &selection, watches), &stop)
-            .await
+        let events = source.read(&selection, watches, &stop).await?;
+        agent.run(events, &stop).await
     }
     .await;
     shutdown.request();

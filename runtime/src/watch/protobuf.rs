@@ -3,13 +3,13 @@
 //! than its cached bytes, and here no more than the fields that are used.
 
 use std::collections::VecDeque;
-use std::io::Read;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_snapshot::intern::Interner;
 use berth_snapshot::wire::{self, Frame, Frames, Malformed, Named, Object, Refusal, Wire};
-use flate2::read::GzDecoder;
+use flate2::write::MultiGzDecoder;
 use futures::Stream;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{Request, Response};
@@ -18,7 +18,7 @@ use kube::Client;
 use kube::client::Body;
 use tokio::time::Instant;
 
-use super::session::{Ask, Listing, Reaction, Session, Trouble};
+use super::session::{Ask, Reaction, Session, Trouble};
 use super::{Health, ObjectKey, WatchEvent, WatchMetrics, report};
 use crate::backoff::jitter;
 use crate::client::{Fault, explain};
@@ -33,11 +33,8 @@ const PROTOBUF_STREAM: &str =
 const SHORTEST_WATCH: u32 = 300;
 /// Objects per page, where lists come in pages (client-go's default).
 const PAGE: u32 = 500;
-/// The coding of compressed pages; the server compresses answers of 128 KiB and more (apiserver,
-/// `defaultGzipThresholdBytes`).
+/// The coding of compressed answers: pages of 128 KiB and more, and streaming lists with the watches that they turn into.
 const GZIP: &str = "gzip";
-/// A page never has more bytes than that: 500 objects of the largest size that etcd takes, 1.5 MiB.
-const LARGEST_PAGE: u64 = 768 << 20;
 /// How much of an answer that is no status goes into the log.
 const QUOTED: usize = 200;
 
@@ -46,7 +43,7 @@ const QUOTED: usize = 200;
 pub struct Selection {
     labels: Option<String>,
     fields: Option<String>,
-    listing: Listing,
+    compressed: bool,
 }
 
 impl Selection {
@@ -55,11 +52,11 @@ impl Selection {
         Self::default()
     }
 
-    /// In compressed pages to begin with, instead of a stream, which is never compressed: a fifth of the bytes, for what
-    /// runs on every node and has the network between itself and the server.
+    /// Compressed, where the server does that (streaming lists since Kubernetes 1.37, `WatchListCompression`; pages ever
+    /// since): a tenth of the bytes. For what runs on every node and has the network between itself and the server.
     #[must_use]
-    pub fn in_pages(mut self) -> Self {
-        self.listing = Listing::Pages;
+    pub fn compressed(mut self) -> Self {
+        self.compressed = true;
         self
     }
 
@@ -88,10 +85,10 @@ pub fn watch_protobuf<K: Wire + Send + 'static>(
 ) -> impl Stream<Item = WatchEvent<K>> + Send {
     let watcher = Watcher::<K> {
         client,
-        session: Session::new(selection.listing),
         selection,
         what,
         metrics,
+        session: Session::default(),
         health: Health::default(),
         texts: Interner::default(),
         shared: K::Shared::default(),
@@ -107,6 +104,7 @@ pub fn watch_protobuf<K: Wire + Send + 'static>(
 /// A watch that is connected.
 struct Open {
     body: Body,
+    inflater: Option<Inflater>,
     frames: Frames,
     since: Instant,
     timeout: Duration,
@@ -180,21 +178,23 @@ impl<K: Wire> Watcher<K> {
         let answer = self.client.send(request).await;
         let answer = answer.map_err(|error| broken(&error))?;
         let coding = answer.headers().get(CONTENT_ENCODING);
-        let compressed = coding.is_some_and(|coding| coding == GZIP);
+        let mut inflater = coding
+            .is_some_and(|coding| coding == GZIP)
+            .then(Inflater::default);
         let body = accepted(answer).await?;
         match ask {
             Ask::Page { .. } => {
                 let page = body.collect().await.map_err(|error| broken(&error))?.to_bytes();
                 self.metrics.bytes(self.what, page.len());
-                if compressed {
-                    self.page(&inflated::<K>(&page)?)
-                } else {
-                    self.page(&page)
+                match &mut inflater {
+                    Some(inflater) => self.page(&inflater.push(&page)?),
+                    None => self.page(&page),
                 }
             }
             Ask::StreamList | Ask::Watch { .. } => {
                 self.open = Some(Open {
                     body,
+                    inflater,
                     frames: Frames::default(),
                     since: Instant::now(),
                     timeout: Duration::from_secs(seconds.into()),
@@ -243,7 +243,10 @@ impl<K: Wire> Watcher<K> {
                 // Trailers carry nothing for us.
                 if let Ok(bytes) = chunk.into_data() {
                     self.metrics.bytes(self.what, bytes.len());
-                    open.frames.push(&bytes);
+                    match &mut open.inflater {
+                        Some(inflater) => open.frames.push(&inflater.push(&bytes)?),
+                        None => open.frames.push(&bytes),
+                    }
                 }
                 Ok(())
             }
@@ -306,21 +309,22 @@ impl<K: Wire> Watcher<K> {
     }
 }
 
-/// A page as it was before the server compressed it.
-fn inflated<K: Wire>(bytes: &[u8]) -> Result<Vec<u8>, Trouble> {
-    let mut inflated = Vec::new();
-    // One byte more than is allowed shows that there was more.
-    let mut reader = GzDecoder::new(bytes).take(LARGEST_PAGE + 1);
-    let read = reader.read_to_end(&mut inflated);
-    let read =
-        read.map_err(|error| Trouble::Malformed(format!("a list of {}: {error}", K::URL_PATH_SEGMENT)))?;
-    if u64::try_from(read).unwrap_or(u64::MAX) > LARGEST_PAGE {
-        return Err(Trouble::Malformed(format!(
-            "a page of {} of more than {LARGEST_PAGE} bytes",
-            K::URL_PATH_SEGMENT
-        )));
+/// What was compressed, as it was before, as it comes: the server ends a member of the gzip stream with each flush.
+#[derive(Debug)]
+struct Inflater(MultiGzDecoder<Vec<u8>>);
+
+impl Default for Inflater {
+    fn default() -> Self {
+        Self(MultiGzDecoder::new(Vec::new()))
     }
-    Ok(inflated)
+}
+
+impl Inflater {
+    fn push(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Trouble> {
+        let inflated = self.0.write_all(bytes).and_then(|()| self.0.flush());
+        inflated.map_err(|error| Trouble::Malformed(format!("a compressed answer: {error}")))?;
+        Ok(std::mem::take(self.0.get_mut()))
+    }
 }
 
 fn malformed<K: Wire>(part: &str, fault: &Malformed) -> Trouble {
@@ -358,7 +362,7 @@ fn request<K: Wire>(ask: &Ask, selection: &Selection, seconds: u32) -> Result<Re
         }
     }
     let mut request = Request::get(format!("{}?{query}", K::path())).header(ACCEPT, accept);
-    if matches!(ask, Ask::Page { .. }) {
+    if selection.compressed {
         request = request.header(ACCEPT_ENCODING, GZIP);
     }
     request
@@ -453,22 +457,38 @@ mod tests {
             let request = request.unwrap();
             assert_eq!(request.uri().to_string(), path);
             assert_eq!(request.headers()[ACCEPT], accept);
-            let coding = request.headers().get(ACCEPT_ENCODING);
-            assert_eq!(coding.is_some(), accept == PROTOBUF, "{path}");
+            assert!(request.headers().get(ACCEPT_ENCODING).is_none(), "nobody asked");
         }
     }
 
     #[test]
-    fn a_compressed_page_is_read_and_a_broken_one_is_refused() {
-        let text = b"a page ".repeat(1_000);
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        std::io::Write::write_all(&mut encoder, &text).unwrap();
-        let compressed = encoder.finish().unwrap();
-        assert!(compressed.len() < 200);
-        assert_eq!(inflated::<Service>(&compressed).unwrap(), text);
-        for broken in [&compressed[..compressed.len() / 2], b"not compressed"] {
-            let trouble = inflated::<Service>(broken).unwrap_err();
-            assert!(matches!(trouble, Trouble::Malformed(_)), "{trouble:?}");
+    fn a_compressed_stream_is_read_as_it_comes_and_a_broken_one_is_refused() {
+        let member = |text: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(text).unwrap();
+            encoder.finish().unwrap()
+        };
+        let first = b"a frame ".repeat(10_000);
+        let stream = [member(&first), member(b"another")].concat();
+        for size in [1, 7, 100, stream.len()] {
+            let mut inflater = Inflater::default();
+            let parts = stream.chunks(size).map(|chunk| inflater.push(chunk).unwrap());
+            let whole: Vec<u8> = parts.flatten().collect();
+            assert_eq!(
+                whole,
+                [&first[..], b"another"].concat(),
+                "in parts of {size} bytes"
+            );
         }
+        let mut inflater = Inflater::default();
+        assert_eq!(
+            inflater.push(&member(b"all of it")).unwrap(),
+            b"all of it",
+            "nothing is held back"
+        );
+        let refused = Inflater::default().push(b"certainly not compressed");
+        assert!(matches!(refused, Err(Trouble::Malformed(_))), "{refused:?}");
+        let asked = request::<Service>(&Ask::StreamList, &Selection::everything().compressed(), 300).unwrap();
+        assert_eq!(asked.headers()[ACCEPT_ENCODING], GZIP);
     }
 }

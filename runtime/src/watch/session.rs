@@ -7,8 +7,6 @@
 //!      |      +--- refused: Paged, to the end -----+      |  ^
 //!      +------------- broken off: anew                    +--+ broken off: from the last version
 //! ```
-//!
-//! Where lists are wanted in pages, Paged takes the place of Streaming.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -78,25 +76,6 @@ pub(super) enum Reaction {
     Pause(Fault, String),
 }
 
-/// How lists come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Listing {
-    /// As the beginning of a watch.
-    #[default]
-    Stream,
-    /// In pages.
-    Pages,
-}
-
-impl Listing {
-    fn begin(self) -> Phase {
-        match self {
-            Self::Stream => Phase::Streaming,
-            Self::Pages => Phase::Paged { next: String::new() },
-        }
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
     Streaming,
@@ -107,7 +86,6 @@ enum Phase {
 /// Where a watch stands.
 #[derive(Debug)]
 pub(super) struct Session {
-    listing: Listing,
     phase: Phase,
     /// The keys of the list under way.
     keys: BTreeSet<ObjectKey>,
@@ -117,12 +95,10 @@ pub(super) struct Session {
     bookmarked: bool,
 }
 
-impl Session {
-    /// Nothing is known yet.
-    pub(super) fn new(listing: Listing) -> Self {
+impl Default for Session {
+    fn default() -> Self {
         Self {
-            listing,
-            phase: listing.begin(),
+            phase: Phase::Streaming,
             keys: BTreeSet::new(),
             moved: true,
             bookmarked: false,
@@ -218,7 +194,7 @@ impl Session {
             Trouble::Refused(refusal) => self.refused(&refusal),
             Trouble::Broken(fault, text) => Reaction::Pause(fault, text),
             Trouble::Malformed(text) => {
-                self.phase = self.listing.begin();
+                self.phase = Phase::Streaming;
                 Reaction::Pause(Fault::Malformed, text)
             }
             Trouble::Silent(after) => self.unfinished(format!("nothing came for {after:?}")),
@@ -239,7 +215,7 @@ impl Session {
             }
             Phase::Paged { .. } if refusal.code == 410 => self.phase = Phase::Paged { next: String::new() },
             Phase::Watching { .. } if refusal.code == 410 || invalid || is_ahead(refusal) => {
-                self.phase = self.listing.begin();
+                self.phase = Phase::Streaming;
                 // A server that forgets what it has just listed is left in peace.
                 if refusal.code == 410 && self.moved {
                     return Reaction::ListAnew(Fault::Expired, text);

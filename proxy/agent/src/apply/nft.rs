@@ -30,6 +30,8 @@ const MESSAGE_BYTES: usize = 120;
 const MARGIN: usize = 8 * 1024;
 /// A batch is one send, so it must fit the socket's buffer: half a million elements do.
 const SEND_BUFFER: usize = 64 << 20;
+/// So much at a time where a table is filled that no packet reaches yet: what is being sent exists several times.
+const FIRST_FILL: usize = 2 << 20;
 /// Upper bound on the wire of one rule.
 const RULE_BYTES: usize = 900;
 /// `NLM_F_CREATE | NLM_F_EXCL`.
@@ -120,11 +122,17 @@ impl Nft {
     }
 
     /// Replaces the family's table, whatever it is, by this one: in one transaction where it fits the
-    /// socket's buffer. Otherwise the elements are filled in before any packet is led to them.
+    /// socket's buffer. Otherwise, and where there was none, the elements are filled in before any packet is led to them.
     ///
     /// # Errors
     /// The kernel refused.
     pub async fn rebuild(&self, layout: &Layout, present: bool, changes: &[Change]) -> Result<(), Error> {
+        // Where there is nothing that packets could miss meanwhile, memory counts.
+        let budget = if present {
+            self.budget
+        } else {
+            self.budget.min(FIRST_FILL)
+        };
         let family = layout.family();
         let mut transaction = self.connection.transaction();
         if present {
@@ -135,14 +143,14 @@ impl Nft {
         let size = rules * RULE_BYTES
             + layout.sets().len() * 2 * MESSAGE_BYTES
             + messages(changes).iter().map(message_bytes).sum::<usize>();
-        if size <= self.budget {
+        if size <= budget {
             transaction = add_changes(transaction, family, changes)?;
             transaction = add_structure(transaction, layout, Part::Hooks)?;
             return self.commit("rebuild the table", transaction).await;
         }
-        tracing::info!(%family, bytes = size, budget = self.budget, "the table does not fit one transaction");
+        tracing::debug!(%family, bytes = size, budget, "the table is filled in parts");
         self.commit("make the table", transaction).await?;
-        self.change(family, changes).await?;
+        self.change_within(budget, family, changes).await?;
         let hooks = add_structure(self.connection.transaction(), layout, Part::Hooks)?;
         self.commit("hook the table in", hooks).await
     }
@@ -183,7 +191,11 @@ impl Nft {
     /// # Errors
     /// The kernel refused; transactions before the refused one hold.
     pub async fn change(&self, family: IpFamily, changes: &[Change]) -> Result<(), Error> {
-        for part in split(changes, self.budget) {
+        self.change_within(self.budget, family, changes).await
+    }
+
+    async fn change_within(&self, budget: usize, family: IpFamily, changes: &[Change]) -> Result<(), Error> {
+        for part in split(changes, budget) {
             let transaction = add_changes(
                 self.connection.transaction(),
                 family,

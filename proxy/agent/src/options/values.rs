@@ -51,6 +51,15 @@ impl FromStr for ProxyMode {
     }
 }
 
+/// One of `--cluster-cidr`.
+pub(crate) fn pod_cidr(text: &str) -> Result<IpNet, ValueError> {
+    text.parse().map_err(|_| {
+        ValueError(format!(
+            "{text:?} is no CIDR; write one as 10.244.0.0/16 or fd00:10:244::/56"
+        ))
+    })
+}
+
 /// How a Pod's traffic is told from others'.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DetectLocalMode {

@@ -429,7 +429,7 @@ impl Stages {
             &mut self.switch_out,
             &mut self.retire,
         ] {
-            changes.sort_by_cached_key(|change| (rank(change), *change));
+            changes.sort_unstable_by_key(|change| (rank(change), *change));
         }
         self.switch_in.append(&mut self.switch_out);
         let stages = [
