@@ -9,10 +9,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use berth_model::{
-    EndpointPort, IpFamily, IpMode, Service, ServiceKey, ServicePort, ServicePortName, SessionAffinity, View,
+    EndpointPort, IpFamily, IpMode, Port, Service, ServiceKey, ServicePort, ServicePortName, SessionAffinity, View,
 };
 
 use self::decided::Decided;
+use crate::health_check::health_check_port;
 use crate::{
     Conflict, Frontend, FrontendIntent, Role, Settings, Shortfall, ShortfallKind, Usable, categorize,
 };
@@ -66,6 +67,9 @@ struct Contribution {
     shortfalls: BTreeSet<ShortfallKind>,
 }
 
+/// `spec.healthCheckNodePort`, and in which families.
+type HealthPort = (Port, Vec<IpFamily>);
+
 /// What an update looked at: all that may differ from before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
@@ -99,6 +103,7 @@ pub struct Intent {
     services: BTreeMap<ServiceKey, Contribution>,
     cluster_ips: BTreeMap<IpAddr, usize>,
     local_endpoints: BTreeMap<IpAddr, usize>,
+    health_ports: BTreeMap<ServiceKey, HealthPort>,
 }
 
 impl Intent {
@@ -110,6 +115,7 @@ impl Intent {
             services: BTreeMap::new(),
             cluster_ips: BTreeMap::new(),
             local_endpoints: BTreeMap::new(),
+            health_ports: BTreeMap::new(),
         }
     }
 
@@ -150,6 +156,7 @@ impl Intent {
     }
 
     fn withdraw(&mut self, key: &ServiceKey, touched: &mut Touched) {
+        self.health_ports.remove(key);
         let Some(old) = self.services.remove(key) else {
             return;
         };
@@ -213,6 +220,11 @@ impl Intent {
             .local_endpoints
             .iter()
             .for_each(|ip| *self.local_endpoints.entry(*ip).or_default() += 1);
+        if let Some(port) = health_check_port(service) {
+            let families = contribution.cluster_ips.iter().map(|ip| IpFamily::of(*ip));
+            self.health_ports
+                .insert(service.key.clone(), (port, families.collect()));
+        }
         self.services.insert(service.key.clone(), contribution);
     }
 
@@ -247,6 +259,13 @@ impl Intent {
     /// The addresses of usable endpoints on this node, one family.
     pub fn local_endpoints(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> {
         of_family(&self.local_endpoints, family)
+    }
+
+    /// The health-check node ports of one family, which this node itself answers on.
+    pub fn health_ports(&self, family: IpFamily) -> impl Iterator<Item = (&ServiceKey, Port)> {
+        let of_family = move |(_, (_, families)): &(&ServiceKey, &HealthPort)| families.contains(&family);
+        let ports = self.health_ports.iter().filter(of_family);
+        ports.map(|(service, (port, _))| (service, *port))
     }
 
     /// Whether the address is some Service's ClusterIP.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use berth_model::{ServiceKey, ServicePortName, SessionAffinity};
+use berth_model::{ServiceKey, ServicePortName, SessionAffinity, TrafficPolicy};
 use ipnet::IpNet;
 
 use crate::{Frontend, Target};
@@ -149,6 +149,8 @@ pub struct FrontendIntent {
     pub owner: ServicePortName,
     /// Why it answers here.
     pub role: Role,
+    /// Which traffic policy it is under: the internal one for a ClusterIP, the external one for all others.
+    pub policy: TrafficPolicy,
     /// Where new connections go: everybody's, or if `outside` is set those of Pods and of this host.
     pub outcome: Outcome,
     /// External traffic policy Local: where connections from outside go.

@@ -62,6 +62,10 @@ impl<'a> Decided<'a> {
         FrontendIntent {
             owner: owner.clone(),
             role,
+            policy: match role {
+                Role::ClusterIp => self.service.internal_policy,
+                Role::ExternalIp | Role::LoadBalancer | Role::NodePort => self.service.external_policy,
+            },
             outcome,
             outside,
             masquerade,

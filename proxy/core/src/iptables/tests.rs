@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use berth_model::{IpFamily, SessionAffinity, View};
+use proptest::prelude::*;
+
+use super::walk::{Deviation, Ruleset, verdicts};
+use super::*;
+use crate::oracle::{State, verdict};
+use crate::sample::{Sample, key, mk_view, packet, sample, samples, settings};
+use crate::{Intent, Settings, Touched};
+
+/// What `iptables-restore --noflush` does, on texts: it knows nothing of what a rule means, and refuses what the
+/// kernel refuses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Kernel {
+    tables: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+}
+
+impl Kernel {
+    fn new() -> Self {
+        let mut kernel = Self::default();
+        let all = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+        for (table, chains) in [
+            ("mangle", &all[..]),
+            ("filter", &all[1..4]),
+            ("nat", &[all[0], all[1], all[3], all[4]]),
+        ] {
+            let empty = chains.iter().map(|chain| ((*chain).to_owned(), Vec::new()));
+            kernel.tables.insert(table.to_owned(), empty.collect());
+        }
+        kernel
+    }
+
+    fn restore(&mut self, text: &str) {
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
+            let table = line.strip_prefix('*').unwrap_or_else(|| panic!("{line:?} in\n{text}"));
+            let chains = self.tables.get_mut(table).unwrap();
+            for line in lines.by_ref().take_while(|line| *line != "COMMIT") {
+                command(chains, line);
+            }
+            for (chain, rules) in chains.iter() {
+                for rule in rules {
+                    let to = rule.split(" -j ").nth(1).unwrap_or_default();
+                    let to = to.split(' ').next().unwrap_or_default();
+                    let known = !to.contains("KUBE-") || chains.contains_key(to);
+                    assert!(known, "{chain}:{rule} leads nowhere after\n{text}");
+                }
+            }
+        }
+    }
+
+    fn save(&self) -> String {
+        let mut text = String::new();
+        for (table, chains) in &self.tables {
+            writeln!(text, "*{table}").unwrap();
+            for chain in chains.keys() {
+                writeln!(text, ":{chain} - [0:0]").unwrap();
+            }
+            for (chain, rules) in chains {
+                for rule in rules {
+                    writeln!(text, "-A {chain}{rule}").unwrap();
+                }
+            }
+            writeln!(text, "COMMIT").unwrap();
+        }
+        text
+    }
+
+    /// Without what may differ between two ways to the same: the order of rules in shared chains, and comments.
+    fn shape(&self) -> String {
+        let mut shaped = self.clone();
+        for chains in shaped.tables.values_mut() {
+            for (chain, rules) in chains.iter_mut() {
+                if !chain.starts_with("KUBE-SVC-") && !chain.starts_with("KUBE-SVL-") {
+                    rules.sort();
+                }
+            }
+        }
+        shaped.save()
+    }
+}
+
+fn command(chains: &mut BTreeMap<String, Vec<String>>, line: &str) {
+    if let Some(chain) = line.strip_prefix(':') {
+        chains.insert(chain.split(' ').next().unwrap().to_owned(), Vec::new());
+        return;
+    }
+    let (what, rest) = line.split_at(3);
+    let end = rest.find(' ').unwrap_or(rest.len());
+    let (chain, rule) = rest.split_at(end);
+    let rules = chains.get_mut(chain).unwrap_or_else(|| panic!("no chain: {line}"));
+    match what {
+        "-A " => rules.push(rule.to_owned()),
+        "-I " => rules.insert(0, rule.to_owned()),
+        "-D " => {
+            let at = rules.iter().position(|known| known == rule);
+            rules.remove(at.unwrap_or_else(|| panic!("no rule: {line}")));
+        }
+        "-X " => {
+            assert!(rules.is_empty(), "not empty: {line}");
+            chains.remove(chain);
+        }
+        _ => panic!("{line}"),
+    }
+}
+
+const CHOICES: Choices = Choices { drop_invalid: true };
+
+fn read(family: IpFamily, kernel: &Kernel) -> Installed {
+    Installed::read(family, &kernel.save())
+}
+
+fn synced(family: IpFamily, intent: &Intent) -> Kernel {
+    let mut kernel = Kernel::new();
+    kernel.restore(&full_script(family, intent, CHOICES));
+    kernel
+}
+
+/// Some of the Services have affinity, which changes the rules and no verdict.
+fn with_affinity(mut sample: Sample) -> Sample {
+    if sample.service.created == 1 {
+        sample.service.affinity = SessionAffinity::ClientIp { timeout_seconds: 7 };
+    }
+    sample
+}
+
+/// The second network holds nobody.
+fn with_networks(mut settings: Settings, several: bool) -> Settings {
+    if several && !settings.cluster_cidrs.is_empty() {
+        let more: [ipnet::IpNet; 2] = ["10.245.0.0/16", "fd00:245::/64"].map(|net| net.parse().unwrap());
+        settings.cluster_cidrs.extend(more);
+    }
+    settings
+}
+
+fn put(view: &mut View, intent: &mut Intent, n: u8, change: Option<Sample>) -> Touched {
+    match change {
+        Some(mut sample) => {
+            sample.service.key = key(n);
+            sample.service.uid = format!("uid-{n}");
+            with_affinity(sample).put(view);
+        }
+        None => {
+            view.services.remove(&key(n));
+            view.endpoints.remove(&key(n));
+        }
+    }
+    intent.update(view, [&key(n)])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn the_rules_do_what_the_table_says_but_for_the_listed_deviations(
+        samples in samples(),
+        settings in settings(),
+        several in any::<bool>(),
+        packets in proptest::collection::vec(packet(), 24),
+    ) {
+        let samples: Vec<Sample> = samples.into_iter().map(with_affinity).collect();
+        let settings = with_networks(settings, several);
+        let view = mk_view(&samples);
+        let state = State { view: &view, settings: &settings };
+        let intent = Intent::of(&view, settings.clone());
+        let tables = IpFamily::ALL.map(|family| {
+            let saved = synced(family, &intent).save();
+            (Ruleset::read(family, &saved).unwrap(), saved)
+        });
+        for packet in packets {
+            let wanted = verdict(&packet, state);
+            let (rules, text) = &tables[usize::from(packet.destination.is_ipv6())];
+            let walked = verdicts(rules, &packet);
+            if walked == wanted {
+                continue;
+            }
+            let deviation = Deviation::between(&wanted, &walked);
+            let unknown = intent.is_cluster_ip(packet.destination) && intent.get(&packet.vip()).is_none();
+            prop_assert!(
+                deviation == Some(Deviation::UnknownPort) && unknown,
+                "{:?}: {:?} instead of {:?}\n{}\n{}", packet, walked, wanted, intent, text
+            );
+        }
+    }
+
+    #[test]
+    fn changes_one_by_one_come_to_the_same_as_one_full_sync_and_nothing_is_left_of_nothing(
+        history in proptest::collection::vec((0u8..3, proptest::option::weighted(0.8, sample(0))), 1..10),
+        before in settings(),
+        after in settings(),
+        several in any::<bool>(),
+    ) {
+        let after = with_networks(after, several);
+        for family in IpFamily::ALL {
+            let mut view = View::default();
+            let mut intent = Intent::empty(before.clone());
+            let mut kernel = Kernel::new();
+            let (mut wanted, plan) = Wanted::full(family, &intent, CHOICES, &Installed::default());
+            kernel.restore(&plan.to_string());
+            let reconfigured_at = history.len() / 2;
+            for (turn, (n, change)) in history.iter().cloned().enumerate() {
+                let touched = put(&mut view, &mut intent, n, change);
+                let plan = if turn == reconfigured_at {
+                    intent.reconfigure(after.clone(), &view);
+                    let (fresh, plan) = Wanted::full(family, &intent, CHOICES, &read(family, &kernel));
+                    wanted = fresh;
+                    plan
+                } else {
+                    wanted.update(&intent, &touched)
+                };
+                kernel.restore(&plan.to_string());
+                // Once more changes nothing, from memory or from what is read.
+                prop_assert!(wanted.update(&intent, &touched).is_empty());
+                let (fresh, plan) = Wanted::full(family, &intent, CHOICES, &read(family, &kernel));
+                prop_assert!(plan.is_empty(), "{}\nis left to do after\n{}", plan, kernel.save());
+                prop_assert_eq!(&fresh, &wanted);
+            }
+            let fresh = Intent::of(&view, after.clone());
+            prop_assert_eq!(kernel.shape(), synced(family, &fresh).shape());
+            let mut emptied = fresh;
+            let keys: Vec<_> = view.services.keys().cloned().collect();
+            let touched = emptied.update(&View::default(), &keys);
+            kernel.restore(&wanted.update(&emptied, &touched).to_string());
+            prop_assert_eq!(kernel.shape(), synced(family, &Intent::empty(after.clone())).shape());
+            kernel.restore(&read(family, &kernel).removal(family).to_string());
+            prop_assert_eq!(&kernel, &Kernel::new());
+        }
+    }
+}
