@@ -56,7 +56,7 @@ pub struct ProxyArgs {
 #[derive(clap::Args, Clone, Debug, Default, PartialEq)]
 #[command(next_help_heading = "kube-proxy")]
 pub struct SharedArgs {
-    /// How the rules are written: nftables is the only way yet
+    /// How the rules are written: nftables (the default) or iptables (kube-proxy's chains; needs the programs of iptables)
     #[arg(long, value_name = "MODE")]
     pub proxy_mode: Option<ProxyMode>,
 

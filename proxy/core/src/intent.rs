@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use berth_model::{
-    EndpointPort, IpFamily, IpMode, Port, Service, ServiceKey, ServicePort, ServicePortName, SessionAffinity, View,
+    EndpointPort, IpFamily, IpMode, Port, Service, ServiceKey, ServicePort, ServicePortName, SessionAffinity,
+    View,
 };
 
 use self::decided::Decided;

@@ -10,6 +10,7 @@ use super::parse::{Jump, Read, read};
 use super::plan::{Block, Command, Plan};
 use super::rule::{Action, Rule, fingerprint};
 use super::skeleton::Skeleton;
+use crate::Frontend;
 
 /// What is in a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,7 @@ pub(super) enum Content {
 /// One family's tables, as read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installed {
+    family: Option<IpFamily>,
     pub(super) chains: BTreeMap<(Table, ChainName), Content>,
     pub(super) jumps: BTreeMap<(Table, Builtin), Vec<Jump>>,
     referred: BTreeSet<(Table, ChainName)>,
@@ -52,7 +54,10 @@ pub(super) fn place(table: Table, rule: &Rule) -> Place {
 impl Installed {
     /// From what `iptables-save` listed.
     pub fn read(family: IpFamily, listed: &str) -> Self {
-        let mut installed = Self::default();
+        let mut installed = Self {
+            family: Some(family),
+            ..Self::default()
+        };
         for (table, read) in read(family, listed) {
             installed.table(table, read);
         }
@@ -85,6 +90,31 @@ impl Installed {
     /// How many chains there are.
     pub fn len(&self) -> usize {
         self.chains.len()
+    }
+
+    /// Frontends that are served.
+    pub fn frontends(&self) -> Vec<Frontend> {
+        let served = |chain: Fixed| match self.chains.get(&(Table::Nat, chain.into())) {
+            Some(Content::Lines(lines, _)) => Some(lines),
+            Some(Content::Rules(_) | Content::Unknown) | None => None,
+        };
+        let vip = |rule: &Rule| {
+            Some(Frontend::Vip {
+                ip: rule.destination?.net.addr(),
+                protocol: rule.protocol?,
+                port: rule.port?,
+            })
+        };
+        let node_port = |rule: &Rule| {
+            Some(Frontend::NodePort {
+                family: self.family?,
+                protocol: rule.protocol?,
+                port: rule.port?,
+            })
+        };
+        let vips = served(Fixed::Services).into_iter().flatten().filter_map(vip);
+        let node_ports = served(Fixed::NodePorts).into_iter().flatten();
+        vips.chain(node_ports.filter_map(node_port)).collect()
     }
 
     /// Chains that stay, empty, when everything is removed: somebody else's rules refer to them.

@@ -232,7 +232,10 @@ impl FromStr for Suffix {
         }
         let mut number: u128 = 0;
         for symbol in text.bytes() {
-            let digit = BASE32.iter().position(|known| *known == symbol).ok_or_else(unknown)?;
+            let digit = BASE32
+                .iter()
+                .position(|known| *known == symbol)
+                .ok_or_else(unknown)?;
             number = (number << 5) | u128::try_from(digit).map_err(|_| unknown())?;
         }
         let mut bytes = [0; 10];
@@ -308,7 +311,12 @@ impl FromStr for ChainName {
         if let Some(fixed) = Fixed::ALL.into_iter().find(|known| known.as_str() == text) {
             return Ok(Self::Fixed(fixed));
         }
-        let ours = |purpose: Purpose| Some(Self::Port(purpose, text.strip_prefix(purpose.prefix())?.parse().ok()?));
+        let ours = |purpose: Purpose| {
+            Some(Self::Port(
+                purpose,
+                text.strip_prefix(purpose.prefix())?.parse().ok()?,
+            ))
+        };
         let found = Purpose::ALL.into_iter().find_map(ours);
         found.ok_or_else(|| UnknownName(text.to_owned()))
     }
@@ -355,7 +363,10 @@ mod tests {
         };
         let cluster = ChainName::of_port(Purpose::Cluster, &port);
         assert_eq!(cluster.to_string(), "KUBE-SVC-XPGD46QRK7WJZT7O");
-        assert_eq!(ChainName::endpoint(&port, &target).to_string(), "KUBE-SEP-SXIVWICOYRO3J4NJ");
+        assert_eq!(
+            ChainName::endpoint(&port, &target).to_string(),
+            "KUBE-SEP-SXIVWICOYRO3J4NJ"
+        );
     }
 
     #[test]
@@ -377,7 +388,13 @@ mod tests {
             // XT_EXTENSION_MAXNAMELEN in Linux's x_tables.h, less the closing zero.
             assert!(name.to_string().len() <= 28, "{name}");
         }
-        for foreign in ["KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "KUBE-SVC-short", "KUBE-SVC-XPGD46QRK7WJZT71", "DOCKER"] {
+        for foreign in [
+            "KUBE-FIREWALL",
+            "KUBE-KUBELET-CANARY",
+            "KUBE-SVC-short",
+            "KUBE-SVC-XPGD46QRK7WJZT71",
+            "DOCKER",
+        ] {
             assert!(foreign.parse::<ChainName>().is_err(), "{foreign}");
         }
     }

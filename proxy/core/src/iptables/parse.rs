@@ -239,14 +239,20 @@ impl<'a, I: Iterator<Item = &'a str>> Reader<'a, I> {
     fn one_in(&mut self) -> Option<u32> {
         let shown: f64 = self.words.next()?.parse().ok()?;
         // Beyond some tens of thousands neighbours cannot be told apart.
-        let guessed: u32 = format!("{:.0}", (1.0 / shown).clamp(1.0, 65_536.0)).parse().ok()?;
+        let guessed: u32 = format!("{:.0}", (1.0 / shown).clamp(1.0, 65_536.0))
+            .parse()
+            .ok()?;
         let written: f64 = probability(guessed).parse().ok()?;
         (threshold(written) == threshold(shown)).then_some(guessed)
     }
 
     fn whole_address(&mut self) -> Option<()> {
         let mask = self.words.next()?;
-        matches!(mask, "255.255.255.255" | "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff").then_some(())
+        matches!(
+            mask,
+            "255.255.255.255" | "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+        )
+        .then_some(())
     }
 
     fn action(&mut self) -> Option<Action> {

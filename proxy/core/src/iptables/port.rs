@@ -220,7 +220,8 @@ impl Writer<'_> {
             return;
         }
         let firewall = self.chain(Purpose::Firewall);
-        let drop = Rule::new(Action::Drop).about(&format!("{} traffic not accepted by {firewall}", self.name));
+        let drop =
+            Rule::new(Action::Drop).about(&format!("{} traffic not accepted by {firewall}", self.name));
         let rule = self.to(ip, frontend, drop);
         self.line(Table::Filter, Fixed::ProxyFirewall, rule);
     }
@@ -325,7 +326,10 @@ impl Writer<'_> {
                 ..from.clone()
             }));
         }
-        let end = format!("other traffic to {} will be dropped by KUBE-PROXY-FIREWALL", self.name);
+        let end = format!(
+            "other traffic to {} will be dropped by KUBE-PROXY-FIREWALL",
+            self.name
+        );
         rules.push(Rule::new(Action::Nothing).about(&end));
         let chain = self.chain(Purpose::Firewall);
         self.own(chain).extend(rules);
@@ -333,13 +337,23 @@ impl Writer<'_> {
 
     fn policies(&mut self) {
         let internal = |policy: TrafficPolicy| {
-            let of_policy = self.internal.iter().filter(move |(_, found)| found.policy == policy);
+            let of_policy = self
+                .internal
+                .iter()
+                .filter(move |(_, found)| found.policy == policy);
             of_policy.filter_map(|(_, found)| endpoints(&found.outcome))
         };
         let main = self.external.iter().map(|(_, found)| &found.outcome);
-        let outside = self.external.iter().filter_map(|(_, found)| found.outside.as_ref());
-        let cluster = internal(TrafficPolicy::Cluster).chain(main.filter_map(endpoints)).next();
-        let local = internal(TrafficPolicy::Local).chain(outside.filter_map(endpoints)).next();
+        let outside = self
+            .external
+            .iter()
+            .filter_map(|(_, found)| found.outside.as_ref());
+        let cluster = internal(TrafficPolicy::Cluster)
+            .chain(main.filter_map(endpoints))
+            .next();
+        let local = internal(TrafficPolicy::Local)
+            .chain(outside.filter_map(endpoints))
+            .next();
         let lists = [(Purpose::Cluster, cluster), (Purpose::Local, local)]
             .map(|(purpose, list)| (purpose, list.map(Arc::clone)));
         let answered = self.internal.iter().chain(&self.external).next();
@@ -377,7 +391,10 @@ impl Writer<'_> {
         let mut rules = Vec::new();
         if let SessionAffinity::ClientIp { timeout_seconds } = affinity {
             rules.extend(targets.iter().map(|target| Rule {
-                recent: Some(Recent::Came(ChainName::endpoint(self.owner, target), timeout_seconds)),
+                recent: Some(Recent::Came(
+                    ChainName::endpoint(self.owner, target),
+                    timeout_seconds,
+                )),
                 ..jump(target)
             }));
         }

@@ -56,14 +56,20 @@ impl Skeleton {
             chains.insert((table, chain.into()), Vec::new());
         }
         chains.insert((Table::Nat, Fixed::Services.into()), node_ports(family, settings));
-        chains.insert((Table::Nat, Fixed::Postrouting.into()), postrouting(settings.mark));
+        chains.insert(
+            (Table::Nat, Fixed::Postrouting.into()),
+            postrouting(settings.mark),
+        );
         let mark = vec![Rule::new(Action::Mark(settings.mark))];
         chains.insert((Table::Nat, Fixed::MarkMasq.into()), mark);
         let pods: Vec<IpNet> = settings.pod_cidrs(family).copied().collect();
         if pods.len() > 1 {
             chains.insert((Table::Nat, Fixed::MarkOutside.into()), mark_outside(&pods));
         }
-        chains.insert((Table::Filter, Fixed::Forward.into()), forward(settings.mark, choices));
+        chains.insert(
+            (Table::Filter, Fixed::Forward.into()),
+            forward(settings.mark, choices),
+        );
         Self {
             chains,
             jumps: jumps(),
@@ -72,7 +78,9 @@ impl Skeleton {
 
     /// Which chains hold one rule per frontend.
     pub fn is_dispatch(table: Table, chain: ChainName) -> bool {
-        DISPATCH.iter().any(|(of, fixed)| (*of, ChainName::Fixed(*fixed)) == (table, chain))
+        DISPATCH
+            .iter()
+            .any(|(of, fixed)| (*of, ChainName::Fixed(*fixed)) == (table, chain))
     }
 }
 

@@ -36,7 +36,9 @@ impl Kernel {
     fn restore(&mut self, text: &str) {
         let mut lines = text.lines();
         while let Some(line) = lines.next() {
-            let table = line.strip_prefix('*').unwrap_or_else(|| panic!("{line:?} in\n{text}"));
+            let table = line
+                .strip_prefix('*')
+                .unwrap_or_else(|| panic!("{line:?} in\n{text}"));
             let chains = self.tables.get_mut(table).unwrap();
             for line in lines.by_ref().take_while(|line| *line != "COMMIT") {
                 command(chains, line);
@@ -91,7 +93,9 @@ fn command(chains: &mut BTreeMap<String, Vec<String>>, line: &str) {
     let (what, rest) = line.split_at(3);
     let end = rest.find(' ').unwrap_or(rest.len());
     let (chain, rule) = rest.split_at(end);
-    let rules = chains.get_mut(chain).unwrap_or_else(|| panic!("no chain: {line}"));
+    let rules = chains
+        .get_mut(chain)
+        .unwrap_or_else(|| panic!("no chain: {line}"));
     match what {
         "-A " => rules.push(rule.to_owned()),
         "-I " => rules.insert(0, rule.to_owned()),

@@ -154,7 +154,10 @@ impl Walker<'_> {
             stays.then_some(Builtin::Input),
             (!stays && !self.packet.from_this_node).then_some(Builtin::Forward),
         ];
-        let rest = filters.into_iter().flatten().map(|filter| (Table::Filter, filter));
+        let rest = filters
+            .into_iter()
+            .flatten()
+            .map(|filter| (Table::Filter, filter));
         for (table, builtin) in rest.chain([(Table::Nat, Builtin::Postrouting)]) {
             if let Step::Stop(verdict) = step {
                 return verdict;

@@ -61,7 +61,10 @@ impl Wanted {
             health: health(intent, family),
         };
         let mut endpoints = 0;
-        for (frontend, found) in intent.frontends().filter(|(frontend, _)| frontend.family() == family) {
+        for (frontend, found) in intent
+            .frontends()
+            .filter(|(frontend, _)| frontend.family() == family)
+        {
             let port = wanted.ports.entry(found.owner.clone()).or_default();
             if port.frontends.is_empty() {
                 endpoints += count(&found.outcome);
@@ -160,10 +163,12 @@ impl Wanted {
         if gone.len() > FEW {
             return false;
         }
-        block.commands.extend(new.into_iter().map(|rule| match place(table, &rule) {
-            Place::First => Command::Insert(chain, rule),
-            Place::After | Place::Last => Command::Append(chain, rule),
-        }));
+        block
+            .commands
+            .extend(new.into_iter().map(|rule| match place(table, &rule) {
+                Place::First => Command::Insert(chain, rule),
+                Place::After | Place::Last => Command::Append(chain, rule),
+            }));
         let late = if table == Table::Filter { late } else { block };
         late.commands
             .extend(gone.into_iter().map(|rule| Command::Delete(chain, rule)));
@@ -174,7 +179,10 @@ impl Wanted {
         let mut rules: Vec<Rule> = self.lines(table, chain).into_iter().collect();
         rules.sort_by_key(|rule| place(table, rule));
         let last = self.skeleton.chains.get(&(table, chain));
-        block.write(chain, rules.into_iter().chain(last.into_iter().flatten().cloned()));
+        block.write(
+            chain,
+            rules.into_iter().chain(last.into_iter().flatten().cloned()),
+        );
     }
 
     fn lines(&self, table: Table, chain: ChainName) -> BTreeSet<Rule> {
@@ -199,13 +207,24 @@ impl Wanted {
                 continue;
             }
             let chain = ChainName::from(builtin);
-            let gone = there.iter().map(|jump| Command::DeleteText(chain, jump.text.clone()));
-            let new = wanted.iter().rev().map(|rule| Command::Insert(chain, rule.clone()));
+            let gone = there
+                .iter()
+                .map(|jump| Command::DeleteText(chain, jump.text.clone()));
+            let new = wanted
+                .iter()
+                .rev()
+                .map(|rule| Command::Insert(chain, rule.clone()));
             block.commands.extend(gone.chain(new));
         }
     }
 
-    fn remove_stale(&self, table: Table, of_ports: &BTreeSet<ChainName>, installed: &Installed, block: &mut Block) {
+    fn remove_stale(
+        &self,
+        table: Table,
+        of_ports: &BTreeSet<ChainName>,
+        installed: &Installed,
+        block: &mut Block,
+    ) {
         let there = installed.chains.keys().filter(|(of, _)| *of == table);
         let wanted = |chain: &ChainName| {
             let of_port = table == Table::Nat && of_ports.contains(chain);
@@ -247,11 +266,17 @@ impl Wanted {
         let mut late = Block::new(Table::Filter);
         for (table, fixed) in DISPATCH {
             let of_chain = |lines: &BTreeSet<Line>| -> Vec<Rule> {
-                let lines = lines.iter().filter(|line| (line.table, line.chain) == (table, fixed));
+                let lines = lines
+                    .iter()
+                    .filter(|line| (line.table, line.chain) == (table, fixed));
                 lines.map(|line| line.rule.clone()).collect()
             };
             let (gone, new) = (of_chain(&lines.gone), of_chain(&lines.new));
-            let block = if table == Table::Nat { &mut nat } else { &mut filter };
+            let block = if table == Table::Nat {
+                &mut nat
+            } else {
+                &mut filter
+            };
             if !self.edit(table, fixed.into(), gone, new, block, &mut late) {
                 self.rewrite(table, fixed.into(), block);
             }
