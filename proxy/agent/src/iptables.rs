@@ -187,6 +187,7 @@ fn choices() -> Choices {
     let liberal = fs::read_to_string(BE_LIBERAL).is_ok_and(|text| text.trim() != "0");
     Choices {
         drop_invalid: !liberal,
+        ..Choices::default()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, ensure};
 use berth_model::{
-    Conditions, IpFamily, IpMode, LoadBalancerIngress, ServiceKind, SessionAffinity, TrafficPolicy,
+    Conditions, IpFamily, IpMode, LoadBalancerIngress, NodeName, ServiceKind, SessionAffinity, TrafficPolicy,
 };
 use berth_proxy_agent::Error;
 use berth_proxy_agent::iptables::{Iptables, Variant, remove};
@@ -74,6 +74,54 @@ fn a_restart_on_unchanged_state_writes_nothing_and_what_is_listed_is_understood(
             restarted.take(&cluster.view, &all(&cluster));
             let done = restarted.turn().await?;
             ensure!(done.is_nothing(), "{variant}: {done:?}");
+            ensure!(remove(&path()).await? > 0);
+        }
+        anyhow::Ok(())
+    });
+}
+
+/// 6,400 endpoints in each family, one in eight of them here.
+fn large(cluster: &mut Cluster) {
+    for n in 1..=80 {
+        let pods: Vec<u16> = (1..=40).map(|pod| 100 * n + pod).collect();
+        cluster.set(n, Some(&pods)).edit(n, |_, endpoints| {
+            for (number, endpoint) in endpoints.iter_mut().enumerate() {
+                let node = if number < 10 { "node-1" } else { "node-2" };
+                endpoint.node = Some(NodeName::new(node));
+            }
+        });
+    }
+}
+
+#[test]
+fn a_large_cluster_is_written_in_short_rules_and_becomes_small_again() {
+    in_sandbox_async!(async {
+        for variant in VARIANTS {
+            let mut cluster = Cluster::new();
+            let mut syncer = mk_syncer(variant, &settings())?;
+            large(&mut cluster);
+            cluster.sync(&mut syncer).await?;
+            for family in IpFamily::ALL {
+                let listed = save(variant, family)?;
+                let count = |part: &str| listed.lines().filter(|line| line.contains(part)).count();
+                let chains = [count(":KUBE-SVC-"), count(":KUBE-SEP-")];
+                // `endpoints` is of both families.
+                ensure!(chains == [160, 160 * 5], "{variant} {family}: {chains:?}");
+                ensure!(count("DNAT") == 160 * 40, "{variant} {family}");
+                ensure!(count("-A PREROUTING") == 1, "{variant} {family}");
+            }
+            let mut restarted = mk_syncer(variant, &settings())?;
+            restarted.take(&cluster.view, &all(&cluster));
+            ensure!(restarted.turn().await?.is_nothing(), "{variant}");
+            (2..=80).for_each(|n| {
+                cluster.set(n, None);
+            });
+            cluster.sync(&mut restarted).await?;
+            let listed = save(variant, IpFamily::V4)?;
+            let picks = listed.lines().filter(|line| line.starts_with("-A KUBE-SVC-"));
+            let inline = picks.filter(|line| line.contains("DNAT")).count();
+            ensure!(inline == 0, "{variant}: still short");
+            ensure!(listed.matches("\n:KUBE-SEP-").count() == 2 * 40, "{variant}");
             ensure!(remove(&path()).await? > 0);
         }
         anyhow::Ok(())

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::IpFamily;
 
-use super::names::{Builtin, ChainName, Fixed, Table};
+use super::names::{Builtin, ChainName, Fixed, Purpose, Table};
 use super::parse::{Jump, Read, read};
 use super::plan::{Block, Command, Plan};
 use super::rule::{Action, Rule, fingerprint};
@@ -30,6 +30,7 @@ pub struct Installed {
     pub(super) chains: BTreeMap<(Table, ChainName), Content>,
     pub(super) jumps: BTreeMap<(Table, Builtin), Vec<Jump>>,
     referred: BTreeSet<(Table, ChainName)>,
+    short: bool,
 }
 
 /// Where a rule stands in a chain that Service ports share.
@@ -66,6 +67,7 @@ impl Installed {
 
     fn table(&mut self, table: Table, read: Read) {
         for (chain, rules) in read.chains {
+            self.short |= picks_inline(chain, &rules);
             self.chains.insert((table, chain), content(table, chain, rules));
         }
         for (builtin, jumps) in read.jumps {
@@ -85,6 +87,11 @@ impl Installed {
         Table::ALL
             .into_iter()
             .any(|table| self.chains.contains_key(&(table, Fixed::Owner.into())))
+    }
+
+    /// Whether there are rules as in a large cluster.
+    pub fn is_short(&self) -> bool {
+        self.short
     }
 
     /// How many chains there are.
@@ -146,6 +153,12 @@ impl Installed {
         });
         Plan::new(family, blocks)
     }
+}
+
+fn picks_inline(chain: ChainName, rules: &[Option<Rule>]) -> bool {
+    let picks = matches!(chain, ChainName::Port(Purpose::Cluster | Purpose::Local, _));
+    let translates = |rule: &Rule| matches!(rule.action, Action::Translate(_));
+    picks && rules.iter().flatten().any(translates)
 }
 
 fn content(table: Table, chain: ChainName, rules: Vec<Option<Rule>>) -> Content {

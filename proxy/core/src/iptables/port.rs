@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One Service port in one family: its chains, and its rules in the chains that all share.
+//!
+//! In a large cluster the rules are short: those of endpoints have no comments, and an endpoint that needs no chain of
+//! its own, because it is on another node and remembers no clients, is translated to in the chain that picks it. That
+//! leaves one rule of five. It matters since the kernel looks at the whole table at every change, and in the legacy
+//! variant reads and writes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -31,18 +36,15 @@ pub struct PortRules {
     pub chains: BTreeMap<ChainName, Vec<Rule>>,
     /// Its rules in other chains.
     pub lines: BTreeSet<Line>,
-    /// How many endpoints it has.
-    pub endpoints: usize,
 }
 
-/// What a Service port comes to. `frontends` are those that it answers on; `commented` is whether the rules of its
-/// endpoints say what they are for.
+/// What a Service port comes to. `frontends` are those that it answers on.
 pub fn render(
     intent: &Intent,
     family: IpFamily,
     owner: &ServicePortName,
     frontends: &BTreeSet<Frontend>,
-    commented: bool,
+    short: bool,
 ) -> PortRules {
     let answered = frontends
         .iter()
@@ -53,7 +55,7 @@ pub fn render(
         family,
         owner,
         name: port_name(owner),
-        commented,
+        short,
         internal,
         external,
         rules: PortRules::default(),
@@ -72,7 +74,7 @@ struct Writer<'a> {
     family: IpFamily,
     owner: &'a ServicePortName,
     name: String,
-    commented: bool,
+    short: bool,
     /// ClusterIPs; at most one.
     internal: Answered<'a>,
     /// Everything else.
@@ -366,8 +368,10 @@ impl Writer<'_> {
             self.own(chain).extend(rules);
             all.extend(targets.iter().copied());
         }
-        self.rules.endpoints = all.len();
         for target in all {
+            if self.is_inline(&target, affinity) {
+                continue;
+            }
             let rules = self.endpoint(target, affinity);
             let chain = ChainName::endpoint(self.owner, &target);
             self.own(chain).extend(rules);
@@ -375,16 +379,20 @@ impl Writer<'_> {
     }
 
     fn comment(&self, rule: Rule, comment: impl FnOnce() -> String) -> Rule {
-        if self.commented {
-            rule.about(&comment())
-        } else {
-            rule
-        }
+        if self.short { rule } else { rule.about(&comment()) }
+    }
+
+    /// Whether the endpoint needs no chain of its own.
+    fn is_inline(&self, target: &Target, affinity: SessionAffinity) -> bool {
+        self.short && affinity == SessionAffinity::None && !self.intent.is_local_endpoint(target.ip)
     }
 
     /// A client that an endpoint of the list knows goes there; everybody else by chance, each with the same one.
     fn picks(&self, targets: &[Target], affinity: SessionAffinity) -> Vec<Rule> {
         let jump = |target: &Target| {
+            if self.is_inline(target, affinity) {
+                return self.translate(*target);
+            }
             let jump = Rule::jump(ChainName::endpoint(self.owner, target));
             self.comment(jump, || format!("{} -> {target}", self.name))
         };
@@ -418,14 +426,20 @@ impl Writer<'_> {
             });
         }
         let chain = ChainName::endpoint(self.owner, &target);
-        rules.push(Rule {
-            protocol: Some(self.owner.protocol),
+        rules.push(commented(Rule {
             recent: match affinity {
                 SessionAffinity::None => None,
                 SessionAffinity::ClientIp { .. } => Some(Recent::Note(chain)),
             },
-            ..commented(Rule::new(Action::Translate(target)))
-        });
+            ..self.translate(target)
+        }));
         rules
+    }
+
+    fn translate(&self, target: Target) -> Rule {
+        Rule {
+            protocol: Some(self.owner.protocol),
+            ..Rule::new(Action::Translate(target))
+        }
     }
 }

@@ -17,11 +17,16 @@ pub struct Choices {
     /// Packets of no known connection are not forwarded. kube-proxy does the same, unless
     /// `net.netfilter.nf_conntrack_tcp_be_liberal` is set (kubernetes/kubernetes#74839).
     pub drop_invalid: bool,
+    /// From how many endpoints on the rules are short, see [`super::port`]. 1,000, where kube-proxy leaves comments out.
+    pub short_from: usize,
 }
 
 impl Default for Choices {
     fn default() -> Self {
-        Self { drop_invalid: true }
+        Self {
+            drop_invalid: true,
+            short_from: 1_000,
+        }
     }
 }
 

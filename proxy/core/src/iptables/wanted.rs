@@ -18,8 +18,6 @@ use super::rule::{Action, Rule, fingerprint};
 use super::skeleton::{Choices, DISPATCH, Skeleton};
 use crate::{Frontend, Intent, Outcome, Touched};
 
-/// From how many endpoints on their rules go without comments, which makes them a third smaller. kube-proxy's number.
-const LARGE: usize = 1_000;
 /// Up to how many rules are deleted from a shared chain one by one. For each the whole chain is compared; with more it is
 /// cheaper to write it anew.
 const FEW: usize = 16;
@@ -29,6 +27,7 @@ struct Port {
     frontends: BTreeSet<Frontend>,
     chains: BTreeMap<ChainName, u64>,
     lines: BTreeSet<Line>,
+    endpoints: usize,
 }
 
 /// One family's tables as they should be.
@@ -36,7 +35,9 @@ struct Port {
 pub struct Wanted {
     family: IpFamily,
     skeleton: Skeleton,
-    commented: bool,
+    short_from: usize,
+    short: bool,
+    endpoints: usize,
     owners: BTreeMap<Frontend, ServicePortName>,
     ports: BTreeMap<ServicePortName, Port>,
     health: BTreeSet<Line>,
@@ -55,24 +56,25 @@ impl Wanted {
         let mut wanted = Self {
             family,
             skeleton: Skeleton::new(family, intent.settings(), choices),
-            commented: true,
+            short_from: choices.short_from,
+            short: false,
+            endpoints: 0,
             owners: BTreeMap::new(),
             ports: BTreeMap::new(),
             health: health(intent, family),
         };
-        let mut endpoints = 0;
-        for (frontend, found) in intent
-            .frontends()
-            .filter(|(frontend, _)| frontend.family() == family)
-        {
-            let port = wanted.ports.entry(found.owner.clone()).or_default();
-            if port.frontends.is_empty() {
-                endpoints += count(&found.outcome);
+        for (frontend, found) in intent.frontends() {
+            if frontend.family() == family {
+                let port = wanted.ports.entry(found.owner.clone()).or_default();
+                port.frontends.insert(*frontend);
+                wanted.owners.insert(*frontend, found.owner.clone());
             }
-            port.frontends.insert(*frontend);
-            wanted.owners.insert(*frontend, found.owner.clone());
         }
-        wanted.commented = endpoints <= LARGE;
+        for port in wanted.ports.values_mut() {
+            port.endpoints = port.count(intent);
+            wanted.endpoints += port.endpoints;
+        }
+        wanted.short = is_short(installed.is_short(), wanted.endpoints, choices.short_from);
         let plan = wanted.write_all(intent, installed);
         (wanted, plan)
     }
@@ -90,6 +92,11 @@ impl Wanted {
             .sum()
     }
 
+    /// Whether the rules are short, as in a large cluster.
+    pub fn is_short(&self) -> bool {
+        self.short
+    }
+
     /// Whether there is no Service.
     pub fn is_empty(&self) -> bool {
         self.ports.is_empty()
@@ -98,16 +105,16 @@ impl Wanted {
     fn write_all(&mut self, intent: &Intent, installed: &Installed) -> Plan {
         let mut nat = Block::new(Table::Nat);
         let mut chains: BTreeSet<ChainName> = BTreeSet::new();
-        let (family, commented) = (self.family, self.commented);
+        let (family, short) = (self.family, self.short);
         for (owner, port) in &mut self.ports {
-            let rules = render(intent, family, owner, &port.frontends, commented);
+            let rules = render(intent, family, owner, &port.frontends, short);
             chains.extend(rules.chains.keys());
             let as_it_is = |chain: ChainName, print| {
                 installed.chains.get(&(Table::Nat, chain)) == Some(&Content::Rules(print))
             };
             port.take(rules, as_it_is, &mut nat, &mut Lines::default());
         }
-        let mut blocks = Vec::new();
+        let (mut blocks, mut lates) = (Vec::new(), Vec::new());
         for table in Table::ALL {
             let mut block = if table == Table::Nat {
                 std::mem::replace(&mut nat, Block::new(Table::Nat))
@@ -115,12 +122,20 @@ impl Wanted {
                 Block::new(table)
             };
             let late = self.write_fixed(table, installed, &mut block);
-            self.write_jumps(table, installed, &mut block);
-            self.remove_stale(table, &chains, installed, &mut block);
-            blocks.push((block, late));
+            let stale = self.stale(table, &chains, installed);
+            let mut early = Block::new(table);
+            // Before removals: a jump may hold a chain that goes.
+            if block.is_large_with(2 * stale.len()) {
+                self.write_jumps(table, installed, &mut early);
+                self.make_targets(table, installed, &mut early);
+            } else {
+                self.write_jumps(table, installed, &mut block);
+            }
+            block.remove(stale);
+            blocks.extend([early, block]);
+            lates.push(late);
         }
-        let (blocks, late): (Vec<Block>, Vec<Block>) = blocks.into_iter().unzip();
-        Plan::new(family, blocks.into_iter().chain(late))
+        Plan::new(family, blocks.into_iter().chain(lates))
     }
 
     /// The chains that exist once. Returns what has to wait until the other tables are written.
@@ -218,24 +233,26 @@ impl Wanted {
         }
     }
 
-    fn remove_stale(
-        &self,
-        table: Table,
-        of_ports: &BTreeSet<ChainName>,
-        installed: &Installed,
-        block: &mut Block,
-    ) {
+    /// What jumps need to lead to, where it is not there yet.
+    fn make_targets(&self, table: Table, installed: &Installed, block: &mut Block) {
+        if block.is_empty() {
+            return;
+        }
+        let chains = self.skeleton.chains.keys().filter(|(of, _)| *of == table);
+        let missing = chains.filter(|key| !installed.chains.contains_key(key));
+        block.resets.extend(missing.map(|(_, chain)| *chain));
+    }
+
+    fn stale(&self, table: Table, of_ports: &BTreeSet<ChainName>, installed: &Installed) -> Vec<ChainName> {
         let there = installed.chains.keys().filter(|(of, _)| *of == table);
         let wanted = |chain: &ChainName| {
             let of_port = table == Table::Nat && of_ports.contains(chain);
             of_port || self.skeleton.chains.contains_key(&(table, *chain))
         };
-        let stale: Vec<ChainName> = there
+        there
             .map(|(_, chain)| *chain)
             .filter(|chain| !wanted(chain) && !installed.is_referred(table, *chain))
-            .collect();
-        block.resets.extend(&stale);
-        block.commands.extend(stale.into_iter().map(Command::Remove));
+            .collect()
     }
 
     /// Takes in what the intent's update touched; `self` is what the kernel holds. What a plan is not carried out of,
@@ -244,11 +261,16 @@ impl Wanted {
         let mut nat = Block::new(Table::Nat);
         let mut lines = Lines::default();
         let mut gone = BTreeSet::new();
-        for owner in self.claim(intent, touched) {
+        let mut dirty = self.claim(intent, touched);
+        if self.changes_length(intent, &dirty) {
+            self.short = !self.short;
+            dirty.extend(self.ports.keys().cloned());
+        }
+        for owner in dirty {
             let Some(port) = self.ports.get_mut(&owner) else {
                 continue;
             };
-            let rules = render(intent, self.family, &owner, &port.frontends, self.commented);
+            let rules = render(intent, self.family, &owner, &port.frontends, self.short);
             let before = port.chains.clone();
             let stale = before.keys().filter(|chain| !rules.chains.contains_key(chain));
             gone.extend(stale.copied());
@@ -281,9 +303,21 @@ impl Wanted {
                 self.rewrite(table, fixed.into(), block);
             }
         }
-        nat.resets.extend(&gone);
-        nat.commands.extend(gone.into_iter().map(Command::Remove));
+        nat.remove(gone);
         Plan::new(self.family, [filter, nat, late])
+    }
+
+    /// Notes how many endpoints the Service ports have, and whether the rules are to be of another length from now on.
+    fn changes_length(&mut self, intent: &Intent, dirty: &BTreeSet<ServicePortName>) -> bool {
+        for owner in dirty {
+            let Some(port) = self.ports.get_mut(owner) else {
+                continue;
+            };
+            let endpoints = port.count(intent);
+            self.endpoints += endpoints;
+            self.endpoints -= std::mem::replace(&mut port.endpoints, endpoints);
+        }
+        is_short(self.short, self.endpoints, self.short_from) != self.short
     }
 
     /// Notes which Service port answers on each touched frontend, and returns all that answered or do.
@@ -316,6 +350,15 @@ impl Wanted {
 }
 
 impl Port {
+    /// Under policy Local this is not all, but enough to tell a large cluster.
+    fn count(&self, intent: &Intent) -> usize {
+        let first = self.frontends.first().and_then(|frontend| intent.get(frontend));
+        match first.map(|found| &found.outcome) {
+            Some(Outcome::Endpoints(targets)) => targets.len(),
+            Some(Outcome::Reject(_) | Outcome::Drop(_)) | None => 0,
+        }
+    }
+
     /// Becomes what was rendered; writes the chains that are not as they should be.
     fn take(
         &mut self,
@@ -338,11 +381,9 @@ impl Port {
     }
 }
 
-fn count(outcome: &Outcome) -> usize {
-    match outcome {
-        Outcome::Endpoints(targets) => targets.len(),
-        Outcome::Reject(_) | Outcome::Drop(_) => 0,
-    }
+/// What is short stays so down to three quarters, so that nothing goes to and fro.
+fn is_short(short: bool, endpoints: usize, from: usize) -> bool {
+    endpoints > if short { from / 4 * 3 } else { from }
 }
 
 /// Health checks are let in under a policy of INPUT that drops.
