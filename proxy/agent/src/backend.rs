@@ -11,7 +11,7 @@ use berth_proxy_core::conntrack::StaleFlows;
 use berth_proxy_core::{Intent, Settings, Touched};
 
 use crate::Error;
-use crate::apply::nft::Nft;
+use crate::apply::nft::{Counters, Nft};
 use crate::iptables::{self, Iptables, Variant};
 use crate::nftables::Nftables;
 use crate::options::ProxyMode;
@@ -27,6 +27,8 @@ pub struct Done {
     pub changes: usize,
     /// UDP flows forgotten.
     pub forgotten: usize,
+    /// Bindings of clients to endpoints that their Services do not have any more, removed.
+    pub unbound: usize,
 }
 
 impl Done {
@@ -82,12 +84,12 @@ pub trait Backend: fmt::Debug + Send {
     /// How many elements (nftables), or chains and rules of frontends (iptables), as far as known, by family.
     fn elements(&self) -> Vec<(IpFamily, usize)>;
 
-    /// Packets to Services that found no endpoint where there should have been one, since the family's rules were
-    /// written first; `None` where the backend cannot tell.
+    /// What was counted of the family's packets since its rules were written first; `None` where the backend counts
+    /// nothing.
     ///
     /// # Errors
     /// The kernel cannot be asked.
-    fn untranslated(&self, family: IpFamily) -> impl Future<Output = Result<Option<u64>, Error>> + Send;
+    fn counters(&self, family: IpFamily) -> impl Future<Output = Result<Option<Counters>, Error>> + Send;
 }
 
 /// The backend that `--proxy-mode` names.
@@ -162,10 +164,10 @@ impl Backend for Chosen {
         }
     }
 
-    async fn untranslated(&self, family: IpFamily) -> Result<Option<u64>, Error> {
+    async fn counters(&self, family: IpFamily) -> Result<Option<Counters>, Error> {
         match self {
-            Self::Nftables(backend) => backend.untranslated(family).await,
-            Self::Iptables(backend) => backend.untranslated(family).await,
+            Self::Nftables(backend) => backend.counters(family).await,
+            Self::Iptables(backend) => backend.counters(family).await,
         }
     }
 }

@@ -21,6 +21,7 @@ use berth_proxy_core::{Intent, Settings, Touched};
 pub use program::{Programs, Variant};
 
 use crate::Error;
+use crate::apply::nft::Counters;
 use crate::backend::{Backend, Done, Turned};
 
 /// Not 0 where conntrack takes packets out of a TCP window for good.
@@ -141,7 +142,7 @@ impl Backend for Iptables {
         self.families.iter().filter_map(known).collect()
     }
 
-    async fn untranslated(&self, _family: IpFamily) -> Result<Option<u64>, Error> {
+    async fn counters(&self, _family: IpFamily) -> Result<Option<Counters>, Error> {
         Ok(None)
     }
 }

@@ -62,11 +62,8 @@ impl<'a> Decided<'a> {
         FrontendIntent {
             owner: owner.clone(),
             role,
-            policy: match role {
-                Role::ClusterIp => self.service.internal_policy,
-                Role::ExternalIp | Role::LoadBalancer | Role::NodePort => self.service.external_policy,
-            },
             outcome,
+            here_only: role == Role::ClusterIp && self.service.internal_policy == TrafficPolicy::Local,
             outside,
             masquerade,
             affinity: self.affinity,

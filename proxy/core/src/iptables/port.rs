@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use berth_model::{IpFamily, ServicePortName, SessionAffinity, TrafficPolicy};
+use berth_model::{IpFamily, ServicePortName, SessionAffinity};
 use ipnet::IpNet;
 
 use super::names::{ChainName, Fixed, Purpose, Table, port_name};
@@ -136,12 +136,12 @@ impl Writer<'_> {
                 self.line(Table::Filter, Fixed::Services, rule);
                 continue;
             }
-            let policy = match found.policy {
-                TrafficPolicy::Cluster => Purpose::Cluster,
-                TrafficPolicy::Local => Purpose::Local,
-            };
             let comment = format!("{} cluster IP", self.name);
-            let chain = self.chain(policy);
+            let chain = self.chain(if found.here_only {
+                Purpose::Local
+            } else {
+                Purpose::Cluster
+            });
             let rule = self.to(ip, &frontend, Rule::jump(chain).about(&comment));
             self.line(Table::Nat, Fixed::Services, rule);
             if let Some(mark) = self.mark_internal(found.masquerade) {
@@ -338,24 +338,18 @@ impl Writer<'_> {
     }
 
     fn policies(&mut self) {
-        let internal = |policy: TrafficPolicy| {
-            let of_policy = self
-                .internal
-                .iter()
-                .filter(move |(_, found)| found.policy == policy);
-            of_policy.filter_map(|(_, found)| endpoints(&found.outcome))
+        let internal = |here_only: bool| {
+            let of_list = self.internal.iter();
+            let of_list = of_list.filter(move |(_, found)| found.here_only == here_only);
+            of_list.filter_map(|(_, found)| endpoints(&found.outcome))
         };
         let main = self.external.iter().map(|(_, found)| &found.outcome);
         let outside = self
             .external
             .iter()
             .filter_map(|(_, found)| found.outside.as_ref());
-        let cluster = internal(TrafficPolicy::Cluster)
-            .chain(main.filter_map(endpoints))
-            .next();
-        let local = internal(TrafficPolicy::Local)
-            .chain(outside.filter_map(endpoints))
-            .next();
+        let cluster = internal(false).chain(main.filter_map(endpoints)).next();
+        let local = internal(true).chain(outside.filter_map(endpoints)).next();
         let lists = [(Purpose::Cluster, cluster), (Purpose::Local, local)]
             .map(|(purpose, list)| (purpose, list.map(Arc::clone)));
         let answered = self.internal.iter().chain(&self.external).next();

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use berth_model::{IpFamily, SessionAffinity, View};
+use berth_model::{IpFamily, View};
 use proptest::prelude::*;
 
 use super::walk::{Deviation, Ruleset, verdicts};
@@ -141,14 +141,6 @@ fn synced(family: IpFamily, intent: &Intent, short: bool) -> Kernel {
     kernel
 }
 
-/// Some of the Services have affinity, which changes the rules and no verdict.
-fn with_affinity(mut sample: Sample) -> Sample {
-    if sample.service.created == 1 {
-        sample.service.affinity = SessionAffinity::ClientIp { timeout_seconds: 7 };
-    }
-    sample
-}
-
 /// The second network holds nobody.
 fn with_networks(mut settings: Settings, several: bool) -> Settings {
     if several && !settings.cluster_cidrs.is_empty() {
@@ -163,7 +155,7 @@ fn put(view: &mut View, intent: &mut Intent, n: u8, change: Option<Sample>) -> T
         Some(mut sample) => {
             sample.service.key = key(n);
             sample.service.uid = format!("uid-{n}");
-            with_affinity(sample).put(view);
+            sample.put(view);
         }
         None => {
             view.services.remove(&key(n));
@@ -184,7 +176,6 @@ proptest! {
         short in any::<bool>(),
         packets in proptest::collection::vec(packet(), 24),
     ) {
-        let samples: Vec<Sample> = samples.into_iter().map(with_affinity).collect();
         let settings = with_networks(settings, several);
         let view = mk_view(&samples);
         let state = State { view: &view, settings: &settings };
