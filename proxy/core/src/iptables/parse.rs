@@ -328,3 +328,86 @@ fn target_of(text: &str) -> Option<Target> {
         port: address.port().try_into().ok()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::names::Fixed;
+    use super::*;
+
+    fn both(written: &str, listed: &str) -> (Option<Rule>, Option<Rule>) {
+        let family = IpFamily::V4;
+        (parse_rule(family, written), parse_rule(family, listed))
+    }
+
+    #[test]
+    fn what_the_programs_list_is_what_was_written() {
+        // Left as written, right as iptables 1.8.9 lists it.
+        let cases = [
+            (
+                "-p tcp -m comment --comment \"a/b:c -> 10.0.0.1:80\" -m statistic --mode random --probability 0.3333333333 -j KUBE-SEP-SXIVWICOYRO3J4NJ",
+                "-p 6 -m comment --comment \"a/b:c -> 10.0.0.1:80\" -m statistic --mode random --probability 0.33333333349 -j KUBE-SEP-SXIVWICOYRO3J4NJ",
+            ),
+            (
+                "-m recent --rcheck --seconds 5 --reap --name KUBE-SEP-SXIVWICOYRO3J4NJ -j RETURN",
+                "-m recent --rcheck --seconds 5 --reap --name KUBE-SEP-SXIVWICOYRO3J4NJ --mask 255.255.255.255 --rsource -j RETURN",
+            ),
+            ("-j MARK --or-mark 0x4000", "-j MARK --set-xmark 0x4000/0x4000"),
+            ("-j MARK --xor-mark 0x4000", "-j MARK --set-xmark 0x4000/0x0"),
+            (
+                "-d 10.96.0.1 -j REJECT",
+                "-d 10.96.0.1/32 -j REJECT --reject-with icmp-port-unreachable",
+            ),
+        ];
+        for (written, listed) in cases {
+            let (written, listed) = both(written, listed);
+            assert!(written.is_some());
+            assert_eq!(written, listed);
+        }
+    }
+
+    #[test]
+    fn every_probability_up_to_ten_thousand_endpoints_reads_back() {
+        for count in 1..=10_000 {
+            let written: f64 = probability(count).parse().unwrap();
+            // As the kernel keeps it, and libxt_statistic prints it.
+            let kept = (written * f64::from(1u32 << 31)).round() / f64::from(1u32 << 31);
+            let text = format!("-m statistic --mode random --probability {kept:.11} -j DROP");
+            let read = parse_rule(IpFamily::V4, &text).and_then(|rule| rule.one_in);
+            assert_eq!(read, Some(count));
+        }
+    }
+
+    #[test]
+    fn rules_of_others_are_not_taken_for_ours() {
+        for foreign in [
+            "-j DOCKER",
+            "-i eth0 -j RETURN",
+            "-m statistic --mode nth --every 2 --packet 0 -j RETURN",
+            "-j REJECT --reject-with tcp-reset",
+            "-j MASQUERADE",
+            "-m mark --mark 0x1/0xff -j ACCEPT",
+            "-m comment --comment \"unfinished",
+            "! -p tcp -j DROP",
+        ] {
+            assert_eq!(parse_rule(IpFamily::V4, foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn chains_of_others_are_passed_over_but_for_what_they_refer_to() {
+        let listed = "*nat\n:PREROUTING ACCEPT [1:2]\n:KUBE-SERVICES - [0:0]\n:DOCKER - [0:0]\n\
+                      -A PREROUTING -j DOCKER\n-A PREROUTING -m whatever -j KUBE-SERVICES\n\
+                      -A DOCKER -g KUBE-MARK-MASQ\n-A KUBE-SERVICES -i eth0 -j DROP\nCOMMIT\n\
+                      *raw\n:KUBE-SERVICES - [0:0]\nCOMMIT\n";
+        let tables = read(IpFamily::V4, listed);
+        let nat = tables.get(&Table::Nat).unwrap();
+        assert_eq!(tables.len(), 1);
+        assert_eq!(nat.chains, BTreeMap::from([(Fixed::Services.into(), vec![None])]));
+        let jump = Jump {
+            text: "-m whatever -j KUBE-SERVICES".into(),
+            rule: None,
+        };
+        assert_eq!(nat.jumps, BTreeMap::from([(Builtin::Prerouting, vec![jump])]));
+        assert_eq!(nat.referred, BTreeSet::from([Fixed::MarkMasq.into()]));
+    }
+}

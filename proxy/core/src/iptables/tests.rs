@@ -2,7 +2,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use berth_model::{IpFamily, View};
+use berth_model::{
+    Conditions, Endpoint, EndpointHints, EndpointPort, IpFamily, IpMode, LoadBalancerIngress, NodeName,
+    PortName, Protocol, Service, ServiceKind, ServicePort, SessionAffinity, TrafficPolicy, View,
+};
 use proptest::prelude::*;
 
 use super::walk::{Deviation, Ruleset, verdicts};
@@ -246,4 +249,109 @@ proptest! {
             prop_assert_eq!(&kernel, &Kernel::new());
         }
     }
+}
+
+fn mk_view_of(count: u8, pods: u8) -> View {
+    let mut view = View::default();
+    for n in 0..count {
+        let mut sample = web(pods);
+        sample.service.key = key(n);
+        sample.service.uid = format!("uid-{n}");
+        sample.service.cluster_ips = crate::sample::cluster_ips(n).into();
+        let port = sample.service.ports.first_mut().unwrap();
+        port.node_port = Some((30_000 + u16::from(n)).try_into().unwrap());
+        sample.service.load_balancer.clear();
+        sample.put(&mut view);
+    }
+    view
+}
+
+/// A LoadBalancer under external policy Local, with affinity and source ranges: every kind of rule.
+fn web(pods: u8) -> Sample {
+    let service = Service {
+        key: key(1),
+        uid: "uid-1".to_owned(),
+        created: 1,
+        kind: ServiceKind::LoadBalancer,
+        cluster_ips: crate::sample::cluster_ips(1).into(),
+        external_ips: vec![],
+        load_balancer: crate::sample::vips(1)
+            .map(|ip| LoadBalancerIngress {
+                ip,
+                mode: IpMode::Vip,
+            })
+            .into(),
+        load_balancer_class: None,
+        ports: vec![ServicePort {
+            name: PortName::new("http"),
+            protocol: Protocol::Tcp,
+            port: 80.try_into().unwrap(),
+            node_port: Some(30_080.try_into().unwrap()),
+        }],
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Local,
+        affinity: SessionAffinity::ClientIp {
+            timeout_seconds: 10_800,
+        },
+        source_ranges: Some(vec!["203.0.113.0/24".parse().unwrap()]),
+        health_check_node_port: Some(31_000.try_into().unwrap()),
+    };
+    let endpoints = (1..=pods).map(|pod| Endpoint {
+        ip: crate::sample::pod_ips(pod)[0],
+        port: 8_080.try_into().unwrap(),
+        conditions: Conditions::READY,
+        node: Some(NodeName::new(if pod == 1 { "here" } else { "there" })),
+        zone: None,
+        hints: EndpointHints::default(),
+    });
+    let join = EndpointPort {
+        name: PortName::new("http"),
+        protocol: Protocol::Tcp,
+    };
+    Sample {
+        service,
+        endpoints: BTreeMap::from([(join, endpoints.collect())]),
+    }
+}
+
+fn here() -> Settings {
+    Settings {
+        node: Some(NodeName::new("here")),
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:244::/64".parse().unwrap()],
+        ..Settings::default()
+    }
+}
+
+#[test]
+fn the_tables_read_like_this() {
+    let view = mk_view(&[web(2)]);
+    let intent = Intent::of(&view, here());
+    let texts = IpFamily::ALL.map(|family| full_script(family, &intent, Choices::default()));
+    insta::assert_snapshot!(texts.join("\n"));
+}
+
+#[test]
+fn a_change_is_as_large_as_what_changed_at_any_number_of_services() {
+    let lines = |services: u8| {
+        let mut view = mk_view_of(services, 3);
+        let mut intent = Intent::of(&view, here());
+        let (mut wanted, _) = Wanted::full(IpFamily::V4, &intent, Choices::default(), &Installed::default());
+        let fewer = mk_view_of(services, 2);
+        view.endpoints.insert(key(1), fewer.endpoints[&key(1)].clone());
+        let touched = intent.update(&view, [&key(1)]);
+        let endpoint = wanted.update(&intent, &touched);
+        view.services.remove(&key(2));
+        let touched = intent.update(&view, [&key(2)]);
+        let gone = wanted.update(&intent, &touched);
+        view.services.insert(key(2), fewer.services[&key(2)].clone());
+        let touched = intent.update(&view, [&key(2)]);
+        let back = wanted.update(&intent, &touched);
+        [endpoint, gone, back].map(|plan| plan.lines())
+    };
+    assert_eq!(lines(5), lines(200));
+    assert!(
+        lines(5).iter().all(|lines| (3..30).contains(lines)),
+        "{:?}",
+        lines(5)
+    );
 }
