@@ -38,7 +38,7 @@ impl fmt::Display for Command {
 
 /// From how many lines on a block begins with a listing of the table. iptables-nft otherwise keeps a sorted list of all
 /// chains that were named, and walks it for every line (`nft_cache_level_set` of iptables 1.8): 300 s for 2,000 Services
-/// of 2 ports and 10 endpoints, against 5 s. A listing makes it look at all chains once. It also makes it believe that the
+/// of 2 ports and 10 endpoints, against 2 s (debug build). A listing makes it look at all chains once. It also makes it believe that the
 /// chains of everybody are there, so that these must not be made in such a block.
 const MANY: usize = 4_000;
 
