@@ -15,4 +15,5 @@ pub mod differences;
 pub mod ground;
 pub mod launch;
 pub mod scenario;
+pub mod structure;
 pub mod world;

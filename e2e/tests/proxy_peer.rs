@@ -4,6 +4,7 @@
 //! `BERTH_PROXY_PEER_SEED` and `BERTH_PROXY_PEER_PACKETS` choose others, and more.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use anyhow::{Context, ensure};
 use berth_e2e::controlplane::Binaries;
@@ -14,9 +15,15 @@ use berth_e2e::proxy_peer::differences::Difference;
 use berth_e2e::proxy_peer::ground::Ground;
 use berth_e2e::proxy_peer::launch::{Proxy, Variant};
 use berth_e2e::proxy_peer::scenario::Scenario;
+use berth_e2e::proxy_peer::structure::{Structure, known};
 use berth_testkit::{in_sandbox_async, sandbox};
 
-const PEERS: [Proxy; 2] = [Proxy::KubeProxyNftables, Proxy::KubeProxyIptables(Variant::Nft)];
+/// Berth in iptables mode is compared with Berth, too.
+const PEERS: [Proxy; 3] = [
+    Proxy::KubeProxyNftables,
+    Proxy::KubeProxyIptables(Variant::Nft),
+    Proxy::BerthIptables(Variant::Nft),
+];
 const SERVICES: u8 = 24;
 /// One whose packets show every known difference; those of another may lack one.
 const SEED: u64 = 1;
@@ -37,6 +44,7 @@ fn random_packets_end_under_berth_as_under_kube_proxy() {
         let seen = survey(ground.worlds(), &scenario.packets).await?;
         ground.check()?;
         every_kind_of_outcome_came_up(&seen)?;
+        the_chains_are_kube_proxys(&ground)?;
         let found = findings(&seen);
         let faults: Vec<String> = found
             .iter()
@@ -63,6 +71,26 @@ fn random_packets_end_under_berth_as_under_kube_proxy() {
         }
         anyhow::Ok(())
     });
+}
+
+/// In iptables mode the same Services have the same chains, frontends lead to the same ones, and these to the same
+/// endpoints.
+fn the_chains_are_kube_proxys(ground: &Ground) -> anyhow::Result<()> {
+    for program in ["iptables-nft-save", "ip6tables-nft-save"] {
+        let listed = |proxy| {
+            let world = ground.worlds().get(&proxy).context("a world")?;
+            let output = world.node().run(|| Command::new(program).output())??;
+            ensure!(output.status.success(), "{program}: {output:?}");
+            anyhow::Ok(Structure::of(&String::from_utf8(output.stdout)?))
+        };
+        let ours = listed(Proxy::BerthIptables(Variant::Nft))?;
+        let theirs = listed(Proxy::KubeProxyIptables(Variant::Nft))?;
+        ensure!(theirs.chains.len() > 50, "{theirs:?}");
+        let differences = ours.differences(&theirs).into_iter();
+        let faults: Vec<String> = differences.filter(|line| known(line).is_none()).collect();
+        ensure!(faults.is_empty(), "{program}:\n{}", faults.join("\n"));
+    }
+    Ok(())
 }
 
 /// A comparison of nothing with nothing would hold as well.

@@ -41,8 +41,8 @@ impl Difference {
     pub fn reason(self) -> &'static str {
         match self {
             Self::OtherPortOfClusterIp => {
-                "kube-proxy's iptables mode has no rule for it and sends the packet on; \
-                 Berth refuses, as kube-proxy's nftables mode does"
+                "iptables mode, kube-proxy's and Berth's, has no rule for it and sends the packet on; \
+                 Berth in nftables mode refuses, as kube-proxy's nftables mode does"
             }
             Self::UnallocatedClusterIp => {
                 "kube-proxy's nftables mode reads the ServiceCIDRs and drops what is for nobody; \
@@ -79,8 +79,15 @@ impl Difference {
                 | Self::FarHairpin,
                 Proxy::KubeProxyIptables(_),
             )
-            | (Self::UnallocatedClusterIp, Proxy::KubeProxyNftables) => true,
-            (_, Proxy::Berth | Proxy::KubeProxyNftables | Proxy::KubeProxyIptables(_)) => false,
+            | (Self::UnallocatedClusterIp, Proxy::KubeProxyNftables)
+            | (Self::OtherPortOfClusterIp, Proxy::BerthIptables(_)) => true,
+            (
+                _,
+                Proxy::Berth
+                | Proxy::BerthIptables(_)
+                | Proxy::KubeProxyNftables
+                | Proxy::KubeProxyIptables(_),
+            ) => false,
         }
     }
 

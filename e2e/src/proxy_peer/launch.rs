@@ -43,6 +43,8 @@ impl Variant {
 pub enum Proxy {
     /// `berth proxy`, with the rights that its manifests give it.
     Berth,
+    /// The same in iptables mode.
+    BerthIptables(Variant),
     /// kube-proxy in nftables mode.
     KubeProxyNftables,
     /// kube-proxy in iptables mode.
@@ -54,6 +56,8 @@ impl Proxy {
     pub fn name(self) -> &'static str {
         match self {
             Self::Berth => "berth",
+            Self::BerthIptables(Variant::Nft) => "berth-iptables-nft",
+            Self::BerthIptables(Variant::Legacy) => "berth-iptables-legacy",
             Self::KubeProxyNftables => "kube-proxy-nftables",
             Self::KubeProxyIptables(Variant::Nft) => "kube-proxy-iptables-nft",
             Self::KubeProxyIptables(Variant::Legacy) => "kube-proxy-iptables-legacy",
@@ -64,13 +68,13 @@ impl Proxy {
         match self {
             Self::Berth => None,
             Self::KubeProxyNftables => Some("nftables"),
-            Self::KubeProxyIptables(_) => Some("iptables"),
+            Self::BerthIptables(_) | Self::KubeProxyIptables(_) => Some("iptables"),
         }
     }
 
     fn healthy(self) -> (SocketAddr, &'static str) {
         let (port, path) = match self {
-            Self::Berth => (10_356, "/readyz"),
+            Self::Berth | Self::BerthIptables(_) => (10_356, "/readyz"),
             Self::KubeProxyNftables | Self::KubeProxyIptables(_) => (10_256, "/healthz"),
         };
         (SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), path)
@@ -125,7 +129,7 @@ impl Stage {
     /// Its program is not built, or iptables is not installed.
     pub async fn launch_proxy(&self, proxy: Proxy, netns: &Netns, launch: &ProxyLaunch) -> Result<Process> {
         let account = match proxy {
-            Proxy::Berth => BERTH_PROXY,
+            Proxy::Berth | Proxy::BerthIptables(_) => BERTH_PROXY,
             Proxy::KubeProxyNftables | Proxy::KubeProxyIptables(_) => KUBE_PROXY,
         };
         let access = Launch {
@@ -135,14 +139,14 @@ impl Stage {
         let kubeconfig = self.kubeconfig(account, &access).await?;
         let log = self.logs().join(format!("{}.log", launch.name));
         let mut spec = match proxy {
-            Proxy::Berth => berth(launch, &kubeconfig, &log)?,
+            Proxy::Berth | Proxy::BerthIptables(_) => berth(proxy, launch, &kubeconfig, &log)?,
             Proxy::KubeProxyNftables | Proxy::KubeProxyIptables(_) => {
                 let program = Peers::ensure().await?.kube_proxy;
                 kube_proxy(proxy, program, launch, &kubeconfig, &log)?
             }
         };
         spec.args.extend(launch.extra_flags.iter().cloned());
-        if let Proxy::KubeProxyIptables(variant) = proxy {
+        if let Proxy::KubeProxyIptables(variant) | Proxy::BerthIptables(variant) = proxy {
             spec.env
                 .push(("PATH".to_owned(), path_with(variant, self.logs())?.into()));
         }
@@ -159,7 +163,7 @@ pub fn wait_ready(proxy: Proxy, process: &mut Process) -> Result<()> {
     Ok(process.wait_ready(address, path, PATIENCE)?)
 }
 
-fn berth(launch: &ProxyLaunch, kubeconfig: &Path, log: &Path) -> Result<Spec> {
+fn berth(proxy: Proxy, launch: &ProxyLaunch, kubeconfig: &Path, log: &Path) -> Result<Spec> {
     let built = || binary("berth", "berth");
     let program = launch.program.clone().map_or_else(|| Ok(built()?), anyhow::Ok)?;
     let (admin, _) = Proxy::Berth.healthy();
@@ -171,6 +175,8 @@ fn berth(launch: &ProxyLaunch, kubeconfig: &Path, log: &Path) -> Result<Spec> {
         format!("--cluster-cidr={}", launch.cluster_cidrs),
         format!("--admin-address={admin}"),
     ];
+    spec.args
+        .extend(proxy.mode().map(|mode| format!("--proxy-mode={mode}")));
     Ok(spec)
 }
 

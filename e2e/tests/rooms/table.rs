@@ -121,7 +121,7 @@ pub(crate) const ROOMS: &[Room] = &[
         folder: "proxy/core",
         core: true,
         ours: &["berth-model"],
-        others: &["ipnet", "thiserror"],
+        others: &["ipnet", "sha2", "thiserror"],
     },
     Room {
         name: "berth-runtime",

@@ -45,11 +45,11 @@ pub struct ProxyArgs {
     #[arg(long, env = "BERTH_RETIRE_DELAY", value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub retire_delay: Duration,
 
-    /// Remove Berth's tables from this node and exit
+    /// Remove from this node what Berth wrote, in whatever mode, and exit
     #[arg(long)]
     pub cleanup: bool,
 
-    /// Print the tables as nft text once Services and EndpointSlices are listed, write nothing, and exit
+    /// Print the tables as text (for nft, or for iptables-restore) once Services and EndpointSlices are listed, write nothing, and exit
     #[arg(long)]
     pub dry_run: bool,
 
@@ -62,7 +62,7 @@ pub struct ProxyArgs {
 #[derive(clap::Args, Clone, Debug, Default, PartialEq)]
 #[command(next_help_heading = "kube-proxy")]
 pub struct SharedArgs {
-    /// How the rules are written: nftables is the only way yet
+    /// How the rules are written: nftables (the default) or iptables (kube-proxy's chains; needs the programs of iptables)
     #[arg(long, value_name = "MODE")]
     pub proxy_mode: Option<ProxyMode>,
 

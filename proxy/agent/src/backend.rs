@@ -2,6 +2,7 @@
 //! The seam between the sync loop and what carries its intent out: one trait, and the backend that was chosen.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use berth_proxy_core::{Intent, Settings, Touched};
 
 use crate::Error;
 use crate::apply::nft::{Counters, Nft};
+use crate::iptables::{self, Iptables, Variant};
 use crate::nftables::Nftables;
 use crate::options::ProxyMode;
 
@@ -34,6 +36,14 @@ impl Done {
     /// Whether the kernel was left alone.
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Adds what another family's turn did.
+    pub fn merge(&mut self, other: Self) {
+        self.rebuilt += other.rebuilt;
+        self.networks += other.networks;
+        self.changes += other.changes;
+        self.forgotten += other.forgotten;
     }
 }
 
@@ -74,7 +84,7 @@ pub trait Backend: fmt::Debug + Send {
     /// How long until something is left to do without any change of the intent; `None` if nothing is.
     fn next_wake(&self) -> Option<Duration>;
 
-    /// How many elements (nftables), as far as known, by family.
+    /// How many elements (nftables), or chains and rules of frontends (iptables), as far as known, by family.
     fn elements(&self) -> Vec<(IpFamily, usize)>;
 
     /// What was counted of the family's packets since its rules were written first; `None` where the backend counts
@@ -89,7 +99,9 @@ pub trait Backend: fmt::Debug + Send {
 #[derive(Debug)]
 pub enum Chosen {
     /// Rules in nftables.
-    Nftables(Nftables),
+    Nftables(Box<Nftables>),
+    /// kube-proxy's chains in iptables.
+    Iptables(Iptables),
 }
 
 impl Chosen {
@@ -107,7 +119,13 @@ impl Chosen {
                 let nft = Nft::open()?;
                 // Missing privileges show here, before anything else is waited for.
                 nft.has_table(IpFamily::V4).await?;
-                Ok(Self::Nftables(Nftables::new(nft, settings, retire_delay)))
+                let backend = Nftables::new(nft, settings, retire_delay);
+                Ok(Self::Nftables(Box::new(backend)))
+            }
+            ProxyMode::Iptables => {
+                let backend = Iptables::open(&path(), Variant::Default)?;
+                backend.check().await?;
+                Ok(Self::Iptables(backend))
             }
         }
     }
@@ -117,38 +135,49 @@ impl Backend for Chosen {
     fn reconfigure(&mut self, settings: &Settings) {
         match self {
             Self::Nftables(backend) => backend.reconfigure(settings),
+            Self::Iptables(backend) => backend.reconfigure(settings),
         }
     }
 
     async fn turn(&mut self, intent: &Intent, touched: &Touched) -> Result<Turned, Error> {
         match self {
             Self::Nftables(backend) => backend.turn(intent, touched).await,
+            Self::Iptables(backend) => backend.turn(intent, touched).await,
         }
     }
 
     async fn audit(&mut self) -> Result<(), Error> {
         match self {
             Self::Nftables(backend) => backend.audit().await,
+            Self::Iptables(backend) => backend.audit().await,
         }
     }
 
     fn next_wake(&self) -> Option<Duration> {
         match self {
             Self::Nftables(backend) => backend.next_wake(),
+            Self::Iptables(backend) => backend.next_wake(),
         }
     }
 
     fn elements(&self) -> Vec<(IpFamily, usize)> {
         match self {
             Self::Nftables(backend) => backend.elements(),
+            Self::Iptables(backend) => backend.elements(),
         }
     }
 
     async fn counters(&self, family: IpFamily) -> Result<Option<Counters>, Error> {
         match self {
             Self::Nftables(backend) => backend.counters(family).await,
+            Self::Iptables(backend) => backend.counters(family).await,
         }
     }
+}
+
+/// Where programs are looked for.
+fn path() -> OsString {
+    std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into())
 }
 
 /// Removes everything of every backend's from this node, and nothing else; or what backends other than that of a
@@ -168,6 +197,10 @@ pub(crate) async fn remove(but: Option<ProxyMode>) -> Result<(), Error> {
                     let removed = nft.remove(family).await?;
                     tracing::info!(%mode, %family, removed, "clean-up");
                 }
+            }
+            ProxyMode::Iptables => {
+                let chains = iptables::remove(&path()).await?;
+                tracing::info!(%mode, chains, "clean-up");
             }
         }
     }

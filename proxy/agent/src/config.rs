@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use self::fields::Fields;
 use crate::SharedArgs;
-use crate::options::{healthz_address, metrics_address};
+use crate::options::{ProxyMode, healthz_address, metrics_address};
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
@@ -121,24 +121,16 @@ fn said(error: impl fmt::Display) -> String {
 /// What each mode has a section for. Where no mode is named, kube-proxy takes that of iptables, and so the
 /// file of somebody who never named one goes on to mean what it meant, but for what nftables says.
 fn modes(top: &mut Fields<'_>, config: &mut Config) {
-    const OTHER: &str = "it is about another mode, and this proxy writes nftables";
+    const OTHER: &str = "it is about another mode than the one that is chosen";
     let args = &mut config.args;
-    let named = args.proxy_mode.is_some();
     let mut nftables = top.section("nftables");
-    let own = ModeFields::read(&mut nftables);
+    let own = ModeFields::read_if(args.proxy_mode != Some(ProxyMode::Iptables), &mut nftables, OTHER);
     top.close(nftables);
     let mut iptables = top.section("iptables");
-    let other = if named {
-        for name in ["masqueradeBit", "masqueradeAll", "syncPeriod", "minSyncPeriod"] {
-            iptables.ignore(name, OTHER);
-        }
-        ModeFields::default()
-    } else {
-        ModeFields::read(&mut iptables)
-    };
+    let other = ModeFields::read_if(args.proxy_mode != Some(ProxyMode::Nftables), &mut iptables, OTHER);
     iptables.ignore(
         "localhostNodePorts",
-        "node ports are never served on loopback addresses by nftables",
+        "node ports are never served on loopback addresses",
     );
     top.close(iptables);
     args.masquerade_bit = own.bit.or(other.bit);
@@ -170,6 +162,16 @@ struct ModeFields {
 }
 
 impl ModeFields {
+    fn read_if(counts: bool, section: &mut Fields<'_>, why_not: &'static str) -> Self {
+        if counts {
+            return Self::read(section);
+        }
+        for name in ["masqueradeBit", "masqueradeAll", "syncPeriod", "minSyncPeriod"] {
+            section.ignore(name, why_not);
+        }
+        Self::default()
+    }
+
     fn read(section: &mut Fields<'_>) -> Self {
         Self {
             bit: section

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What can go wrong between us and the kernel.
 
+use std::path::PathBuf;
+
 use berth_runtime::exit::{Code, ExitError};
 
 /// A failure of the kernel side. The kernel applies a transaction wholly or not at all, so after any of
@@ -29,6 +31,34 @@ pub enum Error {
         /// How often it was tried.
         attempts: u32,
     },
+    /// A program is not installed.
+    #[error(
+        "{name} is not in PATH; --proxy-mode=iptables needs it: install the package iptables (of that name in Debian, Fedora and Alpine), or use --proxy-mode=nftables, which needs no program"
+    )]
+    NoProgram {
+        /// Which.
+        name: String,
+    },
+    /// A program could not be run.
+    #[error("{}: {source}", program.display())]
+    Program {
+        /// Which.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A program did not do what it was asked for.
+    #[error("{}: {status}: {said}{}", program.display(), line.as_ref().map(|line| format!("; the line: {line}")).unwrap_or_default())]
+    Refused {
+        /// Which.
+        program: PathBuf,
+        /// How it ended.
+        status: String,
+        /// What it said.
+        said: String,
+        /// Which line of its input it named.
+        line: Option<String>,
+    },
     /// A socket option could not be read or set.
     #[error("netlink socket: {0}")]
     Socket(#[from] nix::errno::Errno),
@@ -54,7 +84,12 @@ impl From<Error> for ExitError {
     fn from(error: Error) -> Self {
         let code = match error {
             Error::Privilege { .. } => Code::Privilege,
-            Error::Kernel { .. } | Error::Unstable { .. } | Error::Socket(_) => Code::Failure,
+            Error::NoProgram { .. } => Code::Usage,
+            Error::Kernel { .. }
+            | Error::Unstable { .. }
+            | Error::Program { .. }
+            | Error::Refused { .. }
+            | Error::Socket(_) => Code::Failure,
         };
         Self::new(code, error)
     }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the proxy does once and then exits: clean up, show what it would write.
 
+use berth_model::IpFamily;
 use berth_proxy_core::Intent;
+use berth_proxy_core::iptables::{self, Choices};
 use berth_proxy_core::nft::full_script;
 use berth_runtime::exit::ExitError;
 use tokio::sync::mpsc;
@@ -10,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend;
 use crate::feed::{Event, State};
 use crate::node::own_addresses;
-use crate::options::Options;
+use crate::options::{Options, ProxyMode};
 use crate::run::NODE_PATIENCE;
 
 /// Removes what Berth wrote, in whatever mode, and nothing else.
@@ -47,6 +49,14 @@ pub(crate) async fn dry_run(
     let own = own_addresses().unwrap_or_default();
     let settings = options.settings(state.node.as_ref(), &own);
     let intent = Intent::of(state.index.view(), settings);
-    print!("{}", full_script(&intent));
+    match options.mode {
+        ProxyMode::Nftables => print!("{}", full_script(&intent)),
+        ProxyMode::Iptables => {
+            for family in IpFamily::ALL {
+                let text = iptables::full_script(family, &intent, Choices::default());
+                print!("# {family}: iptables-restore --noflush\n{text}");
+            }
+        }
+    }
     Ok(())
 }

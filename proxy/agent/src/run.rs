@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Backend, Chosen};
+use crate::backend::{self, Backend, Chosen};
 use crate::events::Events;
 use crate::feed::{Event, Seen, Selection, State};
 use crate::health::{self, HealthPorts, ProxyHealth, Refusal};
@@ -294,6 +294,10 @@ impl Agent {
                     // Only now, since the rules have the kernel load the module.
                     let refused = sysctl::apply(&self.options.conntrack);
                     self.metrics.sysctls_refused(refused);
+                    // Only now, so that there is no time without rules.
+                    if let Err(error) = backend::remove(Some(self.options.mode)).await {
+                        tracing::warn!(%error, "what another mode may have left is not removed");
+                    }
                 }
                 let now = Timestamp::now();
                 self.health.updated(now);
@@ -319,7 +323,14 @@ impl Agent {
                 Ok(())
             }
             Err(error @ Error::Privilege { .. }) => Err(error.into()),
-            Err(error @ (Error::Kernel { .. } | Error::Unstable { .. } | Error::Socket(_))) => {
+            Err(
+                error @ (Error::Kernel { .. }
+                | Error::Unstable { .. }
+                | Error::NoProgram { .. }
+                | Error::Program { .. }
+                | Error::Refused { .. }
+                | Error::Socket(_)),
+            ) => {
                 self.failures = self.failures.saturating_add(1);
                 let delay = jitter(
                     RETRY.delay(self.failures).min(self.options.sync_period),

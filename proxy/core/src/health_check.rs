@@ -92,11 +92,15 @@ impl HealthChecks {
 }
 
 /// A Service's health check; `None` unless a load balancer in front has to know where its endpoints are.
+/// The port on which every node answers for this Service.
+pub(crate) fn health_check_port(service: &Service) -> Option<Port> {
+    let balanced = service.kind == ServiceKind::LoadBalancer;
+    let local = service.external_policy == TrafficPolicy::Local;
+    service.health_check_node_port.filter(|_| balanced && local)
+}
+
 fn health_check(service: &Service, view: &View, node: Option<&NodeName>) -> Option<HealthCheck> {
-    if service.kind != ServiceKind::LoadBalancer || service.external_policy != TrafficPolicy::Local {
-        return None;
-    }
-    let port = service.health_check_node_port?;
+    let port = health_check_port(service)?;
     let mut local: BTreeMap<IpFamily, BTreeSet<IpAddr>> = service
         .cluster_ips
         .iter()

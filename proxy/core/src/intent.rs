@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::{fmt, iter};
 
 use berth_model::{
-    EndpointPort, IpFamily, IpMode, Service, ServiceKey, ServicePort, ServicePortName, SessionAffinity, View,
+    EndpointPort, IpFamily, IpMode, Port, Service, ServiceKey, ServicePort, ServicePortName, SessionAffinity,
+    View,
 };
 
 use self::affinity::{AffineList, Affinities};
 pub use self::affinity::{Affinity, AffinityNumber};
 use self::decided::Decided;
+use crate::health_check::health_check_port;
 use crate::{Conflict, Frontend, FrontendIntent, Outcome, Role, Settings, Usable, categorize};
 
 mod affinity;
@@ -67,6 +69,9 @@ struct Contribution {
     affine: BTreeSet<AffineList>,
 }
 
+/// `spec.healthCheckNodePort`, and in which families.
+type HealthPort = (Port, Vec<IpFamily>);
+
 /// What an update looked at: all that may differ from before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
@@ -110,6 +115,7 @@ pub struct Intent {
     services: BTreeMap<ServiceKey, Contribution>,
     cluster_ips: BTreeMap<IpAddr, usize>,
     local_endpoints: BTreeMap<IpAddr, usize>,
+    health_ports: BTreeMap<ServiceKey, HealthPort>,
     affinities: Affinities,
 }
 
@@ -122,6 +128,7 @@ impl Intent {
             services: BTreeMap::new(),
             cluster_ips: BTreeMap::new(),
             local_endpoints: BTreeMap::new(),
+            health_ports: BTreeMap::new(),
             affinities: Affinities::default(),
         }
     }
@@ -171,6 +178,7 @@ impl Intent {
 
     /// Yields the Service's lists that remembered their clients.
     fn withdraw(&mut self, key: &ServiceKey, touched: &mut Touched) -> Vec<(AffinityNumber, Affinity)> {
+        self.health_ports.remove(key);
         let Some(old) = self.services.remove(key) else {
             return Vec::new();
         };
@@ -239,6 +247,11 @@ impl Intent {
             .local_endpoints
             .iter()
             .for_each(|ip| *self.local_endpoints.entry(*ip).or_default() += 1);
+        if let Some(port) = health_check_port(service) {
+            let families = contribution.cluster_ips.iter().map(|ip| IpFamily::of(*ip));
+            self.health_ports
+                .insert(service.key.clone(), (port, families.collect()));
+        }
         self.services.insert(service.key.clone(), contribution);
     }
 
@@ -308,6 +321,13 @@ impl Intent {
     /// The addresses of usable endpoints on this node, one family.
     pub fn local_endpoints(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> {
         of_family(&self.local_endpoints, family)
+    }
+
+    /// The health-check node ports of one family, which this node itself answers on.
+    pub fn health_ports(&self, family: IpFamily) -> impl Iterator<Item = (&ServiceKey, Port)> {
+        let of_family = move |(_, (_, families)): &(&ServiceKey, &HealthPort)| families.contains(&family);
+        let ports = self.health_ports.iter().filter(of_family);
+        ports.map(|(service, (port, _))| (service, *port))
     }
 
     /// Whether there is this Service, with or without a frontend.

@@ -19,6 +19,7 @@ mod frontend;
 mod hash;
 pub mod health_check;
 mod intent;
+pub mod iptables;
 pub mod names;
 pub mod nft;
 pub mod oracle;

@@ -158,6 +158,10 @@ fn without_a_mode_the_section_of_kube_proxys_default_counts_too() {
     let named = read("mode: nftables\niptables: {masqueradeBit: 5}\n");
     assert_eq!(named.args.masquerade_bit, None);
     assert_eq!(named.ignored[0].path, "iptables.masqueradeBit");
+    let other = read("mode: iptables\niptables: {masqueradeBit: 5}\nnftables: {masqueradeBit: 6}\n");
+    assert_eq!(other.args.proxy_mode, Some(ProxyMode::Iptables));
+    assert_eq!(other.args.masquerade_bit, Some(5));
+    assert_eq!(other.ignored[0].path, "nftables.masqueradeBit");
 }
 
 #[test]

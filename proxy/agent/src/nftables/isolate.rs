@@ -34,7 +34,12 @@ pub(super) fn is_about_elements(error: &Error) -> bool {
                 && !source.is_no_buffer_space()
                 && !source.is_dump_interrupted()
         }
-        Error::Privilege { .. } | Error::Unstable { .. } | Error::Socket(_) => false,
+        Error::Privilege { .. }
+        | Error::Unstable { .. }
+        | Error::NoProgram { .. }
+        | Error::Program { .. }
+        | Error::Refused { .. }
+        | Error::Socket(_) => false,
     }
 }
 

@@ -12,8 +12,9 @@ use berth_testkit::in_sandbox_async;
 use berth_testkit::netns::Netns;
 
 use crate::cluster::{Cluster, PORT, cluster_ips, mk_syncer, node_port, retire};
-use crate::packets::{NODE, SOON, Transport, mk_pod, serve, spread, untranslated};
+use crate::packets::{SOON, untranslated};
 use crate::structure::nft;
+use crate::traffic::{NODE, Transport, mk_pod, serve, spread};
 
 const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
 /// Enough that all of them meet the same of three endpoints by chance once in 700 runs; the test asks for it in

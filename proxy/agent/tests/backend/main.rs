@@ -9,3 +9,4 @@ mod packets;
 mod policies;
 mod refused;
 mod structure;
+mod traffic;

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The iptables backend on the running kernel, in both variants of iptables, each test in a sandbox of its own.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests: constants that parse")]
+
+#[path = "../backend/cluster.rs"]
+#[expect(dead_code, reason = "some of it is about nftables")]
+mod cluster;
+mod ground;
+mod packets;
+mod policies;
+mod structure;
+#[path = "../backend/traffic.rs"]
+mod traffic;
