@@ -18,6 +18,7 @@ pub mod conntrack;
 mod frontend;
 pub mod health_check;
 mod intent;
+pub mod ipvs;
 pub mod names;
 pub mod nft;
 pub mod oracle;
