@@ -11,6 +11,7 @@ use berth_proxy_core::{Intent, Settings, Touched};
 
 use crate::Error;
 use crate::apply::nft::Nft;
+use crate::ipvs::{self, Ipvs, IpvsOptions};
 use crate::nftables::Nftables;
 use crate::options::ProxyMode;
 
@@ -85,6 +86,8 @@ pub trait Backend: fmt::Debug + Send {
 pub enum Chosen {
     /// Rules in nftables.
     Nftables(Nftables),
+    /// Virtual servers in IPVS.
+    Ipvs(Box<Ipvs>),
 }
 
 impl Chosen {
@@ -96,6 +99,7 @@ impl Chosen {
         mode: ProxyMode,
         settings: &Settings,
         retire_delay: Duration,
+        ipvs: &IpvsOptions,
     ) -> Result<Self, Error> {
         match mode {
             ProxyMode::Nftables => {
@@ -103,6 +107,10 @@ impl Chosen {
                 // Missing privileges show here, before anything else is waited for.
                 nft.has_table(IpFamily::V4).await?;
                 Ok(Self::Nftables(Nftables::new(nft, settings, retire_delay)))
+            }
+            ProxyMode::Ipvs => {
+                let backend = Ipvs::open(settings, ipvs.clone()).await?;
+                Ok(Self::Ipvs(Box::new(backend)))
             }
         }
     }
@@ -112,36 +120,42 @@ impl Backend for Chosen {
     fn reconfigure(&mut self, settings: &Settings) {
         match self {
             Self::Nftables(backend) => backend.reconfigure(settings),
+            Self::Ipvs(backend) => backend.reconfigure(settings),
         }
     }
 
     async fn turn(&mut self, intent: &Intent, touched: &Touched) -> Result<Turned, Error> {
         match self {
             Self::Nftables(backend) => backend.turn(intent, touched).await,
+            Self::Ipvs(backend) => backend.turn(intent, touched).await,
         }
     }
 
     async fn audit(&mut self) -> Result<(), Error> {
         match self {
             Self::Nftables(backend) => backend.audit().await,
+            Self::Ipvs(backend) => backend.audit().await,
         }
     }
 
     fn next_wake(&self) -> Option<Duration> {
         match self {
             Self::Nftables(backend) => backend.next_wake(),
+            Self::Ipvs(backend) => backend.next_wake(),
         }
     }
 
     fn elements(&self) -> Vec<(IpFamily, usize)> {
         match self {
             Self::Nftables(backend) => backend.elements(),
+            Self::Ipvs(backend) => backend.elements(),
         }
     }
 
     async fn untranslated(&self, family: IpFamily) -> Result<Option<u64>, Error> {
         match self {
             Self::Nftables(backend) => backend.untranslated(family).await,
+            Self::Ipvs(backend) => backend.untranslated(family).await,
         }
     }
 }
@@ -163,6 +177,10 @@ pub(crate) async fn remove(but: Option<ProxyMode>) -> Result<(), Error> {
                     let removed = nft.remove(family).await?;
                     tracing::info!(%mode, %family, removed, "clean-up");
                 }
+            }
+            ProxyMode::Ipvs => {
+                let removed = ipvs::remove().await?;
+                tracing::info!(%mode, removed, "clean-up");
             }
         }
     }

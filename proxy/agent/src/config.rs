@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use self::fields::Fields;
 use crate::SharedArgs;
-use crate::options::{healthz_address, metrics_address};
+use crate::options::{ProxyMode, healthz_address, metrics_address};
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
@@ -121,9 +121,9 @@ fn said(error: impl fmt::Display) -> String {
 /// What each mode has a section for. Where no mode is named, kube-proxy takes that of iptables, and so the
 /// file of somebody who never named one goes on to mean what it meant, but for what nftables says.
 fn modes(top: &mut Fields<'_>, config: &mut Config) {
-    const OTHER: &str = "it is about another mode, and this proxy writes nftables";
+    const OTHER: &str = "it is about another mode than the one that the file names";
     let args = &mut config.args;
-    let named = args.proxy_mode.is_some();
+    let named = args.proxy_mode == Some(ProxyMode::Nftables);
     let mut nftables = top.section("nftables");
     let own = ModeFields::read(&mut nftables);
     top.close(nftables);
@@ -145,20 +145,39 @@ fn modes(top: &mut Fields<'_>, config: &mut Config) {
     args.masquerade_all = own.all.or(other.all);
     args.sync_period = own.sync.or(other.sync);
     args.min_sync_period = own.min_sync.or(other.min_sync);
-    let mut ipvs = top.section("ipvs");
-    for name in [
-        "syncPeriod",
-        "minSyncPeriod",
-        "scheduler",
-        "excludeCIDRs",
-        "strictARP",
-        "tcpTimeout",
-        "tcpFinTimeout",
-        "udpTimeout",
-    ] {
-        ipvs.ignore(name, OTHER);
+    ipvs(top, args, OTHER);
+}
+
+/// Mode ipvs has its periods in a section of its own, and the rest in that of iptables, as in kube-proxy.
+fn ipvs(top: &mut Fields<'_>, args: &mut SharedArgs, other: &'static str) {
+    let mut section = top.section("ipvs");
+    if args.proxy_mode == Some(ProxyMode::Ipvs) {
+        args.ipvs_scheduler = section.parsed("scheduler", |text| text.parse().map_err(said));
+        args.ipvs_strict_arp = section.flag("strictARP");
+        args.ipvs_exclude_cidrs = section.parsed_list("excludeCIDRs", |text| {
+            text.parse()
+                .map_err(|_| format!("{text:?} is no CIDR; write for example 192.0.2.0/24"))
+        });
+        args.ipvs_tcp_timeout = section.duration_or_zero("tcpTimeout");
+        args.ipvs_tcpfin_timeout = section.duration_or_zero("tcpFinTimeout");
+        args.ipvs_udp_timeout = section.duration_or_zero("udpTimeout");
+        args.sync_period = section.duration("syncPeriod");
+        args.min_sync_period = section.duration("minSyncPeriod");
+    } else {
+        for name in [
+            "syncPeriod",
+            "minSyncPeriod",
+            "scheduler",
+            "excludeCIDRs",
+            "strictARP",
+            "tcpTimeout",
+            "tcpFinTimeout",
+            "udpTimeout",
+        ] {
+            section.ignore(name, other);
+        }
     }
-    top.close(ipvs);
+    top.close(section);
 }
 
 #[derive(Default)]

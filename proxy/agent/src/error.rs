@@ -29,6 +29,22 @@ pub enum Error {
         /// How often it was tried.
         attempts: u32,
     },
+    /// The node lacks something.
+    #[error("{what}; {way_out}")]
+    Missing {
+        /// What is not there.
+        what: String,
+        /// What to do about it.
+        way_out: String,
+    },
+    /// A program failed.
+    #[error("{command}: {said}")]
+    Program {
+        /// The program with its arguments and how it ended.
+        command: String,
+        /// Its own words.
+        said: String,
+    },
     /// A socket option could not be read or set.
     #[error("netlink socket: {0}")]
     Socket(#[from] nix::errno::Errno),
@@ -54,7 +70,11 @@ impl From<Error> for ExitError {
     fn from(error: Error) -> Self {
         let code = match error {
             Error::Privilege { .. } => Code::Privilege,
-            Error::Kernel { .. } | Error::Unstable { .. } | Error::Socket(_) => Code::Failure,
+            Error::Kernel { .. }
+            | Error::Unstable { .. }
+            | Error::Missing { .. }
+            | Error::Program { .. }
+            | Error::Socket(_) => Code::Failure,
         };
         Self::new(code, error)
     }

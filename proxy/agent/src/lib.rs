@@ -19,6 +19,7 @@ mod error;
 mod events;
 mod feed;
 mod health;
+pub mod ipvs;
 mod metrics;
 pub mod nftables;
 mod node;

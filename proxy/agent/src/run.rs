@@ -66,7 +66,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         let events = feed::start(&connection.client(), &selection, WatchMetrics::default());
         return dry_run(&options, events, &stop).await;
     }
-    let backend = Chosen::open(options.mode, &settings, args.retire_delay).await?;
+    let backend = Chosen::open(options.mode, &settings, args.retire_delay, &options.ipvs).await?;
     let admin = Admin::bind("--metrics-bind-address", options.metrics).await?;
     let registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
     let metrics = registry.register(Metrics::register);
@@ -318,7 +318,13 @@ impl Agent {
                 Ok(())
             }
             Err(error @ Error::Privilege { .. }) => Err(error.into()),
-            Err(error @ (Error::Kernel { .. } | Error::Unstable { .. } | Error::Socket(_))) => {
+            Err(
+                error @ (Error::Kernel { .. }
+                | Error::Unstable { .. }
+                | Error::Missing { .. }
+                | Error::Program { .. }
+                | Error::Socket(_)),
+            ) => {
                 self.failures = self.failures.saturating_add(1);
                 let delay = jitter(
                     RETRY.delay(self.failures).min(self.options.sync_period),

@@ -31,7 +31,7 @@ pub mod state;
 pub mod walk;
 
 pub use deviation::Deviation;
-pub use diff::{Choice, diff};
+pub use diff::{Choice, diff, wants};
 pub use objects::{MarkSpace, Member, Scheduler, ServerConfig, ServerKey, Socket, UnknownScheduler};
 pub use plan::{Change, Plan, Stage, StageKind};
 pub use state::{Destination, Installed, Server, SocketState};

@@ -161,6 +161,31 @@ fn without_a_mode_the_section_of_kube_proxys_default_counts_too() {
 }
 
 #[test]
+fn mode_ipvs_has_its_own_section_and_the_bit_of_iptables() {
+    let args = read(
+        "mode: ipvs\niptables: {masqueradeBit: 5}\nipvs: {scheduler: lc, strictARP: true, excludeCIDRs: [192.0.2.0/24], \
+         tcpTimeout: 15m, tcpFinTimeout: 0s, udpTimeout: 5m, syncPeriod: 40s, minSyncPeriod: 2s}\n",
+    )
+    .args;
+    assert_eq!(args.proxy_mode, Some(ProxyMode::Ipvs));
+    assert_eq!(
+        (args.ipvs_scheduler, args.masquerade_bit),
+        (Some(Scheduler::Lc), Some(5))
+    );
+    assert_eq!(args.ipvs_strict_arp, Some(true));
+    assert_eq!(
+        args.ipvs_exclude_cidrs,
+        Some(vec!["192.0.2.0/24".parse().unwrap()])
+    );
+    assert_eq!(args.ipvs_tcp_timeout, Some(Duration::from_secs(900)));
+    assert_eq!(args.ipvs_udp_timeout, Some(Duration::from_secs(300)));
+    assert_eq!(args.sync_period, Some(Duration::from_secs(40)));
+    assert_eq!(args.min_sync_period, Some(Duration::from_secs(2)));
+    let said = faults(&format!("{HEAD}mode: ipvs\nipvs: {{scheduler: random}}\n"));
+    assert!(said.contains("ipvs.scheduler:") && said.contains("rr"), "{said}");
+}
+
+#[test]
 fn fields_without_effect_are_named_with_the_reason_if_they_say_something() {
     let config = read(
         "featureGates: {A: true}\nconfigSyncPeriod: 15m\nlogging: {verbosity: 4}\noomScoreAdj: -999\n\
@@ -229,7 +254,7 @@ fn what_is_wrong_is_named_by_its_path_with_the_way_out() {
             &["nodePortAddresses[1]:", "eth0", "primary"],
         ),
         ("nodePortAddresses: all\n", &["nodePortAddresses:", "no list"]),
-        ("mode: ipvs\n", &["mode:", "ipvs", "nftables"]),
+        ("mode: iptables\n", &["mode:", "iptables", "nftables"]),
         (
             "detectLocalMode: Bridge\n",
             &["detectLocalMode:", "Bridge", "NodeCIDR"],
@@ -262,7 +287,7 @@ fn what_is_wrong_is_named_by_its_path_with_the_way_out() {
 
 #[test]
 fn all_faults_are_said_at_once() {
-    let said = faults("apiVersion: v1\nmode: ipvs\nfoo: 1\n");
+    let said = faults("apiVersion: v1\nmode: iptables\nfoo: 1\n");
     for part in ["apiVersion: \"v1\"", "kind: it is missing", "mode:", "foo:"] {
         assert!(said.contains(part), "{said}");
     }

@@ -20,17 +20,20 @@ pub enum ProxyMode {
     /// By nftables.
     #[default]
     Nftables,
+    /// By IPVS, with ipset and iptables for the rest.
+    Ipvs,
 }
 
 impl ProxyMode {
     /// All of them.
-    pub const ALL: [ProxyMode; 1] = [Self::Nftables];
+    pub const ALL: [ProxyMode; 2] = [Self::Nftables, Self::Ipvs];
 }
 
 impl fmt::Display for ProxyMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nftables => "nftables",
+            Self::Ipvs => "ipvs",
         })
     }
 }
@@ -41,11 +44,12 @@ impl FromStr for ProxyMode {
     fn from_str(text: &str) -> Result<Self, ValueError> {
         match text {
             "" | "nftables" => Ok(Self::Nftables),
-            "iptables" | "ipvs" => Err(ValueError(format!(
-                "mode {text} is kube-proxy's: berth proxy writes nftables rules only; write nftables, or leave it out"
+            "ipvs" => Ok(Self::Ipvs),
+            "iptables" => Err(ValueError(format!(
+                "mode {text} is kube-proxy's: berth proxy has nftables and ipvs; write nftables, or leave it out"
             ))),
             _ => Err(ValueError(format!(
-                "{text:?} is no mode; write nftables, or leave it out"
+                "{text:?} is no mode; write nftables or ipvs, or leave it out"
             ))),
         }
     }

@@ -52,6 +52,11 @@ pub fn diff(
     differ.plan(touched)
 }
 
+/// Whether a socket is wanted.
+pub fn wants(intent: &Intent, choice: &Choice<'_>, socket: &Socket) -> bool {
+    Desired { intent, choice }.socket(socket).is_some()
+}
+
 struct Differ<'a> {
     installed: &'a Installed,
     desired: Desired<'a>,

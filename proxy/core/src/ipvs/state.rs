@@ -8,7 +8,7 @@ use std::time::Duration;
 use berth_model::{IpFamily, Port, Protocol};
 use ipnet::IpNet;
 
-use super::names::SetName;
+use super::names::{FamilySet, SetName};
 use super::objects::{Member, ServerConfig, ServerKey, Socket};
 use super::plan::Change;
 use crate::Target;
@@ -102,6 +102,26 @@ impl Installed {
     pub fn count(&self, family: IpFamily) -> usize {
         let ours = self.servers().filter(|(key, _)| key.family() == family);
         ours.map(|(_, server)| 1 + server.destinations.len()).sum()
+    }
+
+    /// How many elements each set has; those that have none are left out.
+    pub fn set_sizes(&self) -> BTreeMap<FamilySet, usize> {
+        let mut sizes = BTreeMap::new();
+        let mut add = |family, set, count: usize| {
+            if count > 0 {
+                *sizes.entry(FamilySet(family, set)).or_default() += count;
+            }
+        };
+        for (socket, state) in &self.sockets {
+            let family = socket.family();
+            state.sets.iter().for_each(|set| add(family, *set, 1));
+            add(family, SetName::Sources, state.sources.len());
+            add(family, SetName::Inside, state.mark.iter().count());
+        }
+        for (set, member) in &self.members {
+            add(member.family(), *set, 1);
+        }
+        sizes
     }
 
     /// Every server.

@@ -243,7 +243,10 @@ proptest! {
             let targets = |state: &Installed| -> BTreeSet<Target> {
                 verdicts(&rules, state, &packet).into_iter().filter_map(|verdict| match verdict {
                     crate::walk::Verdict::Translated { target, .. } => Some(target),
-                    _ => None,
+                    crate::walk::Verdict::Untouched
+                    | crate::walk::Verdict::Rejected
+                    | crate::walk::Verdict::Dropped
+                    | crate::walk::Verdict::Untranslated => None,
                 }).collect()
             };
             let known: BTreeSet<Target> = targets(&installed).union(&targets(&settled)).copied().collect();

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Programs that take their work from standard input.
+
+use std::io;
+use std::process::Stdio;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::Error;
+
+/// Runs a program of a Debian package to its end and returns its output.
+///
+/// # Errors
+/// It is not there, or it failed.
+pub(super) async fn run(
+    program: &str,
+    arguments: &[&str],
+    input: &str,
+    package: &str,
+) -> Result<String, Error> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Error::Missing {
+            what: format!("program {program} is not on the PATH"),
+            way_out: format!("install it (Debian: apt-get install {package}), or use --proxy-mode=nftables"),
+        },
+        _ => Error::Program {
+            command: format!("{program} {}", arguments.join(" ")),
+            said: error.to_string(),
+        },
+    };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    let stdin = child.stdin.take();
+    let feed = async {
+        if let Some(mut stdin) = stdin {
+            // Where it stopped reading, its own message says more.
+            let _ = stdin.write_all(input.as_bytes()).await;
+        }
+    };
+    let ((), output) = tokio::join!(feed, child.wait_with_output());
+    let output = output.map_err(failed)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if said.contains("Permission denied") || said.contains("Operation not permitted") {
+        return Err(Error::Privilege {
+            what: program.to_owned(),
+        });
+    }
+    Err(Error::Program {
+        command: format!("{program} {} ({})", arguments.join(" "), output.status),
+        said,
+    })
+}
