@@ -87,7 +87,7 @@ pub enum Chosen {
     /// Rules in nftables.
     Nftables(Nftables),
     /// Virtual servers in IPVS.
-    Ipvs(Box<Ipvs>),
+    Ipvs(Ipvs),
 }
 
 impl Chosen {
@@ -110,7 +110,7 @@ impl Chosen {
             }
             ProxyMode::Ipvs => {
                 let backend = Ipvs::open(settings, ipvs.clone()).await?;
-                Ok(Self::Ipvs(Box::new(backend)))
+                Ok(Self::Ipvs(backend))
             }
         }
     }

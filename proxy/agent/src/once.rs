@@ -2,6 +2,7 @@
 //! What the proxy does once and then exits: clean up, show what it would write.
 
 use berth_proxy_core::Intent;
+use berth_proxy_core::ipvs::{self, Choice};
 use berth_proxy_core::nft::full_script;
 use berth_runtime::exit::ExitError;
 use tokio::sync::mpsc;
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend;
 use crate::feed::{Event, State};
 use crate::node::own_addresses;
-use crate::options::Options;
+use crate::options::{Options, ProxyMode};
 
 /// Removes what Berth wrote, in whatever mode, and nothing else.
 ///
@@ -42,6 +43,17 @@ pub(crate) async fn dry_run(
     let own = own_addresses().unwrap_or_default();
     let settings = options.settings(state.node.as_ref(), &own);
     let intent = Intent::of(state.index.view(), settings);
-    print!("{}", full_script(&intent));
+    let text = match options.mode {
+        ProxyMode::Nftables => full_script(&intent),
+        ProxyMode::Ipvs => {
+            let choice = Choice {
+                own: &own,
+                scheduler: options.ipvs.scheduler,
+                drain_bound: options.ipvs.drain_bound,
+            };
+            ipvs::full_script(&intent, &choice)
+        }
+    };
+    print!("{text}");
     Ok(())
 }

@@ -30,11 +30,28 @@ pub mod rules;
 pub mod state;
 pub mod walk;
 
+use std::time::Duration;
+
+use berth_model::IpFamily;
+
+use crate::Intent;
+
 pub use deviation::Deviation;
 pub use diff::{Choice, diff, wants};
 pub use objects::{MarkSpace, Member, Scheduler, ServerConfig, ServerKey, Socket, UnknownScheduler};
 pub use plan::{Change, Plan, Stage, StageKind};
 pub use state::{Destination, Installed, Server, SocketState};
+
+/// What a node that starts from nothing comes to have: the rules of both families as iptables-restore takes them, then
+/// sets, servers and addresses as commands. For people: `berth proxy --dry-run`.
+pub fn full_script(intent: &Intent, choice: &Choice<'_>) -> String {
+    let rules = IpFamily::ALL.map(|family| {
+        let text = rules::restore_text(family, intent.settings(), &rules::HOOKS);
+        format!("# {family}, iptables-restore --noflush\n{text}")
+    });
+    let plan = diff(&Installed::default(), intent, choice, None, Duration::ZERO);
+    format!("{}{plan}", rules.concat())
+}
 
 #[cfg(test)]
 mod tests;

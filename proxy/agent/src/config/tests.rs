@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use berth_proxy_core::ipvs::Scheduler;
+
 use super::*;
 use crate::options::{BindTo, DetectLocalMode, NodePortAddress, ProxyMode};
 
@@ -141,6 +143,7 @@ fn every_field_with_a_meaning_here_is_taken() {
         conntrack_tcp_be_liberal: Some(true),
         conntrack_udp_timeout: seconds(10),
         conntrack_udp_timeout_stream: seconds(20),
+        ..SharedArgs::default()
     };
     assert_eq!(config.args, expected);
     assert_eq!(config.node_name.as_deref(), Some("Node-7"));

@@ -19,15 +19,20 @@ pub(super) async fn run(
     input: &str,
     package: &str,
 ) -> Result<String, Error> {
-    let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Error::Missing {
-            what: format!("program {program} is not on the PATH"),
-            way_out: format!("install it (Debian: apt-get install {package}), or use --proxy-mode=nftables"),
-        },
-        _ => Error::Program {
-            command: format!("{program} {}", arguments.join(" ")),
-            said: error.to_string(),
-        },
+    let failed = |error: io::Error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            Error::Missing {
+                what: format!("program {program} is not on the PATH"),
+                way_out: format!(
+                    "install it (Debian: apt-get install {package}), or use --proxy-mode=nftables"
+                ),
+            }
+        } else {
+            Error::Program {
+                command: format!("{program} {}", arguments.join(" ")),
+                said: error.to_string(),
+            }
+        }
     };
     let mut child = Command::new(program)
         .args(arguments)

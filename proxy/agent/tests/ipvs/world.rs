@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A node with Pods and strangers around it, and a small cluster's view for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use berth_model::{
+    Conditions, Endpoint, EndpointHints, EndpointPort, NodeName, PortName, Protocol, Service, ServiceKey,
+    ServiceKind, ServicePort, SessionAffinity, TrafficPolicy, View,
+};
+use berth_proxy_agent::backend::Done;
+use berth_proxy_agent::ipvs::{Ipvs, IpvsOptions};
+use berth_proxy_agent::sync::Syncer;
+use berth_proxy_core::Settings;
+use berth_testkit::netns::Netns;
+use nix::sys::socket::{setsockopt, sockopt};
+
+pub(crate) const PORT: u16 = 80;
+pub(crate) const TARGET_PORT: u16 = 8_080;
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long an answer that must not come is waited for.
+const SILENCE: Duration = Duration::from_millis(250);
+/// The node's addresses among the Pods, at the other end of every link, and those outside.
+pub(crate) const GATE: [&str; 2] = ["10.244.255.254", "fd00:10:244:ffff::1"];
+pub(crate) const HOST: [&str; 2] = ["10.77.0.11", "fd00:77::b"];
+/// External and LoadBalancer addresses.
+pub(crate) const VIPS: [&str; 2] = ["192.0.2.7", "2001:db8:192::7"];
+pub(crate) const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
+
+pub(crate) fn ips(texts: [&str; 2]) -> [IpAddr; 2] {
+    texts.map(|text| text.parse().unwrap())
+}
+
+pub(crate) fn cluster_ips(n: u8) -> [IpAddr; 2] {
+    [
+        [10, 96, 0, n].into(),
+        format!("fd00:10:96::{n:x}").parse().unwrap(),
+    ]
+}
+
+pub(crate) fn pod_ips(n: u8) -> [IpAddr; 2] {
+    [
+        [10, 244, 0, n].into(),
+        format!("fd00:10:244::{n:x}").parse().unwrap(),
+    ]
+}
+
+pub(crate) fn stranger_ips(n: u8) -> [IpAddr; 2] {
+    [
+        [203, 0, 113, n].into(),
+        format!("2001:db8:203::{n:x}").parse().unwrap(),
+    ]
+}
+
+pub(crate) fn node_port(n: u8) -> u16 {
+    30_000 + u16::from(n)
+}
+
+/// Makes the namespace of this thread a node.
+pub(crate) fn mk_node() -> anyhow::Result<Netns> {
+    let node = Netns::current("node")?;
+    node.sysctl(&[
+        ("net/ipv4/ip_forward", "1"),
+        ("net/ipv6/conf/all/forwarding", "1"),
+        ("net/ipv6/conf/all/accept_dad", "0"),
+        ("net/ipv6/conf/default/accept_dad", "0"),
+        ("net/ipv4/conf/all/rp_filter", "0"),
+        // Refusals are asked for in quick succession here.
+        ("net/ipv4/icmp_ratelimit", "0"),
+        ("net/ipv6/icmp/ratelimit", "0"),
+    ])?;
+    let [v4, v6] = HOST;
+    node.ip(&format!(
+        "link set lo up\naddr add {v4}/32 dev lo\naddr add {v6}/128 dev lo nodad\n"
+    ))?;
+    Ok(node)
+}
+
+/// A host of its own behind the node, with these addresses.
+fn mk_host(name: &str, addresses: [IpAddr; 2]) -> anyhow::Result<Netns> {
+    let host = Netns::create(name)?;
+    let ([v4, v6], [gate4, gate6]) = (addresses, GATE);
+    Netns::current("node")?.ip(&format!(
+        "link add v-{name} type veth peer name eth0 netns {name}\n\
+         link set v-{name} up\n\
+         addr add {gate4}/32 dev v-{name}\n\
+         addr add {gate6}/128 dev v-{name} nodad\n\
+         route add {v4} dev v-{name}\nroute add {v6} dev v-{name}\n"
+    ))?;
+    host.ip(&format!(
+        "link set lo up\nlink set eth0 up\n\
+         addr add {v4}/32 dev eth0\n\
+         addr add {v6}/128 dev eth0 nodad\n\
+         route add {gate4} dev eth0\nroute add default via {gate4} dev eth0\n\
+         route add {gate6} dev eth0\nroute add default via {gate6} dev eth0\n"
+    ))?;
+    Ok(host)
+}
+
+/// A Pod that answers.
+pub(crate) fn mk_pod(n: u8) -> anyhow::Result<Netns> {
+    let pod = mk_host(&format!("pod-{n}"), pod_ips(n))?;
+    serve(&pod, n)?;
+    Ok(pod)
+}
+
+/// A host that is no Pod, for which this node is the way to everything.
+pub(crate) fn mk_stranger(n: u8) -> anyhow::Result<Netns> {
+    mk_host(&format!("stranger-{n}"), stranger_ips(n))
+}
+
+/// Names of namespaces are the machine's; a case leaves its own.
+pub(crate) fn forget_namespaces() {
+    for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        if let Some(name) = entry.file_name().to_str()
+            && let Ok(namespace) = Netns::open(name)
+        {
+            namespace.delete().unwrap();
+        }
+    }
+}
+
+/// Answers each TCP connection and each datagram with `N CLIENT`, and each further line with the line.
+fn serve(pod: &Netns, n: u8) -> anyhow::Result<()> {
+    let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, TARGET_PORT));
+    let (tcp, udp) = pod.run(|| (TcpListener::bind(all), UdpSocket::bind(all)))?;
+    let (tcp, udp) = (tcp?, udp?);
+    std::thread::spawn(move || {
+        for stream in tcp.incoming().flatten() {
+            std::thread::spawn(move || echo(stream, n));
+        }
+    });
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, peer)) = udp.recv_from(&mut buffer) {
+            let _ = udp.send_to(format!("{n} {}\n", peer.ip().to_canonical()).as_bytes(), peer);
+        }
+    });
+    Ok(())
+}
+
+fn echo(stream: TcpStream, n: u8) -> std::io::Result<()> {
+    let mut writer = stream.try_clone()?;
+    writeln!(writer, "{n} {}", stream.peer_addr()?.ip().to_canonical())?;
+    for line in BufReader::new(stream).lines() {
+        writeln!(writer, "{}", line?)?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Tcp,
+    Udp,
+}
+
+fn line(stream: &TcpStream) -> std::io::Result<String> {
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    if line.is_empty() {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    Ok(line.trim().to_owned())
+}
+
+fn ask_for(patience: Duration, transport: Transport, to: SocketAddr) -> std::io::Result<String> {
+    match transport {
+        Transport::Tcp => {
+            let stream = TcpStream::connect_timeout(&to, patience)?;
+            stream.set_read_timeout(Some(patience))?;
+            line(&stream)
+        }
+        Transport::Udp => {
+            let socket = udp_to(to, patience)?;
+            again(&socket)
+        }
+    }
+}
+
+/// A UDP client that keeps its port.
+pub(crate) fn udp_to(to: SocketAddr, patience: Duration) -> std::io::Result<UdpSocket> {
+    let any: IpAddr = if to.is_ipv4() {
+        [0; 4].into()
+    } else {
+        [0; 16].into()
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.connect(to)?;
+    Ok(socket)
+}
+
+/// One more datagram and its answer.
+pub(crate) fn again(socket: &UdpSocket) -> std::io::Result<String> {
+    let mut buffer = [0; 64];
+    socket.send(b"?")?;
+    let length = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).trim().to_owned())
+}
+
+/// One new connection: the answer.
+pub(crate) fn ask(
+    from: &Netns,
+    transport: Transport,
+    to: SocketAddr,
+) -> anyhow::Result<std::io::Result<String>> {
+    Ok(from.run(|| ask_for(PATIENCE, transport, to))?)
+}
+
+/// A TCP connection that stays, with the answer it began with.
+pub(crate) fn connect(from: &Netns, to: SocketAddr) -> anyhow::Result<(TcpStream, String)> {
+    let stream = from.run(|| TcpStream::connect_timeout(&to, PATIENCE))??;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let first = line(&stream)?;
+    Ok((stream, first))
+}
+
+/// One more line and its echo.
+pub(crate) fn talk(stream: &mut TcpStream) -> anyhow::Result<()> {
+    stream.write_all(b"still there\n")?;
+    anyhow::ensure!(line(stream)? == "still there");
+    Ok(())
+}
+
+/// Ends a connection by a reset, which IPVS remembers for 10 s; an orderly end, for 2 minutes.
+pub(crate) fn reset(stream: &TcpStream) -> anyhow::Result<()> {
+    let linger = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    Ok(setsockopt(stream, sockopt::Linger, &linger)?)
+}
+
+/// How often each Pod answered.
+pub(crate) fn spread(
+    from: &Netns,
+    transport: Transport,
+    to: SocketAddr,
+    times: usize,
+) -> anyhow::Result<BTreeMap<String, usize>> {
+    let answers: Vec<_> = from.run(|| (0..times).map(|_| ask_for(PATIENCE, transport, to)).collect())?;
+    let mut counts = BTreeMap::new();
+    for answer in answers {
+        let answer = answer.with_context(|| format!("{transport:?} {to} from {}", from.name()))?;
+        let pod = answer.split(' ').next().unwrap_or_default().to_owned();
+        *counts.entry(pod).or_default() += 1;
+    }
+    Ok(counts)
+}
+
+/// A host's own datagram that a rule of its output hook stops fails in `send` already.
+fn own_datagram_stopped(from: &Netns, kind: ErrorKind) -> bool {
+    from.name() == "node" && kind == ErrorKind::PermissionDenied
+}
+
+/// The new connection is refused.
+pub(crate) fn is_refused(from: &Netns, transport: Transport, to: SocketAddr) -> anyhow::Result<bool> {
+    let outcome = ask(from, transport, to)?;
+    Ok(outcome.is_err_and(|error| {
+        error.kind() == ErrorKind::ConnectionRefused || own_datagram_stopped(from, error.kind())
+    }))
+}
+
+/// The new connection is neither answered nor refused.
+pub(crate) fn is_silent(from: &Netns, transport: Transport, to: SocketAddr) -> anyhow::Result<bool> {
+    let outcome = from.run(|| ask_for(SILENCE, transport, to))?;
+    Ok(outcome.is_err_and(|error| {
+        matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
+            || own_datagram_stopped(from, error.kind())
+    }))
+}
+
+/// Services with a TCP and a UDP port each, both families, one ClusterIP and the external address each.
+pub(crate) struct Cluster {
+    pub(crate) view: View,
+    dirty: BTreeSet<ServiceKey>,
+}
+
+pub(crate) fn key(n: u8) -> ServiceKey {
+    ServiceKey::new("shop", format!("s{n}"))
+}
+
+/// The Pods, on a node that is or is not this one.
+pub(crate) fn on(node: &str, pods: &[u8]) -> Vec<Endpoint> {
+    let of_pod = |pod: &u8| {
+        pod_ips(*pod).map(|ip| Endpoint {
+            ip,
+            port: TARGET_PORT.try_into().unwrap(),
+            conditions: Conditions::READY,
+            node: Some(NodeName::new(node)),
+            zone: None,
+            hints: EndpointHints::default(),
+        })
+    };
+    pods.iter().flat_map(of_pod).collect()
+}
+
+impl Cluster {
+    pub(crate) fn new() -> Self {
+        Self {
+            view: View::default(),
+            dirty: BTreeSet::new(),
+        }
+    }
+
+    /// The Service `n` with these endpoints behind it, changed as told.
+    pub(crate) fn put(
+        &mut self,
+        n: u8,
+        endpoints: Vec<Endpoint>,
+        change: impl FnOnce(&mut Service),
+    ) -> &mut Self {
+        let mut service = mk_service(n);
+        change(&mut service);
+        let joins = service.ports.iter().map(|port| {
+            let join = EndpointPort {
+                name: port.name.clone(),
+                protocol: port.protocol,
+            };
+            (join, endpoints.clone())
+        });
+        let joins: BTreeMap<EndpointPort, Vec<Endpoint>> = joins.collect();
+        self.view.endpoints.insert(key(n), Arc::new(joins));
+        self.view.services.insert(key(n), Arc::new(service));
+        self.dirty.insert(key(n));
+        self
+    }
+
+    /// The Service `n` with these Pods of this node.
+    pub(crate) fn set(&mut self, n: u8, pods: &[u8]) -> &mut Self {
+        self.put(n, on("node-1", pods), |_| {})
+    }
+
+    pub(crate) fn remove(&mut self, n: u8) -> &mut Self {
+        self.view.endpoints.remove(&key(n));
+        self.view.services.remove(&key(n));
+        self.dirty.insert(key(n));
+        self
+    }
+
+    /// Hands what changed to the syncer and has it carried out.
+    pub(crate) async fn sync(&mut self, syncer: &mut Syncer<Ipvs>) -> anyhow::Result<Done> {
+        syncer.take(&self.view, &std::mem::take(&mut self.dirty));
+        Ok(syncer.turn().await?)
+    }
+
+    /// A syncer that starts from nothing, as after a restart, and all Services for its first turn.
+    pub(crate) async fn restarted(&mut self) -> anyhow::Result<Syncer<Ipvs>> {
+        self.dirty = self.view.services.keys().cloned().collect();
+        mk_syncer().await
+    }
+}
+
+pub(crate) fn settings() -> Settings {
+    Settings {
+        node: Some(NodeName::new("node-1")),
+        node_ips: ips(HOST).into(),
+        cluster_cidrs: vec![
+            "10.244.0.0/16".parse().unwrap(),
+            "fd00:10:244::/48".parse().unwrap(),
+        ],
+        ..Settings::default()
+    }
+}
+
+pub(crate) async fn mk_syncer() -> anyhow::Result<Syncer<Ipvs>> {
+    let options = IpvsOptions {
+        drain_poll: Duration::from_millis(100),
+        ..IpvsOptions::default()
+    };
+    Ok(Syncer::new(Ipvs::open(&settings(), options).await?, settings()))
+}
+
+/// Runs an async case on this thread, which is in the node's namespace.
+pub(crate) fn block_on(body: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(body)
+}
+
+fn mk_service(n: u8) -> Service {
+    let ports = [Protocol::Tcp, Protocol::Udp].map(|protocol| ServicePort {
+        name: PortName::new(protocol.as_str()),
+        protocol,
+        port: PORT.try_into().unwrap(),
+        node_port: Some(node_port(n).try_into().unwrap()),
+    });
+    Service {
+        key: key(n),
+        uid: format!("uid-{n}"),
+        created: i64::from(n),
+        kind: ServiceKind::NodePort,
+        cluster_ips: cluster_ips(n).into(),
+        external_ips: ips(VIPS).into(),
+        load_balancer: vec![],
+        load_balancer_class: None,
+        ports: ports.into(),
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        affinity: SessionAffinity::None,
+        source_ranges: None,
+        health_check_node_port: None,
+    }
+}
