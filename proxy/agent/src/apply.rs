@@ -7,7 +7,7 @@ mod elements;
 pub mod nft;
 mod observe;
 mod rules;
-mod typeof_data;
+mod set_userdata;
 
 use berth_model::IpFamily;
 use nlink::netlink::nftables::Family;

@@ -30,6 +30,7 @@ use self::link::Link;
 use self::table::Table;
 use self::wire::Timeouts;
 use crate::Error;
+use crate::apply::nft::Counters;
 use crate::backend::{Backend, Done, Turned};
 
 /// What kube-proxy's flags of this mode say.
@@ -345,7 +346,7 @@ impl Backend for Ipvs {
     }
 
     /// IPVS answers for a server without destinations: there is nothing to count.
-    async fn untranslated(&self, _: IpFamily) -> Result<Option<u64>, Error> {
+    async fn counters(&self, _: IpFamily) -> Result<Option<Counters>, Error> {
         Ok(None)
     }
 }

@@ -6,18 +6,19 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use berth_model::IpFamily;
-use berth_proxy_core::names::{MapName, SetName, TABLE, UNTRANSLATED};
+use berth_proxy_core::names::{BINDINGS, MapName, NumberMap, SetName, TABLE, UNREMEMBERED, UNTRANSLATED};
+use berth_proxy_core::nft::bindings::Binding;
 use berth_proxy_core::nft::{Change, Element, Key, Layout};
 use ipnet::IpNet;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nlink::netlink::nftables::{
     NFT_MSG_DELSETELEM, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFTA_SET_ELEM_KEY_END, Object, ObjectState,
-    RawMessage, SetElement, Transaction,
+    RawMessage, SetElement, SetKeyType, Transaction,
 };
 use nlink::netlink::{Connection, Nftables};
 
 use super::attributes::{attribute, number, text};
-use super::{elements, family_of, rules, typeof_data};
+use super::{elements, family_of, rules, set_userdata};
 use crate::Error;
 
 /// `nla_len` has 16 bits: 400 of our largest elements (IPv6 with a source range, about 120 bytes) fit.
@@ -52,8 +53,8 @@ const ELEMENTS_LIST: u16 = 3;
 const LIST_ELEMENT: u16 = 1;
 const ELEMENT_KEY: u16 = 1;
 const DATA_VALUE: u16 = 1;
-/// Ids of sets within a batch; nlink counts its own from 1.
-const MAP_IDS: u32 = 1 << 20;
+/// Ids of sets within a batch that are declared here; nlink counts its own from 1.
+const RAW_IDS: u32 = 1 << 20;
 
 /// A netlink socket in the current network namespace.
 pub struct Nft {
@@ -70,6 +71,15 @@ impl fmt::Debug for Nft {
             .field("budget", &self.budget)
             .finish_non_exhaustive()
     }
+}
+
+/// What a table's named counters say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets that had a frontend and found no endpoint, and were dropped: 0 unless Berth is wrong.
+    pub untranslated: u64,
+    /// Connections of clients that session affinity could not remember: there were too many clients.
+    pub unremembered: u64,
 }
 
 /// What a whole table consists of.
@@ -144,8 +154,9 @@ impl Nft {
     pub async fn grow(&self, layout: &Layout, larger: &Layout) -> Result<(), Error> {
         let family = layout.family();
         let mut transaction = self.connection.transaction();
+        let mut ids = RAW_IDS..;
         for set in layout.missing_sets(larger) {
-            transaction = transaction.add_set(elements::set(family, set));
+            transaction = add_set(transaction, family, set, &mut ids);
         }
         for (chain, rule) in layout.missing_rules(larger) {
             transaction = transaction.add_rule(rules::lower(family, &chain.to_string(), &rule)?);
@@ -183,21 +194,57 @@ impl Nft {
         Ok(())
     }
 
-    /// Packets that had a frontend and found no endpoint.
+    /// What the family's named counters have counted since the table was made.
     ///
     /// # Errors
-    /// The counter cannot be read.
-    pub async fn untranslated(&self, family: IpFamily) -> Result<u64, Error> {
+    /// They cannot be read.
+    pub async fn counters(&self, family: IpFamily) -> Result<Counters, Error> {
         let objects = self
             .connection
             .list_objects_in(TABLE, family_of(family))
             .await
-            .map_err(Error::kernel("read the counter"))?;
-        let ours = objects.into_iter().find(|object| object.name == UNTRANSLATED);
-        Ok(match ours.map(|object| object.state) {
-            Some(ObjectState::Counter { packets, .. }) => packets,
-            Some(_) | None => 0,
+            .map_err(Error::kernel("read the counters"))?;
+        let count = |name: &str| {
+            let ours = objects.iter().find(|object| object.name == name);
+            match ours.map(|object| &object.state) {
+                Some(ObjectState::Counter { packets, .. }) => *packets,
+                Some(_) | None => 0,
+            }
+        };
+        Ok(Counters {
+            untranslated: count(UNTRANSLATED),
+            unremembered: count(UNREMEMBERED),
         })
+    }
+
+    /// Which clients are bound to which endpoints: as many elements as there are clients.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub async fn bindings(&self, family: IpFamily) -> Result<Vec<Binding>, Error> {
+        let listed = self
+            .connection
+            .list_set_elements(TABLE, BINDINGS, family_of(family))
+            .await
+            .map_err(Error::kernel("list the bindings of clients"))?;
+        let bindings = listed
+            .iter()
+            .filter_map(|element| elements::decode_binding(family, element));
+        Ok(bindings.collect())
+    }
+
+    /// Removes bindings, some hundred in a transaction: they are independent of each other.
+    ///
+    /// # Errors
+    /// The kernel refused: one of them had expired meanwhile, for example.
+    pub async fn unbind(&self, family: IpFamily, bindings: &[Binding]) -> Result<(), Error> {
+        let set = elements::bindings(family);
+        for part in bindings.chunks(ELEMENTS_PER_MESSAGE) {
+            let keys: Vec<SetElement> = part.iter().map(elements::encode_binding).collect();
+            let transaction = self.connection.transaction().del_set_elements(&set, &keys);
+            self.commit("remove bindings of clients", transaction).await?;
+        }
+        Ok(())
     }
 
     /// The number that every committed transaction in the namespace, anybody's, increases.
@@ -256,13 +303,33 @@ fn add_structure(mut transaction: Transaction, layout: &Layout, part: Part) -> R
     if matches!(part, Part::Inner) {
         transaction = transaction
             .add_table(TABLE, table_family)
-            .add_object(&Object::counter(TABLE, UNTRANSLATED).family(table_family));
+            .add_object(&Object::counter(TABLE, UNTRANSLATED).family(table_family))
+            .add_object(&Object::counter(TABLE, UNREMEMBERED).family(table_family));
+        let mut ids = RAW_IDS..;
         for set in layout.sets() {
-            transaction = transaction.add_set(elements::set(family, set));
+            transaction = add_set(transaction, family, set, &mut ids);
         }
-        for (id, map) in (MAP_IDS..).zip(MapName::all()) {
-            transaction = transaction.raw(new_map(family, map, id));
+        for (map, id) in MapName::all().zip(&mut ids) {
+            let types = elements::map_types(family, map);
+            transaction = transaction.raw(new_map(
+                family,
+                &map.to_string(),
+                types,
+                id,
+                &set_userdata::of_map(family, map),
+            ));
         }
+        for (map, id) in NumberMap::all().zip(&mut ids) {
+            let types = elements::number_types(family, map);
+            transaction = transaction.raw(new_map(
+                family,
+                &map.to_string(),
+                types,
+                id,
+                &set_userdata::of_numbers(),
+            ));
+        }
+        transaction = transaction.add_set(elements::bindings(family));
         transaction = add_changes(transaction, family, &networks(layout))?;
     }
     let hooks = matches!(part, Part::Hooks);
@@ -291,23 +358,64 @@ fn networks(layout: &Layout) -> Vec<Change> {
     layout.networks().into_iter().flat_map(of_set).collect()
 }
 
-/// A slot map's declaration. nlink cannot write `typeof`, so the message is made here.
-fn new_map(family: IpFamily, map: MapName, id: u32) -> RawMessage {
-    let (key, data) = elements::map_types(family, map);
-    let attributes = [
-        text(SET_TABLE, TABLE),
-        text(SET_NAME, &map.to_string()),
-        number(SET_FLAGS, FLAG_MAP),
-        number(SET_KEY_TYPE, key.type_id()),
-        number(SET_KEY_LEN, key.len()),
+/// A map's declaration. nlink writes no user data, so the message is made here.
+fn new_map(
+    family: IpFamily,
+    name: &str,
+    (key, data): (SetKeyType, SetKeyType),
+    id: u32,
+    userdata: &[u8],
+) -> RawMessage {
+    let data = [
         number(SET_DATA_TYPE, data.type_id()),
         number(SET_DATA_LEN, data.len()),
+    ];
+    new_set(family, name, FLAG_MAP, &key, id, &data.concat(), userdata)
+}
+
+fn new_set(
+    family: IpFamily,
+    name: &str,
+    flags: u32,
+    key: &SetKeyType,
+    id: u32,
+    more: &[u8],
+    userdata: &[u8],
+) -> RawMessage {
+    let attributes = [
+        text(SET_TABLE, TABLE),
+        text(SET_NAME, name),
+        number(SET_FLAGS, flags),
+        number(SET_KEY_TYPE, key.type_id()),
+        number(SET_KEY_LEN, key.len()),
+        more.to_vec(),
         number(SET_ID, id),
-        attribute(SET_USERDATA, &typeof_data::of_map(family, map)),
+        attribute(SET_USERDATA, userdata),
     ];
     RawMessage::new(NFT_MSG_NEWSET, family_of(family))
         .flags(CREATE)
         .attrs(attributes.concat())
+}
+
+/// A set's declaration. One whose key is a number of the host's byte order says so in its user data.
+fn add_set(
+    transaction: Transaction,
+    family: IpFamily,
+    set: SetName,
+    ids: &mut impl Iterator<Item = u32>,
+) -> Transaction {
+    match (set, ids.next()) {
+        (SetName::AffinityTimeout(_), Some(id)) => transaction.raw(new_set(
+            family,
+            &set.to_string(),
+            0,
+            &elements::CLASS,
+            id,
+            &[],
+            &set_userdata::of_number_key(),
+        )),
+        _ => transaction.add_set(elements::set(family, set)),
+    }
 }
 
 /// Removes all elements: the message that names none.
@@ -396,6 +504,9 @@ fn add_changes(
             }
             (Some(Element::Slot(entry, ..)), _) | (_, Some(Element::Slot(entry, ..))) => {
                 elements::map(family, MapName::of(&entry))
+            }
+            (Some(Element::Numbered(entry, _)), _) | (_, Some(Element::Numbered(entry, _))) => {
+                elements::number_map(family, NumberMap(entry.group()))
             }
             (None, None) => continue,
         };

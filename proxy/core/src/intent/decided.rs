@@ -63,6 +63,7 @@ impl<'a> Decided<'a> {
             owner: owner.clone(),
             role,
             outcome,
+            here_only: role == Role::ClusterIp && self.service.internal_policy == TrafficPolicy::Local,
             outside,
             masquerade,
             affinity: self.affinity,

@@ -22,15 +22,27 @@ pub enum Deviation {
     /// that is there, whatever the timeout. Verdicts do not show it: each client has one of those that are possible.
     /// (`ServerConfig::by_source` has the reason.)
     InsideAffinityWithoutTimeout,
+    /// With session affinity a client stays with its endpoint per address and port that it talks to, as the kernel keeps
+    /// it, and not per Service port (so does kube-proxy's IPVS mode). Verdicts do not show it, either.
+    AffinityPerSocket,
 }
 
 impl Deviation {
     /// All of them.
-    pub const ALL: [Deviation; 3] = [
+    pub const ALL: [Deviation; 4] = [
         Self::UnknownPortRefused,
         Self::HostMasqueraded,
         Self::InsideAffinityWithoutTimeout,
+        Self::AffinityPerSocket,
     ];
+
+    /// Whether the set of verdicts on a packet shows it.
+    pub fn shows(self) -> bool {
+        match self {
+            Self::UnknownPortRefused | Self::HostMasqueraded => true,
+            Self::InsideAffinityWithoutTimeout | Self::AffinityPerSocket => false,
+        }
+    }
 
     /// Stable name for reports.
     pub fn as_str(self) -> &'static str {
@@ -38,6 +50,7 @@ impl Deviation {
             Self::UnknownPortRefused => "UnknownPortRefused",
             Self::HostMasqueraded => "HostMasqueraded",
             Self::InsideAffinityWithoutTimeout => "InsideAffinityWithoutTimeout",
+            Self::AffinityPerSocket => "AffinityPerSocket",
         }
     }
 }

@@ -2,16 +2,26 @@
 //! The static part of a table: chains, rules, sets and maps. It depends on the settings and on how far
 //! exact slot counts go, never on how many Services there are.
 
+use std::collections::BTreeSet;
+
 use berth_model::IpFamily;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::objects::{Action, BaseChain, Chain, Hook, Match, Rule};
+use super::plan::Plan;
 use super::slots::{EXACT, LADDER};
 use crate::Settings;
-use crate::names::{ChainName, Group, Kind, LAYOUT_PREFIX, List, MapName, SetName};
+use crate::hash::fnv1a;
+use crate::names::{ChainName, Group, Kind, LAYOUT_PREFIX, List, MapName, NumberMap, SetName};
 
 /// Grows whenever the layout changes in a way its text does not show.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+
+/// Timeout of session affinity where a Service names none (`v1.DefaultClientIPServiceAffinitySeconds` of Kubernetes): it
+/// has its rule from the start, where that does no harm. nft 1.0.6 lists such a rule for IPv6, but aborts when it is to
+/// load it (a map whose elements packets make may have 16 bytes of key and of data there), and a host's saved ruleset
+/// should not fail to load because of us as long as nobody asked for affinity.
+const USUAL_AFFINITY: u32 = 10_800;
 
 /// Rules for exact counts come in steps: a count seen for the first time costs 0.4 ms at 1,000 Services
 /// and 47 ms at 50,000 (measured, behaviour/proxy-dns.md section 3), so it should be rare.
@@ -22,6 +32,9 @@ pub const STEP: u32 = 64;
 const BEFORE_DNAT: i32 = -110;
 /// `NF_IP_PRI_NAT_DST`. nft 1.0.6 has no name for it on the output hook.
 const DNAT: i32 = -100;
+/// Right behind it, in the same hook: a packet has the address of its endpoint by now, and still its own source, and
+/// routing, which resets the priority of a packet that is forwarded (`ip_forward` in Linux), is yet to come.
+const AFTER_DNAT: i32 = -90;
 /// `NF_IP_PRI_NAT_SRC`.
 const SNAT: i32 = 100;
 
@@ -33,6 +46,7 @@ pub struct Layout {
     pod_cidrs: Vec<IpNet>,
     node_port_ips: Vec<IpNet>,
     limit: u32,
+    affinity_timeouts: BTreeSet<u32>,
 }
 
 impl Layout {
@@ -52,6 +66,10 @@ impl Layout {
             pod_cidrs: disjoint(settings.pod_cidrs(family).map(IpNet::trunc).collect()),
             node_port_ips: disjoint(node_port_ips),
             limit: STEP,
+            affinity_timeouts: match family {
+                IpFamily::V4 => [USUAL_AFFINITY].into(),
+                IpFamily::V6 => BTreeSet::new(),
+            },
         }
     }
 
@@ -63,6 +81,28 @@ impl Layout {
             limit: self.limit.max(exact.next_multiple_of(STEP)),
             ..self.clone()
         }
+    }
+
+    /// The same layout with rules for these timeouts of session affinity, in seconds, besides. Never shrinks.
+    #[must_use]
+    pub fn with_affinity_timeouts(&self, seconds: impl IntoIterator<Item = u32>) -> Self {
+        let mut larger = self.clone();
+        larger.affinity_timeouts.extend(seconds);
+        larger
+    }
+
+    /// The same layout with what else a plan needs before it can be carried out.
+    #[must_use]
+    pub fn grown_for(&self, plan: &Plan) -> Self {
+        self.with_limit_for(plan.largest_count())
+            .with_affinity_timeouts(plan.affinity_timeouts())
+    }
+
+    /// The same layout with whatever the other one grew by.
+    #[must_use]
+    pub fn grown_like(&self, other: &Layout) -> Self {
+        self.with_limit_for(other.limit)
+            .with_affinity_timeouts(other.affinity_timeouts.iter().copied())
     }
 
     /// The family of its table.
@@ -93,6 +133,7 @@ impl Layout {
     pub fn marker(&self) -> String {
         let base = Self {
             limit: 0,
+            affinity_timeouts: BTreeSet::new(),
             ..self.clone()
         };
         let (chains, sets) = (base.chains(), base.sets());
@@ -104,7 +145,16 @@ impl Layout {
     pub fn sets(&self) -> Vec<SetName> {
         let counts = (1..=self.limit).chain(LADDER);
         let per_count = counts.flat_map(|count| Group::ALL.map(|group| SetName::Count(group, count)));
-        SetName::FIXED.into_iter().chain(per_count).collect()
+        let per_timeout = self
+            .affinity_timeouts
+            .iter()
+            .copied()
+            .map(SetName::AffinityTimeout);
+        SetName::FIXED
+            .into_iter()
+            .chain(per_count)
+            .chain(per_timeout)
+            .collect()
     }
 
     /// Every chain, referred ones before those that refer to them, but for the marker.
@@ -118,17 +168,23 @@ impl Layout {
             .collect()
     }
 
-    /// The rules that must be appended to reach the other layout's limit.
+    /// The rules that must be appended to become the other layout, which has grown from this one.
     pub fn missing_rules(&self, larger: &Layout) -> Vec<(ChainName, Rule)> {
-        (self.limit + 1..=larger.limit)
-            .flat_map(|count| Group::ALL.map(|group| (ChainName::Pick(group), pick(group, count))))
-            .collect()
+        let counts = self.limit + 1..=larger.limit;
+        let picks =
+            counts.flat_map(|count| Group::ALL.map(|group| (ChainName::Pick(group), pick(group, count))));
+        let timeouts = larger.affinity_timeouts.difference(&self.affinity_timeouts);
+        let timeouts = timeouts.map(|seconds| (ChainName::Remember, remember(*seconds)));
+        picks.chain(timeouts).collect()
     }
 
-    /// The sets that must be added to reach the other layout's limit.
+    /// The sets that must be added before.
     pub fn missing_sets(&self, larger: &Layout) -> Vec<SetName> {
-        (self.limit + 1..=larger.limit)
-            .flat_map(|count| Group::ALL.map(|group| SetName::Count(group, count)))
+        let counts = self.limit + 1..=larger.limit;
+        let counts = counts.flat_map(|count| Group::ALL.map(|group| SetName::Count(group, count)));
+        let timeouts = larger.affinity_timeouts.difference(&self.affinity_timeouts);
+        counts
+            .chain(timeouts.copied().map(SetName::AffinityTimeout))
             .collect()
     }
 
@@ -154,6 +210,16 @@ impl Layout {
             ChainName::ServeLocal(kind) => serve_local(Group::new(kind, List::Local)),
             ChainName::Pick(group) => (1..=self.limit).map(|count| pick(group, count)).collect(),
             ChainName::PickMany(group) => LADDER.into_iter().map(|count| pick(group, count)).collect(),
+            ChainName::Recall => vec![rule(&[], Action::TranslateBound)],
+            ChainName::LearnPrerouting | ChainName::LearnOutput => vec![rule(
+                &[Match::NewConnection, Match::Translated],
+                Action::Jump(ChainName::Learn),
+            )],
+            ChainName::Learn => vec![
+                rule(&[], Action::Jump(ChainName::Remember)),
+                rule(&[Match::Numbered], Action::CountUnremembered),
+            ],
+            ChainName::Remember => self.affinity_timeouts.iter().copied().map(remember).collect(),
         }
     }
 
@@ -200,8 +266,9 @@ fn rule(matches: &[Match], action: Action) -> Rule {
     }
 }
 
-fn picks(group: Group) -> [Rule; 3] {
+fn picks(group: Group) -> [Rule; 4] {
     [
+        rule(&[], Action::Recall(NumberMap(group))),
         rule(&[], Action::Jump(ChainName::Pick(group))),
         rule(&[], Action::Jump(ChainName::PickMany(group))),
         rule(&[], Action::CountAndDrop),
@@ -272,6 +339,13 @@ fn pick(group: Group, count: u32) -> Rule {
     }
 }
 
+fn remember(seconds: u32) -> Rule {
+    rule(
+        &[Match::In(SetName::AffinityTimeout(seconds))],
+        Action::Remember(seconds),
+    )
+}
+
 fn base(chain: ChainName) -> Option<BaseChain> {
     let (nat, hook, priority) = match chain {
         ChainName::FilterPrerouting => (false, Hook::Prerouting, BEFORE_DNAT),
@@ -279,20 +353,18 @@ fn base(chain: ChainName) -> Option<BaseChain> {
         ChainName::NatPrerouting => (true, Hook::Prerouting, DNAT),
         ChainName::NatOutput => (true, Hook::Output, DNAT),
         ChainName::NatPostrouting => (true, Hook::Postrouting, SNAT),
+        ChainName::LearnPrerouting => (false, Hook::Prerouting, AFTER_DNAT),
+        ChainName::LearnOutput => (false, Hook::Output, AFTER_DNAT),
         ChainName::Refuse
         | ChainName::Services
         | ChainName::Serve(_)
         | ChainName::ServeLocal(_)
         | ChainName::Pick(_)
         | ChainName::PickMany(_)
-        | ChainName::Masquerade => return None,
+        | ChainName::Masquerade
+        | ChainName::Recall
+        | ChainName::Learn
+        | ChainName::Remember => return None,
     };
     Some(BaseChain { nat, hook, priority })
-}
-
-/// FNV-1a, 64 bits (draft-eastlake-fnv): stable across versions, unlike the standard library's hashers.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }

@@ -103,6 +103,20 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// The timeouts of session affinity, in seconds, that lists will have which are new or have others: what
+    /// [`Layout::with_affinity_timeouts`] needs.
+    ///
+    /// [`Layout::with_affinity_timeouts`]: super::Layout::with_affinity_timeouts
+    pub fn affinity_timeouts(&self) -> impl Iterator<Item = u32> {
+        let changes = self.stages.iter().flat_map(|stage| &stage.changes);
+        changes.filter_map(|change| match change {
+            Change::Add(Element::Member(SetName::AffinityTimeout(seconds), _)) => Some(*seconds),
+            Change::Add(_) | Change::Remove(_) | Change::Replace { .. } => None,
+        })
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for stage in &self.stages {
