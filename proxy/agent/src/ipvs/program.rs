@@ -65,3 +65,40 @@ pub(super) async fn run(
         said,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ran(program: &str, arguments: &[&str], input: &str) -> Result<String, Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime
+            .unwrap()
+            .block_on(run(program, arguments, input, "some-package"))
+    }
+
+    #[test]
+    fn a_missing_program_is_named_with_its_package() {
+        let said = ran("berth-no-such-program", &[], "").unwrap_err().to_string();
+        for part in [
+            "berth-no-such-program",
+            "apt-get install some-package",
+            "--proxy-mode=nftables",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_fails_is_quoted() {
+        assert_eq!(ran("cat", &[], "in and out").unwrap(), "in and out");
+        let said = ran("sh", &["-c", "echo because >&2; exit 3"], "")
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains("because") && said.contains('3'), "{said}");
+        assert!(matches!(
+            ran("sh", &["-c", "echo Permission denied >&2; exit 1"], ""),
+            Err(Error::Privilege { .. })
+        ));
+    }
+}

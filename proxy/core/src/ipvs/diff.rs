@@ -74,6 +74,14 @@ enum Rest {
     Drains,
 }
 
+/// When something of a server goes.
+fn leaving(key: &ServerKey) -> StageKind {
+    match key {
+        ServerKey::Socket(_) => StageKind::Withdraw,
+        ServerKey::Mark { .. } => StageKind::Retire,
+    }
+}
+
 impl Differ<'_> {
     fn push(&mut self, stage: StageKind, change: Change) {
         self.stages.entry(stage).or_default().push(change);
@@ -172,7 +180,7 @@ impl Differ<'_> {
         }
         if let (Some(mark), None) = (held.mark, wanted.and_then(|wanted| wanted.inside.as_ref())) {
             let steered = Member::Steered(*socket, mark);
-            self.push(StageKind::Release, Change::Leave(SetName::Inside, steered));
+            self.push(StageKind::Unsteer, Change::Leave(SetName::Inside, steered));
         }
         for set in held.sets.difference(sets) {
             let stage = match set {
@@ -197,26 +205,30 @@ impl Differ<'_> {
 
     /// Brings a server to where it should be.
     fn serve(&mut self, key: &ServerKey, held: Option<&Server>, wanted: &Spec, protocol: Protocol) {
+        let stage = match key {
+            ServerKey::Socket(_) => StageKind::Serve,
+            ServerKey::Mark { .. } => StageKind::Prepare,
+        };
         match held {
-            None => self.push(StageKind::Serve, Change::AddServer(*key, wanted.config)),
+            None => self.push(stage, Change::AddServer(*key, wanted.config)),
             Some(held) if held.config != wanted.config => {
-                self.push(StageKind::Serve, Change::EditServer(*key, wanted.config));
+                self.push(stage, Change::EditServer(*key, wanted.config));
             }
             Some(_) => {}
         }
         for target in wanted.targets.iter() {
             let destination = held.and_then(|held| held.destinations.get(target));
             match destination.map(|destination| destination.weight) {
-                None => self.push(StageKind::Serve, Change::AddDestination(*key, *target)),
+                None => self.push(stage, Change::AddDestination(*key, *target)),
                 Some(1) => {}
-                Some(_) => self.push(StageKind::Serve, Change::Weigh(*key, *target, 1)),
+                Some(_) => self.push(stage, Change::Weigh(*key, *target, 1)),
             }
         }
         for (target, destination) in held.iter().flat_map(|held| &held.destinations) {
             if !wanted.targets.contains(target)
                 && let Some(change) = self.leave(key, target, destination, protocol)
             {
-                self.push(StageKind::Withdraw, change);
+                self.push(leaving(key), change);
             }
         }
     }
@@ -256,11 +268,11 @@ impl Differ<'_> {
             .collect();
         let goes = |change: &Option<Change>| matches!(change, Some(Change::RemoveDestination(..)));
         if next.iter().all(goes) {
-            self.push(StageKind::Withdraw, Change::RemoveServer(*key));
+            self.push(leaving(key), Change::RemoveServer(*key));
             return Rest::Gone;
         }
         for change in next.into_iter().flatten() {
-            self.push(StageKind::Withdraw, change);
+            self.push(leaving(key), change);
         }
         Rest::Drains
     }

@@ -16,29 +16,39 @@ use crate::Target;
 pub enum StageKind {
     /// What has to be in sets before packets come: who is dropped, let in, masqueraded; whose the servers are.
     Admit,
-    /// Servers and destinations added, weights restored.
-    Serve,
-    /// Packets of Pods and of this host are led to servers of their own.
+    /// The servers that are found by mark get what they need.
+    Prepare,
+    /// Packets of Pods and of this host are led there, before the sockets' own servers change for everybody else.
     Steer,
+    /// The sockets' servers: destinations added, weights restored.
+    Serve,
     /// Addresses come, and go.
     Bind,
     /// What restrained packets goes.
     Release,
-    /// Destinations that left take no new connections; those without connections go, and servers without any.
+    /// The sockets' servers: destinations that left take no new connections, those without connections go, and servers
+    /// without any.
     Withdraw,
+    /// Pods and this host go to the sockets' own servers, which are as they should be by now.
+    Unsteer,
+    /// The same as [`StageKind::Withdraw`] of servers that are found by mark.
+    Retire,
     /// What nobody meets any more.
     Forget,
 }
 
 impl StageKind {
     /// All, in order.
-    pub const ALL: [StageKind; 7] = [
+    pub const ALL: [StageKind; 10] = [
         Self::Admit,
-        Self::Serve,
+        Self::Prepare,
         Self::Steer,
+        Self::Serve,
         Self::Bind,
         Self::Release,
         Self::Withdraw,
+        Self::Unsteer,
+        Self::Retire,
         Self::Forget,
     ];
 }
@@ -47,11 +57,14 @@ impl fmt::Display for StageKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Admit => "admit",
-            Self::Serve => "serve",
+            Self::Prepare => "prepare",
             Self::Steer => "steer",
+            Self::Serve => "serve",
             Self::Bind => "bind",
             Self::Release => "release",
             Self::Withdraw => "withdraw",
+            Self::Unsteer => "unsteer",
+            Self::Retire => "retire",
             Self::Forget => "forget",
         })
     }

@@ -94,17 +94,18 @@ fn a_node_that_starts_from_nothing() {
     ipset add BERTH-ADDRESSES 192.0.2.1
     ipset add BERTH-PODS 10.244.0.0/16
     ipset add BERTH-HAIRPIN 10.244.0.2,10.244.0.2
+    # prepare
+    ipvsadm -A -f 3154116608 -s rr
+    ipvsadm -a -f 3154116608 -r 10.244.0.1:8080 -m -w 1
+    ipvsadm -a -f 3154116608 -r 10.244.0.2:8080 -m -w 1
+    # steer
+    ipset add BERTH-INSIDE 192.0.2.1,tcp:80 skbmark 0xbc000000/0xffffffff
     # serve
     ipvsadm -A -t 10.96.0.1:80 -s rr
     ipvsadm -a -t 10.96.0.1:80 -r 10.244.0.1:8080 -m -w 1
     ipvsadm -a -t 10.96.0.1:80 -r 10.244.0.2:8080 -m -w 1
     ipvsadm -A -t 192.0.2.1:80 -s rr
     ipvsadm -a -t 192.0.2.1:80 -r 10.244.0.2:8080 -m -w 1
-    ipvsadm -A -f 3154116608 -s rr
-    ipvsadm -a -f 3154116608 -r 10.244.0.1:8080 -m -w 1
-    ipvsadm -a -f 3154116608 -r 10.244.0.2:8080 -m -w 1
-    # steer
-    ipset add BERTH-INSIDE 192.0.2.1,tcp:80 skbmark 0xbc000000/0xffffffff
     # bind
     ip addr add 10.96.0.1/32 dev kube-ipvs0
     ip addr add 192.0.2.1/32 dev kube-ipvs0
@@ -235,6 +236,7 @@ fn local_without_a_local_endpoint_drops_outsiders_and_serves_pods_by_mark() {
     # withdraw
     ipvsadm -e -t 10.96.0.1:80 -r 10.244.0.2:8080 -m -w 0
     ipvsadm -e -t 192.0.2.1:80 -r 10.244.0.2:8080 -m -w 0
+    # retire
     ipvsadm -e -f 3154116608 -r 10.244.0.2:8080 -m -w 0
     # forget
     ipset del BERTH-HAIRPIN 10.244.0.2,10.244.0.2
@@ -405,7 +407,7 @@ fn every_deviation_that_verdicts_show_is_met_by_random_packets() {
     let mut runner = TestRunner::deterministic();
     let mut met = BTreeSet::new();
     let mut verdicts = BTreeSet::new();
-    for _ in 0..2_000 {
+    for _ in 0..6_000 {
         let tree = (samples(), settings(), packet()).new_tree(&mut runner).unwrap();
         let (samples, settings, packet) = tree.current();
         let view = super::mk_view(&samples);
@@ -424,7 +426,7 @@ fn every_deviation_that_verdicts_show_is_met_by_random_packets() {
         }));
     }
     let shown = Deviation::ALL.into_iter().filter(|deviation| deviation.shows());
-    assert!(met.into_iter().eq(shown));
+    assert!(met.iter().copied().eq(shown), "{met:?}");
     assert_eq!(verdicts.len(), 5, "{verdicts:?}");
 }
 
