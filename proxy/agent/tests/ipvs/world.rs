@@ -257,21 +257,45 @@ fn own_datagram_stopped(from: &Netns, kind: ErrorKind) -> bool {
     from.name() == "node" && kind == ErrorKind::PermissionDenied
 }
 
-/// The new connection is refused.
-pub(crate) fn is_refused(from: &Netns, transport: Transport, to: SocketAddr) -> anyhow::Result<bool> {
-    let outcome = ask(from, transport, to)?;
-    Ok(outcome.is_err_and(|error| {
-        error.kind() == ErrorKind::ConnectionRefused || own_datagram_stopped(from, error.kind())
-    }))
+/// One new connection: from where, how, and where to.
+pub(crate) type Try<'a> = (&'a Netns, Transport, SocketAddr);
+
+/// How new connections fail, all at the same time; an error names one that does not.
+fn failures(patience: Duration, tries: &[Try<'_>]) -> anyhow::Result<Vec<ErrorKind>> {
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let started: Vec<_> = tries
+            .iter()
+            .map(|(from, transport, to)| scope.spawn(|| from.run(|| ask_for(patience, *transport, *to))))
+            .collect();
+        started.into_iter().map(|thread| thread.join()).collect()
+    });
+    let kind = |(outcome, (from, transport, to)): (_, &Try<'_>)| {
+        let outcome: std::thread::Result<Result<std::io::Result<String>, berth_testkit::Error>> = outcome;
+        match outcome.map_err(|_| anyhow::anyhow!("a client panicked"))?? {
+            Ok(answer) => anyhow::bail!("{transport:?} {to} from {} was answered: {answer}", from.name()),
+            Err(error) => Ok(error.kind()),
+        }
+    };
+    outcomes.into_iter().zip(tries).map(kind).collect()
 }
 
-/// The new connection is neither answered nor refused.
-pub(crate) fn is_silent(from: &Netns, transport: Transport, to: SocketAddr) -> anyhow::Result<bool> {
-    let outcome = from.run(|| ask_for(SILENCE, transport, to))?;
-    Ok(outcome.is_err_and(|error| {
-        matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
-            || own_datagram_stopped(from, error.kind())
-    }))
+/// All of these new connections are refused.
+pub(crate) fn expect_refused(tries: &[Try<'_>]) -> anyhow::Result<()> {
+    for (kind, (from, transport, to)) in failures(PATIENCE, tries)?.into_iter().zip(tries) {
+        let refused = kind == ErrorKind::ConnectionRefused || own_datagram_stopped(from, kind);
+        anyhow::ensure!(refused, "{transport:?} {to} from {}: {kind:?}", from.name());
+    }
+    Ok(())
+}
+
+/// None of these new connections is answered or refused.
+pub(crate) fn expect_silent(tries: &[Try<'_>]) -> anyhow::Result<()> {
+    for (kind, (from, transport, to)) in failures(SILENCE, tries)?.into_iter().zip(tries) {
+        let silent = matches!(kind, ErrorKind::TimedOut | ErrorKind::WouldBlock);
+        let silent = silent || own_datagram_stopped(from, kind);
+        anyhow::ensure!(silent, "{transport:?} {to} from {}: {kind:?}", from.name());
+    }
+    Ok(())
 }
 
 /// Services with a TCP and a UDP port each, both families, one ClusterIP and the external address each.
