@@ -5,6 +5,7 @@
 mod iptables;
 mod link;
 mod program;
+mod remove;
 mod sets;
 mod sysctl;
 mod table;
@@ -20,8 +21,7 @@ use berth_model::{IpFamily, Protocol};
 use berth_proxy_core::conntrack::StaleFlows;
 use berth_proxy_core::ipvs::names::{FamilySet, SetName};
 use berth_proxy_core::ipvs::{
-    Change, Choice, Installed, MarkSpace, Member, Plan, Scheduler, ServerConfig, ServerKey, Socket, diff,
-    wants,
+    Change, Choice, Installed, MarkSpace, Plan, Scheduler, ServerConfig, ServerKey, Socket, diff, wants,
 };
 use berth_proxy_core::{Frontend, Intent, Settings, Touched};
 use ipnet::IpNet;
@@ -32,6 +32,8 @@ use self::wire::Timeouts;
 use crate::Error;
 use crate::apply::nft::Counters;
 use crate::backend::{Backend, Done, Turned};
+
+pub use self::remove::remove;
 
 /// What kube-proxy's flags of this mode say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -349,62 +351,6 @@ impl Backend for Ipvs {
     async fn counters(&self, _: IpFamily) -> Result<Option<Counters>, Error> {
         Ok(None)
     }
-}
-
-/// Removes everything of ours: servers that our sets or marks know or that are on our link, the link with its
-/// addresses, rules and sets. Says whether there was anything. Our sets come first and go last: where there are none,
-/// nothing is ours, nor is a link of that name.
-///
-/// # Errors
-/// Missing privileges, or the kernel refused.
-pub async fn remove() -> Result<bool, Error> {
-    let ours = match sets::names().await {
-        Ok(ours) => ours,
-        // Without the program there never were any.
-        Err(Error::Missing { .. }) => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    if ours.is_empty() {
-        return Ok(false);
-    }
-    let mut link = Link::open()?;
-    link.find().await?;
-    let bound = link.addresses().await?.bound;
-    let claims = claims(sets::observe().await?);
-    // Servers that drain and that no set leads to any more have the marks of the usual bit, if not of another.
-    let space = MarkSpace::beside(Settings::default().mark);
-    let table = Table::open().await?;
-    for (key, _) in table.servers().await? {
-        let is_ours = match &key {
-            ServerKey::Mark { mark, .. } => space.has(*mark),
-            ServerKey::Socket(socket) => bound.contains(&socket.ip),
-        };
-        if is_ours || claims.contains(&key) {
-            table.apply(&Change::RemoveServer(key)).await?;
-        }
-    }
-    link.remove().await?;
-    for family in families() {
-        iptables::remove(family).await?;
-    }
-    sets::destroy(&ours).await?;
-    Ok(true)
-}
-
-/// The servers that our sets know: the bit of the mark that they were made with need not be known.
-fn claims(members: Vec<(SetName, Member)>) -> BTreeSet<ServerKey> {
-    let claim = |(set, member)| match (set, member) {
-        (SetName::Sockets, Member::Socket(socket)) => Some(ServerKey::Socket(socket)),
-        (_, Member::Steered(socket, mark)) => Some(ServerKey::Mark {
-            family: socket.family(),
-            mark,
-        }),
-        (
-            _,
-            Member::Socket(_) | Member::Source(..) | Member::Address(_) | Member::Net(_) | Member::Pair(_),
-        ) => None,
-    };
-    members.into_iter().filter_map(claim).collect()
 }
 
 /// IPv6 only where the kernel has it.

@@ -23,6 +23,7 @@
 mod desired;
 pub mod deviation;
 pub mod diff;
+pub mod found;
 pub mod names;
 pub mod objects;
 pub mod plan;
@@ -38,6 +39,7 @@ use crate::Intent;
 
 pub use deviation::Deviation;
 pub use diff::{Choice, diff, wants};
+pub use found::Found;
 pub use objects::{MarkSpace, Member, Scheduler, ServerConfig, ServerKey, Socket, UnknownScheduler};
 pub use plan::{Change, Plan, Stage, StageKind};
 pub use state::{Destination, Installed, Server, SocketState};

@@ -4,7 +4,8 @@
 
 use berth_model::IpFamily;
 use berth_proxy_core::Settings;
-use berth_proxy_core::ipvs::rules::{Found, removal_text, restore_text};
+use berth_proxy_core::ipvs::found::{Found, removal_text};
+use berth_proxy_core::ipvs::rules::restore_text;
 
 use super::program;
 use crate::Error;

@@ -10,9 +10,9 @@ use berth_proxy_agent::ipvs::{Ipvs, remove};
 use berth_proxy_agent::sync::Syncer;
 use berth_testkit::netns::Netns;
 
+use crate::cluster::{Cluster, block_on, mk_syncer, on};
 use crate::world::{
-    Cluster, PORT, Transport, VIPS, ask, block_on, cluster_ips, connect, ips, mk_node, mk_pod, mk_stranger,
-    mk_syncer, on, reset, spread, talk,
+    PORT, Transport, VIPS, ask, cluster_ips, connect, ips, mk_node, mk_pod, mk_stranger, reset, spread, talk,
 };
 
 fn text(node: &Netns, program: &str, arguments: &[&str]) -> anyhow::Result<String> {

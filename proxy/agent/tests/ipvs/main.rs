@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: constants that parse")]
 
+mod cluster;
 mod keeping;
 mod policies;
 mod traffic;

@@ -9,9 +9,10 @@ use berth_model::{
 };
 use berth_testkit::netns::Netns;
 
+use crate::cluster::{Cluster, block_on, mk_syncer, on};
 use crate::world::{
-    Cluster, HOST, PORT, TRANSPORTS, Transport, VIPS, ask, block_on, cluster_ips, expect_silent, ips,
-    mk_node, mk_pod, mk_stranger, mk_syncer, node_port, on, pod_ips, spread, stranger_ips,
+    HOST, PORT, TRANSPORTS, Transport, VIPS, ask, cluster_ips, expect_silent, ips, mk_node, mk_pod,
+    mk_stranger, node_port, pod_ips, spread, stranger_ips,
 };
 
 fn local(service: &mut Service) {

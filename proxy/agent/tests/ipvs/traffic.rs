@@ -8,9 +8,10 @@ use anyhow::{Context, ensure};
 use berth_model::SessionAffinity;
 use berth_testkit::netns::Netns;
 
+use crate::cluster::{Cluster, block_on, mk_syncer, on};
 use crate::world::{
-    Cluster, GATE, HOST, PORT, TRANSPORTS, Transport, VIPS, again, ask, block_on, cluster_ips,
-    expect_refused, ips, mk_node, mk_pod, mk_stranger, mk_syncer, node_port, on, pod_ips, spread, udp_to,
+    GATE, HOST, PORT, TRANSPORTS, Transport, VIPS, again, ask, cluster_ips, expect_refused, ips, mk_node,
+    mk_pod, mk_stranger, node_port, pod_ips, spread, udp_to,
 };
 
 /// Every way to Service `n`.

@@ -10,7 +10,8 @@ use berth_model::{
 
 use super::*;
 use crate::ipvs::deviation::expected;
-use crate::ipvs::rules::{Found, Hook, Table, chains, hook_line, lines, removal_text, restore_text};
+use crate::ipvs::found::{Found, removal_text};
+use crate::ipvs::rules::{Hook, Table, chains, hook_line, lines, restore_text};
 use crate::sample::samples;
 use crate::walk::Verdict;
 
