@@ -12,6 +12,7 @@ mod table;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -218,19 +219,15 @@ impl Ipvs {
     /// Carries the plan out. What the kernel refuses of one server does not keep the others waiting; it is said at the
     /// end.
     async fn carry_out(&mut self, plan: &Plan, done: &mut Done) -> Result<(), Error> {
+        let families = families();
         let mut refused: Vec<Error> = Vec::new();
         for stage in &plan.stages {
-            for run in runs(&stage.changes) {
-                let outcome = match run {
-                    [Change::Bind(ip)] => self.link.bind(*ip).await,
-                    [Change::Unbind(ip)] => self.link.unbind(*ip).await,
-                    [Change::Join(..) | Change::Leave(..), ..] => sets::apply(run).await,
-                    run => match run.first() {
-                        Some(change) => self.table.apply(change).await,
-                        None => Ok(()),
-                    },
-                };
-                match outcome {
+            let served = stage.changes.iter().copied();
+            let served: Vec<Change> = served
+                .filter(|change| families.contains(&change.family()))
+                .collect();
+            for run in runs(&served) {
+                match self.write(run).await {
                     Ok(()) => {
                         done.changes += run.len();
                         let now = self.started.elapsed();
@@ -238,7 +235,9 @@ impl Ipvs {
                             run.iter().for_each(|change| installed.apply(change, now));
                         }
                     }
-                    Err(error @ Error::Kernel { .. }) => {
+                    Err(error @ (Error::Kernel { .. } | Error::Missing { .. }))
+                        if run.iter().all(Change::is_of_server) =>
+                    {
                         tracing::warn!(%error, "refused; the rest goes on");
                         refused.push(error);
                     }
@@ -247,6 +246,16 @@ impl Ipvs {
             }
         }
         refused.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    async fn write(&self, run: &[Change]) -> Result<(), Error> {
+        match run {
+            [Change::Bind(ip)] => self.link.bind(*ip).await,
+            [Change::Unbind(ip)] => self.link.unbind(*ip).await,
+            [Change::Join(..) | Change::Leave(..), ..] => sets::apply(run).await,
+            [change, ..] => self.table.apply(change).await,
+            [] => Ok(()),
+        }
     }
 
     async fn try_turn(&mut self, intent: &Intent, touched: &Touched) -> Result<Turned, Error> {
@@ -353,9 +362,10 @@ impl Backend for Ipvs {
     }
 }
 
-/// IPv6 only where the kernel has it.
+/// IPv6 only where the kernel has it and it is not switched off; what Services have of it is left out otherwise.
 fn families() -> Vec<IpFamily> {
-    let has_v6 = Path::new("/proc/net/if_inet6").exists();
+    let off = fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6");
+    let has_v6 = Path::new("/proc/net/if_inet6").exists() && off.is_ok_and(|off| off.trim() == "0");
     IpFamily::ALL
         .into_iter()
         .filter(|family| *family == IpFamily::V4 || has_v6)

@@ -138,7 +138,20 @@ impl Table {
             Change::RemoveDestination(key, target) => self.destination::<DEL_DEST>(key, target, None).await,
             Change::Join(..) | Change::Leave(..) | Change::Bind(_) | Change::Unbind(_) => Ok(()),
         };
-        sent.map_err(Error::kernel(change.to_string()))
+        match (sent, change) {
+            (Err(error), Change::AddServer(_, config) | Change::EditServer(_, config))
+                if error.is_not_found() =>
+            {
+                Err(Error::Missing {
+                    what: format!("{change}: this kernel has no IPVS scheduler {}", config.scheduler),
+                    way_out: format!(
+                        "load the module ip_vs_{} on the node, or name another with --ipvs-scheduler",
+                        config.scheduler
+                    ),
+                })
+            }
+            (sent, _) => sent.map_err(Error::kernel(change.to_string())),
+        }
     }
 
     async fn server<const CMD: u8>(

@@ -13,6 +13,7 @@ use berth_proxy_agent::backend::Done;
 use berth_proxy_agent::ipvs::{Ipvs, IpvsOptions};
 use berth_proxy_agent::sync::Syncer;
 use berth_proxy_core::Settings;
+use berth_proxy_core::ipvs::Scheduler;
 
 use crate::world::{HOST, PORT, TARGET_PORT, VIPS, cluster_ips, ips, node_port, pod_ips};
 
@@ -110,7 +111,12 @@ pub(crate) fn settings() -> Settings {
 }
 
 pub(crate) async fn mk_syncer() -> anyhow::Result<Syncer<Ipvs>> {
+    mk_syncer_with(Scheduler::Rr).await
+}
+
+pub(crate) async fn mk_syncer_with(scheduler: Scheduler) -> anyhow::Result<Syncer<Ipvs>> {
     let options = IpvsOptions {
+        scheduler,
         drain_poll: Duration::from_millis(100),
         ..IpvsOptions::default()
     };

@@ -8,9 +8,10 @@ use anyhow::{Context, ensure};
 use berth_proxy_agent::backend::Done;
 use berth_proxy_agent::ipvs::{Ipvs, remove};
 use berth_proxy_agent::sync::Syncer;
+use berth_proxy_core::ipvs::Scheduler;
 use berth_testkit::netns::Netns;
 
-use crate::cluster::{Cluster, block_on, mk_syncer, on};
+use crate::cluster::{Cluster, block_on, mk_syncer, mk_syncer_with, on};
 use crate::world::{
     PORT, Transport, VIPS, ask, cluster_ips, connect, ips, mk_node, mk_pod, mk_stranger, reset, spread, talk,
 };
@@ -215,6 +216,38 @@ pub(crate) fn clean_up_leaves_nothing_of_ours_and_all_of_others() -> anyhow::Res
         ensure!(all()? == before, "{:#?} is not {before:#?}", all()?);
         ensure!(node.output("ip", &["link", "show", "kube-ipvs0"]).is_err());
         ensure!(!remove().await?);
+        Ok(())
+    })
+}
+
+pub(crate) fn a_scheduler_that_the_kernel_lacks_is_named_and_another_takes_its_servers_over()
+-> anyhow::Result<()> {
+    block_on(async {
+        let node = mk_node()?;
+        let client = mk_pod(100)?;
+        mk_pod(1)?;
+        let mut cluster = Cluster::new();
+        // Linux 5.15 has it; Debian's user-mode-linux is built without.
+        let mut syncer = mk_syncer_with(Scheduler::Twos).await?;
+        let error = cluster
+            .set(1, &[1])
+            .sync(&mut syncer)
+            .await
+            .err()
+            .context("no such scheduler")?;
+        let said = error.to_string();
+        for part in ["-s twos", "ip_vs_twos", "--ipvs-scheduler"] {
+            ensure!(said.contains(part), "{said}");
+        }
+        for scheduler in [Scheduler::Lc, Scheduler::Mh] {
+            let mut syncer = mk_syncer_with(scheduler).await?;
+            cluster.set(1, &[1]).sync(&mut syncer).await?;
+            let servers = text(&node, "ipvsadm", &["-Sn"])?;
+            let wanted = format!("-A -t {}:{PORT} -s {scheduler}", cluster_ips(1)[0]);
+            ensure!(servers.contains(&wanted), "{servers}");
+            let answer = ask(&client, Transport::Tcp, (cluster_ips(1)[0], PORT).into())??;
+            ensure!(answer == "1 10.244.0.100", "{answer}");
+        }
         Ok(())
     })
 }

@@ -27,7 +27,7 @@ const PATIENCE_SECONDS: &str = "600";
 
 type Case = (&'static str, fn() -> anyhow::Result<()>);
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 14] = [
     (
         "traffic::spread",
         traffic::connections_are_spread_over_the_endpoints_of_every_frontend,
@@ -75,6 +75,10 @@ const CASES: [Case; 13] = [
     (
         "keeping::repair",
         keeping::what_somebody_else_takes_away_comes_back,
+    ),
+    (
+        "keeping::scheduler",
+        keeping::a_scheduler_that_the_kernel_lacks_is_named_and_another_takes_its_servers_over,
     ),
     (
         "keeping::cleanup",

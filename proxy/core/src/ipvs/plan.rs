@@ -95,6 +95,35 @@ pub enum Change {
     Unbind(IpAddr),
 }
 
+impl Change {
+    /// The family of the packets that it is about.
+    pub fn family(&self) -> IpFamily {
+        match self {
+            Self::Join(_, member) | Self::Leave(_, member) => member.family(),
+            Self::AddServer(key, _)
+            | Self::EditServer(key, _)
+            | Self::RemoveServer(key)
+            | Self::AddDestination(key, _)
+            | Self::Weigh(key, ..)
+            | Self::RemoveDestination(key, _) => key.family(),
+            Self::Bind(ip) | Self::Unbind(ip) => IpFamily::of(*ip),
+        }
+    }
+
+    /// Whether it is about a virtual server or one of its destinations.
+    pub fn is_of_server(&self) -> bool {
+        match self {
+            Self::AddServer(..)
+            | Self::EditServer(..)
+            | Self::RemoveServer(_)
+            | Self::AddDestination(..)
+            | Self::Weigh(..)
+            | Self::RemoveDestination(..) => true,
+            Self::Join(..) | Self::Leave(..) | Self::Bind(_) | Self::Unbind(_) => false,
+        }
+    }
+}
+
 fn host(ip: &IpAddr) -> String {
     let bits = IpFamily::of(*ip).bits();
     format!("{ip}/{bits} dev {LINK}")
