@@ -8,6 +8,7 @@
 mod cluster;
 mod keeping;
 mod policies;
+mod sctp;
 mod traffic;
 mod world;
 
@@ -23,11 +24,11 @@ const IN_GUEST: [(&str, &str); 2] = [("BERTH_UML_GUEST", "1"), ("BERTH_SANDBOX",
 /// What testkit's sandbox has, too.
 const SCRATCH: &str = berth_testkit::sandbox::SCRATCH;
 /// For a busy machine.
-const PATIENCE_SECONDS: &str = "600";
+const PATIENCE_SECONDS: &str = "300";
 
 type Case = (&'static str, fn() -> anyhow::Result<()>);
 
-const CASES: [Case; 14] = [
+const CASES: [Case; 15] = [
     (
         "traffic::spread",
         traffic::connections_are_spread_over_the_endpoints_of_every_frontend,
@@ -48,6 +49,7 @@ const CASES: [Case; 14] = [
         "traffic::udp",
         traffic::udp_clients_that_keep_their_port_leave_an_endpoint_that_left,
     ),
+    ("sctp", sctp::associations_are_spread_over_endpoints),
     (
         "policies::local",
         policies::policy_local_keeps_the_source_address_from_outside_and_is_short_cut_inside,
