@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     forgotten: Counter,
     unremembered: Family<FamilyLabel, Gauge<u64, AtomicU64>>,
     unbound: Counter,
+    refused: Gauge,
     conflicts: Gauge,
     health_ports: Gauge,
     sysctls_refused: Gauge,
@@ -51,6 +52,7 @@ impl Metrics {
             forgotten: Counter::default(),
             unremembered: Family::default(),
             unbound: Counter::default(),
+            refused: Gauge::default(),
             conflicts: Gauge::default(),
             health_ports: Gauge::default(),
             sysctls_refused: Gauge::default(),
@@ -103,6 +105,11 @@ impl Metrics {
             self.unremembered.clone(),
         );
         proxy.register(
+            "refused_services",
+            "Services that the kernel refuses and that are left as they were",
+            self.refused.clone(),
+        );
+        proxy.register(
             "unbound_clients",
             "Clients freed of an endpoint that session affinity bound them to and that left its Service",
             self.unbound.clone(),
@@ -148,6 +155,10 @@ impl Metrics {
     pub(crate) fn unremembered(&self, family: IpFamily, connections: u64) -> u64 {
         let before = self.unremembered.get_or_create(&label(family)).set(connections);
         connections.saturating_sub(before)
+    }
+
+    pub(crate) fn refused(&self, services: usize) {
+        self.refused.set(i64::try_from(services).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn unbound(&self, bindings: usize) {

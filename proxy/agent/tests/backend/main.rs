@@ -7,4 +7,5 @@ mod affinity;
 mod cluster;
 mod packets;
 mod policies;
+mod refused;
 mod structure;
