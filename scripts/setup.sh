@@ -72,6 +72,11 @@ list_packages() {
         need iptables-restore iptables
         need ip6tables-restore iptables
         need xtables-legacy-multi iptables
+        # Mode ipvs is tested under a second kernel (scripts/uml-run), with these programs in it.
+        need linux.uml user-mode-linux
+        need modprobe kmod
+        need ipset ipset
+        need ipvsadm ipvsadm
     fi
     need cc gcc libc6-dev # ring, the TLS library's cryptography, has C and assembly in it
     if needs_python && ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then

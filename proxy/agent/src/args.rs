@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use berth_proxy_core::ipvs::Scheduler;
 use berth_runtime::duration::parse as duration;
 use ipnet::IpNet;
 
@@ -62,7 +63,8 @@ pub struct ProxyArgs {
 #[derive(clap::Args, Clone, Debug, Default, PartialEq)]
 #[command(next_help_heading = "kube-proxy")]
 pub struct SharedArgs {
-    /// How the rules are written: nftables (the default) or iptables (kube-proxy's chains; needs the programs of iptables)
+    /// How the rules are written: nftables [default], iptables (kube-proxy's chains; needs the programs of iptables) or ipvs
+    /// (needs the kernel's IPVS and the programs ipset and iptables)
     #[arg(long, value_name = "MODE")]
     pub proxy_mode: Option<ProxyMode>,
 
@@ -135,6 +137,32 @@ pub struct SharedArgs {
     )]
     pub min_sync_period: Option<Duration>,
 
+    /// Mode ipvs: how virtual servers pick, by the kernel's name (rr, lc, sh and so on) [default: rr]
+    #[arg(long, value_name = "NAME")]
+    pub ipvs_scheduler: Option<Scheduler>,
+
+    /// Mode ipvs: answer ARP only on the link that has the address (arp_ignore=1, arp_announce=2), which announcers of
+    /// addresses need
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub ipvs_strict_arp: Option<bool>,
+
+    /// Mode ipvs: virtual servers on addresses in there that no Service wants are left alone. (Others' on addresses that
+    /// are no Service's are left alone anyway)
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub ipvs_exclude_cidrs: Option<Vec<IpNet>>,
+
+    /// Mode ipvs: timeout of idle TCP connections; 0 leaves it [default: 0s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub ipvs_tcp_timeout: Option<Duration>,
+
+    /// Mode ipvs: timeout of TCP connections after a FIN; 0 leaves it [default: 0s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub ipvs_tcpfin_timeout: Option<Duration>,
+
+    /// Mode ipvs: timeout of UDP flows; 0 leaves it [default: 0s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub ipvs_udp_timeout: Option<Duration>,
+
     /// nf_conntrack_max per CPU, at most 1048576 in all; only ever raised; 0 leaves it [default: 32768]
     #[arg(long, value_name = "N")]
     pub conntrack_max_per_core: Option<u32>,
@@ -180,6 +208,12 @@ impl SharedArgs {
             ("--bind-address-hard-fail", self.bind_address_hard_fail.is_some()),
             ("--sync-period", self.sync_period.is_some()),
             ("--min-sync-period", self.min_sync_period.is_some()),
+            ("--ipvs-scheduler", self.ipvs_scheduler.is_some()),
+            ("--ipvs-strict-arp", self.ipvs_strict_arp.is_some()),
+            ("--ipvs-exclude-cidrs", self.ipvs_exclude_cidrs.is_some()),
+            ("--ipvs-tcp-timeout", self.ipvs_tcp_timeout.is_some()),
+            ("--ipvs-tcpfin-timeout", self.ipvs_tcpfin_timeout.is_some()),
+            ("--ipvs-udp-timeout", self.ipvs_udp_timeout.is_some()),
             ("--conntrack-max-per-core", self.conntrack_max_per_core.is_some()),
             ("--conntrack-min", self.conntrack_min.is_some()),
             (

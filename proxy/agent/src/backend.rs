@@ -14,6 +14,7 @@ use berth_proxy_core::{Intent, Settings, Touched};
 use crate::Error;
 use crate::apply::nft::{Counters, Nft};
 use crate::iptables::{self, Iptables, Variant};
+use crate::ipvs::{self, Ipvs, IpvsOptions};
 use crate::nftables::Nftables;
 use crate::options::ProxyMode;
 
@@ -102,6 +103,8 @@ pub enum Chosen {
     Nftables(Box<Nftables>),
     /// kube-proxy's chains in iptables.
     Iptables(Iptables),
+    /// Virtual servers in IPVS.
+    Ipvs(Box<Ipvs>),
 }
 
 impl Chosen {
@@ -113,6 +116,7 @@ impl Chosen {
         mode: ProxyMode,
         settings: &Settings,
         retire_delay: Duration,
+        ipvs: &IpvsOptions,
     ) -> Result<Self, Error> {
         match mode {
             ProxyMode::Nftables => {
@@ -127,6 +131,10 @@ impl Chosen {
                 backend.check().await?;
                 Ok(Self::Iptables(backend))
             }
+            ProxyMode::Ipvs => {
+                let backend = Ipvs::open(settings, ipvs.clone()).await?;
+                Ok(Self::Ipvs(Box::new(backend)))
+            }
         }
     }
 }
@@ -136,6 +144,7 @@ impl Backend for Chosen {
         match self {
             Self::Nftables(backend) => backend.reconfigure(settings),
             Self::Iptables(backend) => backend.reconfigure(settings),
+            Self::Ipvs(backend) => backend.reconfigure(settings),
         }
     }
 
@@ -143,6 +152,7 @@ impl Backend for Chosen {
         match self {
             Self::Nftables(backend) => backend.turn(intent, touched).await,
             Self::Iptables(backend) => backend.turn(intent, touched).await,
+            Self::Ipvs(backend) => backend.turn(intent, touched).await,
         }
     }
 
@@ -150,6 +160,7 @@ impl Backend for Chosen {
         match self {
             Self::Nftables(backend) => backend.audit().await,
             Self::Iptables(backend) => backend.audit().await,
+            Self::Ipvs(backend) => backend.audit().await,
         }
     }
 
@@ -157,6 +168,7 @@ impl Backend for Chosen {
         match self {
             Self::Nftables(backend) => backend.next_wake(),
             Self::Iptables(backend) => backend.next_wake(),
+            Self::Ipvs(backend) => backend.next_wake(),
         }
     }
 
@@ -164,6 +176,7 @@ impl Backend for Chosen {
         match self {
             Self::Nftables(backend) => backend.elements(),
             Self::Iptables(backend) => backend.elements(),
+            Self::Ipvs(backend) => backend.elements(),
         }
     }
 
@@ -171,6 +184,7 @@ impl Backend for Chosen {
         match self {
             Self::Nftables(backend) => backend.counters(family).await,
             Self::Iptables(backend) => backend.counters(family).await,
+            Self::Ipvs(backend) => backend.counters(family).await,
         }
     }
 }
@@ -201,6 +215,10 @@ pub(crate) async fn remove(but: Option<ProxyMode>) -> Result<(), Error> {
             ProxyMode::Iptables => {
                 let chains = iptables::remove(&path()).await?;
                 tracing::info!(%mode, chains, "clean-up");
+            }
+            ProxyMode::Ipvs => {
+                let removed = ipvs::remove().await?;
+                tracing::info!(%mode, removed, "clean-up");
             }
         }
     }

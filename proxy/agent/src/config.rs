@@ -124,7 +124,8 @@ fn modes(top: &mut Fields<'_>, config: &mut Config) {
     const OTHER: &str = "it is about another mode than the one that is chosen";
     let args = &mut config.args;
     let mut nftables = top.section("nftables");
-    let own = ModeFields::read_if(args.proxy_mode != Some(ProxyMode::Iptables), &mut nftables, OTHER);
+    let own_mode = matches!(args.proxy_mode, None | Some(ProxyMode::Nftables));
+    let own = ModeFields::read_if(own_mode, &mut nftables, OTHER);
     top.close(nftables);
     let mut iptables = top.section("iptables");
     let other = ModeFields::read_if(args.proxy_mode != Some(ProxyMode::Nftables), &mut iptables, OTHER);
@@ -137,20 +138,39 @@ fn modes(top: &mut Fields<'_>, config: &mut Config) {
     args.masquerade_all = own.all.or(other.all);
     args.sync_period = own.sync.or(other.sync);
     args.min_sync_period = own.min_sync.or(other.min_sync);
-    let mut ipvs = top.section("ipvs");
-    for name in [
-        "syncPeriod",
-        "minSyncPeriod",
-        "scheduler",
-        "excludeCIDRs",
-        "strictARP",
-        "tcpTimeout",
-        "tcpFinTimeout",
-        "udpTimeout",
-    ] {
-        ipvs.ignore(name, OTHER);
+    ipvs(top, args, OTHER);
+}
+
+/// Mode ipvs has its periods in a section of its own, and the rest in that of iptables, as in kube-proxy.
+fn ipvs(top: &mut Fields<'_>, args: &mut SharedArgs, other: &'static str) {
+    let mut section = top.section("ipvs");
+    if args.proxy_mode == Some(ProxyMode::Ipvs) {
+        args.ipvs_scheduler = section.parsed("scheduler", |text| text.parse().map_err(said));
+        args.ipvs_strict_arp = section.flag("strictARP");
+        args.ipvs_exclude_cidrs = section.parsed_list("excludeCIDRs", |text| {
+            text.parse()
+                .map_err(|_| format!("{text:?} is no CIDR; write for example 192.0.2.0/24"))
+        });
+        args.ipvs_tcp_timeout = section.duration_or_zero("tcpTimeout");
+        args.ipvs_tcpfin_timeout = section.duration_or_zero("tcpFinTimeout");
+        args.ipvs_udp_timeout = section.duration_or_zero("udpTimeout");
+        args.sync_period = section.duration("syncPeriod");
+        args.min_sync_period = section.duration("minSyncPeriod");
+    } else {
+        for name in [
+            "syncPeriod",
+            "minSyncPeriod",
+            "scheduler",
+            "excludeCIDRs",
+            "strictARP",
+            "tcpTimeout",
+            "tcpFinTimeout",
+            "udpTimeout",
+        ] {
+            section.ignore(name, other);
+        }
     }
-    top.close(ipvs);
+    top.close(section);
 }
 
 #[derive(Default)]

@@ -59,6 +59,22 @@ pub enum Error {
         /// Which line of its input it named.
         line: Option<String>,
     },
+    /// The node lacks something.
+    #[error("{what}; {way_out}")]
+    Missing {
+        /// What is not there.
+        what: String,
+        /// What to do about it.
+        way_out: String,
+    },
+    /// A program failed.
+    #[error("{command}: {said}")]
+    ProgramFailed {
+        /// The program with its arguments and how it ended.
+        command: String,
+        /// Its own words.
+        said: String,
+    },
     /// A socket option could not be read or set.
     #[error("netlink socket: {0}")]
     Socket(#[from] nix::errno::Errno),
@@ -89,6 +105,8 @@ impl From<Error> for ExitError {
             | Error::Unstable { .. }
             | Error::Program { .. }
             | Error::Refused { .. }
+            | Error::Missing { .. }
+            | Error::ProgramFailed { .. }
             | Error::Socket(_) => Code::Failure,
         };
         Self::new(code, error)

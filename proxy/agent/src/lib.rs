@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The node proxy: watches Services and EndpointSlices and keeps this node's nftables tables.
+//! The node proxy: watches Services and EndpointSlices and keeps this node's nftables tables, or in mode ipvs its virtual
+//! servers, sets and rules.
 //!
 //! In: flags or a kube-proxy configuration, an API server. Out: the tables `ip berth-proxy` and `ip6
 //! berth-proxy`, conntrack clean-ups, answers to health checks, events, metrics, readiness. Touches: the
@@ -20,6 +21,7 @@ mod events;
 mod feed;
 mod health;
 pub mod iptables;
+pub mod ipvs;
 mod metrics;
 pub mod nftables;
 mod node;

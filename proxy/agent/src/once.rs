@@ -4,6 +4,7 @@
 use berth_model::IpFamily;
 use berth_proxy_core::Intent;
 use berth_proxy_core::iptables::{self, Choices};
+use berth_proxy_core::ipvs::{self, Choice};
 use berth_proxy_core::nft::full_script;
 use berth_runtime::exit::ExitError;
 use tokio::sync::mpsc;
@@ -49,14 +50,24 @@ pub(crate) async fn dry_run(
     let own = own_addresses().unwrap_or_default();
     let settings = options.settings(state.node.as_ref(), &own);
     let intent = Intent::of(state.index.view(), settings);
-    match options.mode {
-        ProxyMode::Nftables => print!("{}", full_script(&intent)),
+    let text = match options.mode {
+        ProxyMode::Nftables => full_script(&intent),
         ProxyMode::Iptables => {
-            for family in IpFamily::ALL {
+            let of_family = |family| {
                 let text = iptables::full_script(family, &intent, Choices::default());
-                print!("# {family}: iptables-restore --noflush\n{text}");
-            }
+                format!("# {family}: iptables-restore --noflush\n{text}")
+            };
+            IpFamily::ALL.map(of_family).concat()
         }
-    }
+        ProxyMode::Ipvs => {
+            let choice = Choice {
+                own: &own,
+                scheduler: options.ipvs.scheduler,
+                drain_bound: options.ipvs.drain_bound,
+            };
+            ipvs::full_script(&intent, &choice)
+        }
+    };
+    print!("{text}");
     Ok(())
 }

@@ -16,6 +16,7 @@ pub use values::{BindTo, DetectLocalMode, NodePortAddress, ProxyMode};
 pub(crate) use values::{healthz_address, metrics_address, pod_cidr, proxy_name};
 
 use crate::SharedArgs;
+use crate::ipvs::IpvsOptions;
 use crate::node::NodeFacts;
 
 /// kube-proxy's ports (`pkg/cluster/ports` in Kubernetes).
@@ -70,6 +71,19 @@ impl ConntrackOptions {
     }
 }
 
+fn ipvs_options(args: &SharedArgs) -> IpvsOptions {
+    let default = IpvsOptions::default();
+    IpvsOptions {
+        scheduler: args.ipvs_scheduler.unwrap_or(default.scheduler),
+        strict_arp: args.ipvs_strict_arp.unwrap_or(default.strict_arp),
+        exclude_cidrs: args.ipvs_exclude_cidrs.clone().unwrap_or_default(),
+        tcp_timeout: args.ipvs_tcp_timeout.unwrap_or_default(),
+        tcp_fin_timeout: args.ipvs_tcpfin_timeout.unwrap_or_default(),
+        udp_timeout: args.ipvs_udp_timeout.unwrap_or_default(),
+        ..default
+    }
+}
+
 /// Everything the proxy goes by.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Options {
@@ -87,6 +101,7 @@ pub(crate) struct Options {
     pub(crate) sync_period: Duration,
     pub(crate) min_sync_period: Duration,
     pub(crate) conntrack: ConntrackOptions,
+    pub(crate) ipvs: IpvsOptions,
 }
 
 impl Options {
@@ -100,6 +115,7 @@ impl Options {
             return Err(OptionsError::NodeName);
         }
         let conntrack = ConntrackOptions::of(&args);
+        let ipvs = ipvs_options(&args);
         let detect_local_mode = args.detect_local_mode.unwrap_or_default();
         let cluster_cidrs = args.cluster_cidr.unwrap_or_default();
         // kube-proxy ignores the CIDRs silently, and nobody learns that they are not used.
@@ -147,6 +163,7 @@ impl Options {
             sync_period,
             min_sync_period,
             conntrack,
+            ipvs,
         })
     }
 

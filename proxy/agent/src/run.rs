@@ -71,7 +71,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         let events = source.read(&selection, WatchMetrics::default(), &stop).await?;
         return dry_run(&options, events, &stop).await;
     }
-    let backend = Chosen::open(options.mode, &settings, args.retire_delay).await?;
+    let backend = Chosen::open(options.mode, &settings, args.retire_delay, &options.ipvs).await?;
     let admin = Admin::bind("--metrics-bind-address", options.metrics).await?;
     let registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
     let metrics = registry.register(Metrics::register);
@@ -329,20 +329,27 @@ impl Agent {
                 | Error::NoProgram { .. }
                 | Error::Program { .. }
                 | Error::Refused { .. }
+                | Error::Missing { .. }
+                | Error::ProgramFailed { .. }
                 | Error::Socket(_)),
             ) => {
-                self.failures = self.failures.saturating_add(1);
-                let delay = jitter(
-                    RETRY.delay(self.failures).min(self.options.sync_period),
-                    self.failures.wrapping_mul(0x9e37_79b9),
-                );
-                self.retry_at = Some(Instant::now() + delay);
-                self.metrics.failed();
-                self.upstream.failed();
-                tracing::error!(%error, failures = self.failures, retry_in = ?delay, "rules not written");
+                self.failed(&error);
                 Ok(())
             }
         }
+    }
+
+    /// What was refused is tried again after a pause.
+    fn failed(&mut self, error: &Error) {
+        self.failures = self.failures.saturating_add(1);
+        let delay = jitter(
+            RETRY.delay(self.failures).min(self.options.sync_period),
+            self.failures.wrapping_mul(0x9e37_79b9),
+        );
+        self.retry_at = Some(Instant::now() + delay);
+        self.metrics.failed();
+        self.upstream.failed();
+        tracing::error!(%error, failures = self.failures, retry_in = ?delay, "rules not written");
     }
 
     fn report(&mut self) {

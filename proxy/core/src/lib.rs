@@ -2,7 +2,7 @@
 //! From the model to kernel rules.
 //!
 //! In: a [`View`](berth_model::View), settings, what the kernel holds, the time. Out: intent, typed
-//! nftables objects, their text, staged plans, conntrack clean-ups. Touches: nothing.
+//! nftables objects, their text, staged plans, conntrack clean-ups; the same for IPVS ([`ipvs`]). Touches: nothing.
 //!
 //! ```text
 //!  View --intent--> Frontend -> Outcome --state--> Desired --diff--> Plan (Fill, Switch, Retire)
@@ -20,6 +20,7 @@ mod hash;
 pub mod health_check;
 mod intent;
 pub mod iptables;
+pub mod ipvs;
 pub mod names;
 pub mod nft;
 pub mod oracle;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use berth_proxy_core::ipvs::Scheduler;
+
 use super::*;
 use crate::options::{BindTo, DetectLocalMode, NodePortAddress, ProxyMode};
 
@@ -141,6 +143,7 @@ fn every_field_with_a_meaning_here_is_taken() {
         conntrack_tcp_be_liberal: Some(true),
         conntrack_udp_timeout: seconds(10),
         conntrack_udp_timeout_stream: seconds(20),
+        ..SharedArgs::default()
     };
     assert_eq!(config.args, expected);
     assert_eq!(config.node_name.as_deref(), Some("Node-7"));
@@ -162,6 +165,31 @@ fn without_a_mode_the_section_of_kube_proxys_default_counts_too() {
     assert_eq!(other.args.proxy_mode, Some(ProxyMode::Iptables));
     assert_eq!(other.args.masquerade_bit, Some(5));
     assert_eq!(other.ignored[0].path, "nftables.masqueradeBit");
+}
+
+#[test]
+fn mode_ipvs_has_its_own_section_and_the_bit_of_iptables() {
+    let args = read(
+        "mode: ipvs\niptables: {masqueradeBit: 5}\nipvs: {scheduler: lc, strictARP: true, excludeCIDRs: [192.0.2.0/24], \
+         tcpTimeout: 15m, tcpFinTimeout: 0s, udpTimeout: 5m, syncPeriod: 40s, minSyncPeriod: 2s}\n",
+    )
+    .args;
+    assert_eq!(args.proxy_mode, Some(ProxyMode::Ipvs));
+    assert_eq!(
+        (args.ipvs_scheduler, args.masquerade_bit),
+        (Some(Scheduler::Lc), Some(5))
+    );
+    assert_eq!(args.ipvs_strict_arp, Some(true));
+    assert_eq!(
+        args.ipvs_exclude_cidrs,
+        Some(vec!["192.0.2.0/24".parse().unwrap()])
+    );
+    assert_eq!(args.ipvs_tcp_timeout, Some(Duration::from_secs(900)));
+    assert_eq!(args.ipvs_udp_timeout, Some(Duration::from_secs(300)));
+    assert_eq!(args.sync_period, Some(Duration::from_secs(40)));
+    assert_eq!(args.min_sync_period, Some(Duration::from_secs(2)));
+    let said = faults(&format!("{HEAD}mode: ipvs\nipvs: {{scheduler: random}}\n"));
+    assert!(said.contains("ipvs.scheduler:") && said.contains("rr"), "{said}");
 }
 
 #[test]
@@ -233,7 +261,7 @@ fn what_is_wrong_is_named_by_its_path_with_the_way_out() {
             &["nodePortAddresses[1]:", "eth0", "primary"],
         ),
         ("nodePortAddresses: all\n", &["nodePortAddresses:", "no list"]),
-        ("mode: ipvs\n", &["mode:", "ipvs", "nftables"]),
+        ("mode: iptables\n", &["mode:", "iptables", "nftables"]),
         (
             "detectLocalMode: Bridge\n",
             &["detectLocalMode:", "Bridge", "NodeCIDR"],
@@ -266,7 +294,7 @@ fn what_is_wrong_is_named_by_its_path_with_the_way_out() {
 
 #[test]
 fn all_faults_are_said_at_once() {
-    let said = faults("apiVersion: v1\nmode: ipvs\nfoo: 1\n");
+    let said = faults("apiVersion: v1\nmode: iptables\nfoo: 1\n");
     for part in ["apiVersion: \"v1\"", "kind: it is missing", "mode:", "foo:"] {
         assert!(said.contains(part), "{said}");
     }

@@ -39,6 +39,8 @@ pub(super) fn is_about_elements(error: &Error) -> bool {
         | Error::NoProgram { .. }
         | Error::Program { .. }
         | Error::Refused { .. }
+        | Error::Missing { .. }
+        | Error::ProgramFailed { .. }
         | Error::Socket(_) => false,
     }
 }

@@ -160,7 +160,7 @@ fn bad_values_say_what_would_be_good() {
     says(metrics_address("10249").map(drop), "IP:PORT");
     says(metrics_address("").map(drop), "IP:PORT");
     says(healthz_address("localhost:10256").map(drop), "[::]:10256");
-    says("ipvs".parse::<ProxyMode>().map(drop), "nftables");
+    says("winkernel".parse::<ProxyMode>().map(drop), "nftables");
     assert!(
         ProxyMode::ALL
             .iter()

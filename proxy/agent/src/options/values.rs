@@ -22,11 +22,13 @@ pub enum ProxyMode {
     Nftables,
     /// By iptables, in kube-proxy's chains.
     Iptables,
+    /// By IPVS, with ipset and iptables for the rest.
+    Ipvs,
 }
 
 impl ProxyMode {
     /// All of them.
-    pub const ALL: [ProxyMode; 2] = [Self::Nftables, Self::Iptables];
+    pub const ALL: [ProxyMode; 3] = [Self::Nftables, Self::Iptables, Self::Ipvs];
 }
 
 impl fmt::Display for ProxyMode {
@@ -34,6 +36,7 @@ impl fmt::Display for ProxyMode {
         f.write_str(match self {
             Self::Nftables => "nftables",
             Self::Iptables => "iptables",
+            Self::Ipvs => "ipvs",
         })
     }
 }
@@ -45,11 +48,9 @@ impl FromStr for ProxyMode {
         match text {
             "" | "nftables" => Ok(Self::Nftables),
             "iptables" => Ok(Self::Iptables),
-            "ipvs" => Err(ValueError(format!(
-                "mode {text} is kube-proxy's: berth proxy writes rules for nftables or iptables; write either, or leave it out for nftables"
-            ))),
+            "ipvs" => Ok(Self::Ipvs),
             _ => Err(ValueError(format!(
-                "{text:?} is no mode; write nftables or iptables, or leave it out for nftables"
+                "{text:?} is no mode; write nftables, iptables or ipvs, or leave it out for nftables"
             ))),
         }
     }
