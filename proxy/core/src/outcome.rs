@@ -8,6 +8,7 @@ use std::sync::Arc;
 use berth_model::{ServiceKey, ServicePortName, SessionAffinity};
 use ipnet::IpNet;
 
+use crate::names::List;
 use crate::{Frontend, Target};
 
 /// Why a Service answers on a frontend.
@@ -39,12 +40,15 @@ impl fmt::Display for Role {
 pub enum RejectReason {
     /// No endpoint of the Service port can take a connection.
     NoEndpoints,
+    /// User-space backend: the relay that would take the connection could not be opened.
+    NoRelay,
 }
 
 impl fmt::Display for RejectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoEndpoints => f.write_str("NoEndpoints"),
+            Self::NoRelay => f.write_str("NoRelay"),
         }
     }
 }
@@ -54,12 +58,18 @@ impl fmt::Display for RejectReason {
 pub enum DropReason {
     /// Traffic policy Local, and endpoints on other nodes only.
     NoLocalEndpoints,
+    /// User-space backend: the relay for connections from outside could not be opened.
+    NoRelay,
+    /// User-space backend: a relay's own port, which only steered connections may reach.
+    RelayPort,
 }
 
 impl fmt::Display for DropReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoLocalEndpoints => f.write_str("NoLocalEndpoints"),
+            Self::NoRelay => f.write_str("NoRelay"),
+            Self::RelayPort => f.write_str("RelayPort"),
         }
     }
 }
@@ -151,6 +161,9 @@ pub struct FrontendIntent {
     pub role: Role,
     /// Where new connections go: everybody's, or if `outside` is set those of Pods and of this host.
     pub outcome: Outcome,
+    /// Which of the Service port's lists `outcome` is made of; `outside` is made of the local one. Frontends of one
+    /// Service port and family that name the same list have the same endpoints.
+    pub list: List,
     /// External traffic policy Local: where connections from outside go.
     pub outside: Option<Outcome>,
     /// Whose connections are masqueraded.

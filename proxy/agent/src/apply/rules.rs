@@ -180,15 +180,24 @@ fn load_mark() -> Expr {
     }
 }
 
+fn marked(bit: u32, op: CmpOp) -> Vec<Expr> {
+    vec![load_mark(), bitwise(bit, 0), compare(op, bit.to_ne_bytes().to_vec())]
+}
+
 fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
     match condition {
         Match::NewConnection => conntrack_bit(CtKey::State, CT_NEW),
         Match::Translated => conntrack_bit(CtKey::Status, CT_STATUS_DNAT),
-        Match::Marked(bit) => vec![
-            load_mark(),
-            bitwise(*bit, 0),
-            compare(CmpOp::Eq, bit.to_ne_bytes().to_vec()),
+        Match::Untranslated => vec![
+            Expr::Ct {
+                dreg: Register::R0,
+                key: CtKey::Status,
+            },
+            bitwise(CT_STATUS_DNAT, 0),
+            compare(CmpOp::Eq, vec![0; 4]),
         ],
+        Match::Marked(bit) => marked(*bit, CmpOp::Eq),
+        Match::Unmarked(bit) => marked(*bit, CmpOp::Neq),
         Match::LocalDestination => address_type(FibFlags::DADDR, CmpOp::Eq),
         Match::ForeignSource => address_type(FibFlags::SADDR, CmpOp::Neq),
         Match::NotLoopback => not_loopback(family),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use berth_model::{Protocol, Service, ServicePort, ServicePortName, SessionAffinity, TrafficPolicy};
 
 use super::ranges;
+use crate::names::List;
 use crate::{
     DropReason, Frontend, FrontendIntent, Masquerade, Outcome, RejectReason, Role, Settings, Target, Usable,
 };
@@ -63,6 +64,11 @@ impl<'a> Decided<'a> {
             owner: owner.clone(),
             role,
             outcome,
+            list: match (role, self.service.internal_policy) {
+                (Role::ClusterIp, TrafficPolicy::Local) => List::Local,
+                (Role::ClusterIp, TrafficPolicy::Cluster)
+                | (Role::LoadBalancer | Role::ExternalIp | Role::NodePort, _) => List::Main,
+            },
             outside,
             masquerade,
             affinity: self.affinity,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Changes as values: stages, in order, that can be printed, counted and carried out.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use berth_model::IpFamily;
 
@@ -9,7 +9,7 @@ use super::objects::{Element, Entry};
 use super::render::change_text;
 use super::slots::EXACT;
 use crate::Target;
-use crate::names::SetName;
+use crate::names::{SetName, TABLE};
 
 /// What a stage is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,14 +103,21 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// The plan as nft commands on this table.
+    pub fn text(&self, table: &str) -> String {
+        let mut text = String::new();
+        for stage in &self.stages {
+            let _ = writeln!(text, "# {}", stage.kind);
+            let changes = stage.changes.iter();
+            text.extend(changes.map(|change| change_text(table, self.family, change)));
+        }
+        text
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for stage in &self.stages {
-            writeln!(f, "# {}", stage.kind)?;
-            for change in &stage.changes {
-                f.write_str(&change_text(self.family, change))?;
-            }
-        }
-        Ok(())
+        f.write_str(&self.text(TABLE))
     }
 }

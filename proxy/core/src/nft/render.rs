@@ -12,7 +12,7 @@ use super::objects::{Action, BaseChain, Chain, Element, Field, Hook, Key, Match,
 use super::plan::Change;
 use super::slots::LADDER;
 use crate::Frontend;
-use crate::names::{MapName, SetName, TABLE, UNTRANSLATED};
+use crate::names::{MapName, SetName, UNTRANSLATED};
 
 /// `ip` or `ip6`: the family's name, in tables as in rules.
 pub fn family_word(family: IpFamily) -> &'static str {
@@ -46,8 +46,9 @@ pub fn table_text(layout: &Layout, elements: &[Element]) -> String {
             .push(element_text(element));
     }
     let mut text = format!(
-        "table {} {TABLE} {{\n\tcounter {UNTRANSLATED} {{\n\t}}\n",
-        family_word(family)
+        "table {} {} {{\n\tcounter {UNTRANSLATED} {{\n\t}}\n",
+        family_word(family),
+        layout.table()
     );
     let mut block = |name: String, header: String| {
         text.push_str(&header);
@@ -71,15 +72,15 @@ pub fn table_text(layout: &Layout, elements: &[Element]) -> String {
 
 /// A script for `nft -f` that replaces the family's table by this one in one transaction.
 pub fn script(layout: &Layout, elements: &[Element]) -> String {
-    let family = family_word(layout.family());
+    let (family, table) = (family_word(layout.family()), layout.table());
     format!(
-        "add table {family} {TABLE}\ndelete table {family} {TABLE}\n{}",
+        "add table {family} {table}\ndelete table {family} {table}\n{}",
         table_text(layout, elements)
     )
 }
 
-/// The command for one change, with its line end.
-pub fn change_text(family: IpFamily, change: &Change) -> String {
+/// The command for one change to a table, with its line end.
+pub fn change_text(table: &str, family: IpFamily, change: &Change) -> String {
     let command = |verb: &str, element: &Element| {
         let shown = if verb == "add" {
             element_text(element)
@@ -87,7 +88,7 @@ pub fn change_text(family: IpFamily, change: &Change) -> String {
             element_key(element)
         };
         let (family, set) = (family_word(family), set_of(element));
-        format!("{verb} element {family} {TABLE} {set} {{ {shown} }}\n")
+        format!("{verb} element {family} {table} {set} {{ {shown} }}\n")
     };
     match change {
         Change::Add(element) => command("add", element),
@@ -228,6 +229,8 @@ fn match_text(family: IpFamily, condition: &Match) -> String {
     match condition {
         Match::NewConnection => "ct state new".to_owned(),
         Match::Translated => "ct status dnat".to_owned(),
+        Match::Untranslated => "ct status ! dnat".to_owned(),
+        Match::Unmarked(bit) => format!("meta mark & {bit:#010x} != {bit:#010x}"),
         Match::Marked(bit) => format!("meta mark & {bit:#010x} == {bit:#010x}"),
         Match::LocalDestination => "fib daddr type local".to_owned(),
         Match::ForeignSource => "fib saddr type != local".to_owned(),

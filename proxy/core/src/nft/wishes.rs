@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a table is made from: the intent itself, or what another backend makes of it.
+
+use std::net::IpAddr;
+
+use berth_model::IpFamily;
+
+use crate::{Frontend, FrontendIntent, Intent};
+
+/// What should happen to packets, as far as a table has to know.
+pub trait Wishes {
+    /// What is wished for the frontend; `None` if nobody claims it.
+    fn get(&self, frontend: &Frontend) -> Option<&FrontendIntent>;
+    /// Every frontend, ordered.
+    fn frontends(&self) -> impl Iterator<Item = (&Frontend, &FrontendIntent)>;
+    /// The ClusterIPs of one family.
+    fn cluster_ips(&self, family: IpFamily) -> impl Iterator<Item = IpAddr>;
+    /// The endpoints' addresses of one family whose connections may come back to themselves.
+    fn local_endpoints(&self, family: IpFamily) -> impl Iterator<Item = IpAddr>;
+    /// Whether the address is among the ClusterIPs.
+    fn is_cluster_ip(&self, ip: IpAddr) -> bool;
+    /// Whether the address is among the local endpoints.
+    fn is_local_endpoint(&self, ip: IpAddr) -> bool;
+}
+
+impl Wishes for Intent {
+    fn get(&self, frontend: &Frontend) -> Option<&FrontendIntent> {
+        Intent::get(self, frontend)
+    }
+
+    fn frontends(&self) -> impl Iterator<Item = (&Frontend, &FrontendIntent)> {
+        Intent::frontends(self)
+    }
+
+    fn cluster_ips(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> {
+        Intent::cluster_ips(self, family)
+    }
+
+    fn local_endpoints(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> {
+        Intent::local_endpoints(self, family)
+    }
+
+    fn is_cluster_ip(&self, ip: IpAddr) -> bool {
+        Intent::is_cluster_ip(self, ip)
+    }
+
+    fn is_local_endpoint(&self, ip: IpAddr) -> bool {
+        Intent::is_local_endpoint(self, ip)
+    }
+}
