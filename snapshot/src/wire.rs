@@ -7,6 +7,7 @@
 //!  body of a list  --read_page-->                    [Object]
 //!  Object          --Wire::read--> Pod, Node, Service, Endpoints, EndpointSlice
 //!  Endpoints, EndpointSlice --enveloped--> body of a request
+//!  its answer --partial_object_metadata--> ObjectMeta
 //! ```
 //!
 //! The reader is our own and not generated: what it does not know it skips by length, texts that repeat go
@@ -32,6 +33,7 @@ pub use envelope::{
 };
 pub use field::Malformed;
 pub use message::Message;
+pub use meta::partial_object_metadata;
 pub use write::{Compose, enveloped};
 
 /// Namespace and name of an object, as texts that its consumers share.

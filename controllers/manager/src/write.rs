@@ -17,11 +17,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request;
 use kube::{Client, Resource};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::metrics::Metrics;
-use exchange::{Failure, Stored, exchange};
+use exchange::{Answer, Failure, exchange};
 
 /// Of the bodies of creations and updates.
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/vnd.kubernetes.protobuf");
@@ -184,8 +183,8 @@ impl Writer {
     pub(crate) async fn create<K: Writable>(&self, object: &K) -> Result<ObjectMeta, WriteError> {
         let path = self.path::<K>(object.meta().namespace.as_deref());
         let request = built(Request::new(path).create(&params(), enveloped(object)));
-        let stored: Stored = self.send("create", kind::<K>(), request.map(as_protobuf)).await?;
-        Ok(stored.into_meta())
+        let answer = self.send("create", kind::<K>(), request.map(as_protobuf)).await?;
+        stored(&answer)
     }
 
     /// Replaces an object and yields the metadata of what is stored. It carries the version that it was
@@ -194,8 +193,8 @@ impl Writer {
         let path = self.path::<K>(object.meta().namespace.as_deref());
         let name = object.meta().name.as_deref().unwrap_or_default();
         let request = built(Request::new(path).replace(name, &params(), enveloped(object)));
-        let stored: Stored = self.send("update", kind::<K>(), request.map(as_protobuf)).await?;
-        Ok(stored.into_meta())
+        let answer = self.send("update", kind::<K>(), request.map(as_protobuf)).await?;
+        stored(&answer)
     }
 
     /// Deletes this very object; that it is gone already is as good.
@@ -209,9 +208,7 @@ impl Writer {
         };
         let path = self.path::<K>(Some(&object.namespace));
         let request = Request::new(path).delete(&object.name, &delete);
-        // The answer is a status or, while a finalizer holds it, the object.
-        let sent: Result<Value, WriteError> = self.send("delete", kind::<K>(), built(request)).await;
-        match sent {
+        match self.send("delete", kind::<K>(), built(request)).await {
             Ok(_) | Err(WriteError::Missing(_)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -238,8 +235,8 @@ impl Writer {
             &params,
             &Patch::Merge(patch),
         );
-        let stored: Stored = self.send("patch-status", kind, built(request)).await?;
-        Ok(stored.into_meta())
+        let answer = self.send("patch-status", kind, built(request)).await?;
+        stored(&answer)
     }
 
     /// The client, for reads.
@@ -251,12 +248,12 @@ impl Writer {
         K::url_path(&(), namespace)
     }
 
-    async fn send<T: DeserializeOwned>(
+    async fn send(
         &self,
         verb: &'static str,
         kind: &'static str,
         request: Result<http::Request<Vec<u8>>, kube::Error>,
-    ) -> Result<T, WriteError> {
+    ) -> Result<Answer, WriteError> {
         if !self.leadership.is_leading() {
             return Err(WriteError::NotLeading);
         }
@@ -269,6 +266,11 @@ impl Writer {
         self.metrics.write(verb, kind, result);
         answer
     }
+}
+
+/// The metadata of what is stored.
+fn stored(answer: &Answer) -> Result<ObjectMeta, WriteError> {
+    answer.meta().map_err(|error| WriteError::of(&error))
 }
 
 fn kind<K: Writable>() -> &'static str {

@@ -13,12 +13,14 @@
 
 pub mod apply;
 mod args;
+pub mod backend;
 mod config;
 mod error;
 mod events;
 mod feed;
 mod health;
 mod metrics;
+pub mod nftables;
 mod node;
 mod once;
 pub mod options;

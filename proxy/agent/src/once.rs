@@ -1,29 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the proxy does once and then exits: clean up, show what it would write.
 
-use berth_model::IpFamily;
 use berth_proxy_core::Intent;
 use berth_proxy_core::nft::full_script;
-use berth_runtime::exit::{Code, ExitError};
+use berth_runtime::exit::ExitError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::nft::Nft;
+use crate::backend;
 use crate::feed::{Event, State};
 use crate::node::own_addresses;
 use crate::options::Options;
 
-/// Removes Berth's tables, and nothing else.
+/// Removes what Berth wrote, in whatever mode, and nothing else.
 ///
 /// # Errors
 /// Missing privileges (3), or the kernel refused (1).
 pub async fn cleanup() -> Result<(), ExitError> {
-    let nft = Nft::open()?;
-    for family in IpFamily::ALL {
-        let removed = nft.remove(family).await?;
-        tracing::info!(%family, removed, "clean-up");
-    }
-    Ok(())
+    Ok(backend::remove(None).await?)
 }
 
 /// Prints what would be written on an empty node.
@@ -46,9 +40,7 @@ pub(crate) async fn dry_run(
         }
     }
     let own = own_addresses().unwrap_or_default();
-    let settings = options
-        .settings(state.node.as_ref(), &own)
-        .map_err(|error| ExitError::new(Code::Usage, error))?;
+    let settings = options.settings(state.node.as_ref(), &own);
     let intent = Intent::of(state.index.view(), settings);
     print!("{}", full_script(&intent));
     Ok(())

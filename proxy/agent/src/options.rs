@@ -54,14 +54,31 @@ pub(crate) struct ConntrackOptions {
     pub(crate) udp_stream: Duration,
 }
 
+impl ConntrackOptions {
+    fn of(args: &SharedArgs) -> Self {
+        let day = Duration::from_secs(24 * 60 * 60);
+        let hour = Duration::from_secs(60 * 60);
+        Self {
+            max_per_core: args.conntrack_max_per_core.unwrap_or(32 * 1024),
+            min: args.conntrack_min.unwrap_or(128 * 1024),
+            tcp_established: args.conntrack_tcp_timeout_established.unwrap_or(day),
+            tcp_close_wait: args.conntrack_tcp_timeout_close_wait.unwrap_or(hour),
+            tcp_be_liberal: args.conntrack_tcp_be_liberal.unwrap_or_default(),
+            udp: args.conntrack_udp_timeout.unwrap_or_default(),
+            udp_stream: args.conntrack_udp_timeout_stream.unwrap_or_default(),
+        }
+    }
+}
+
 /// Everything the proxy goes by.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Options {
+    pub(crate) mode: ProxyMode,
     pub(crate) node: NodeName,
     pub(crate) detect_local_mode: DetectLocalMode,
     pub(crate) cluster_cidrs: Vec<IpNet>,
-    pub(crate) masquerade_all: bool,
-    pub(crate) masquerade_bit: u8,
+    /// What does not depend on the Node.
+    pub(crate) base: Settings,
     pub(crate) nodeport_addresses: Vec<NodePortAddress>,
     pub(crate) bind_address: Option<IpAddr>,
     pub(crate) healthz: BindTo,
@@ -82,6 +99,7 @@ impl Options {
         if name.is_empty() {
             return Err(OptionsError::NodeName);
         }
+        let conntrack = ConntrackOptions::of(&args);
         let detect_local_mode = args.detect_local_mode.unwrap_or_default();
         let cluster_cidrs = args.cluster_cidr.unwrap_or_default();
         // kube-proxy ignores the CIDRs silently, and nobody learns that they are not used.
@@ -99,8 +117,13 @@ impl Options {
                 sync: sync_period,
             });
         }
-        let masquerade_bit = args.masquerade_bit.unwrap_or(14);
-        Settings::new(masquerade_bit)?;
+        let base = Settings {
+            masquerade_all: args.masquerade_all.unwrap_or_default(),
+            ..match args.masquerade_bit {
+                Some(bit) => Settings::new(bit)?,
+                None => Settings::default(),
+            }
+        };
         let v6 = args.bind_address.is_some_and(|ip| ip.is_ipv6());
         let (any, loopback): (IpAddr, IpAddr) = if v6 {
             (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into())
@@ -108,14 +131,12 @@ impl Options {
             (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into())
         };
         let healthz = BindTo::Address(SocketAddr::new(any, HEALTHZ_PORT));
-        let day = Duration::from_secs(24 * 60 * 60);
-        let hour = Duration::from_secs(60 * 60);
         Ok(Self {
+            mode: args.proxy_mode.unwrap_or_default(),
             node: NodeName::new(name),
             detect_local_mode,
             cluster_cidrs,
-            masquerade_all: args.masquerade_all.unwrap_or_default(),
-            masquerade_bit,
+            base,
             nodeport_addresses: args.nodeport_addresses.unwrap_or_default(),
             bind_address: args.bind_address.filter(|ip| !ip.is_unspecified()),
             healthz: args.healthz_bind_address.unwrap_or(healthz),
@@ -125,15 +146,7 @@ impl Options {
             bind_address_hard_fail: args.bind_address_hard_fail.unwrap_or_default(),
             sync_period,
             min_sync_period,
-            conntrack: ConntrackOptions {
-                max_per_core: args.conntrack_max_per_core.unwrap_or(32 * 1024),
-                min: args.conntrack_min.unwrap_or(128 * 1024),
-                tcp_established: args.conntrack_tcp_timeout_established.unwrap_or(day),
-                tcp_close_wait: args.conntrack_tcp_timeout_close_wait.unwrap_or(hour),
-                tcp_be_liberal: args.conntrack_tcp_be_liberal.unwrap_or_default(),
-                udp: args.conntrack_udp_timeout.unwrap_or_default(),
-                udp_stream: args.conntrack_udp_timeout_stream.unwrap_or_default(),
-            },
+            conntrack,
         })
     }
 
@@ -148,15 +161,8 @@ impl Options {
     }
 
     /// The core's settings, given what is known of the Node, and the machine's addresses.
-    ///
-    /// # Errors
-    /// Never: the bit was looked at before.
-    pub(crate) fn settings(
-        &self,
-        node: Option<&NodeFacts>,
-        addresses: &BTreeSet<IpAddr>,
-    ) -> Result<Settings, SettingsError> {
-        Ok(Settings {
+    pub(crate) fn settings(&self, node: Option<&NodeFacts>, addresses: &BTreeSet<IpAddr>) -> Settings {
+        Settings {
             node: Some(self.node.clone()),
             zone: node.and_then(|node| node.zone.clone()),
             node_ips: self.primary(node).into_iter().collect(),
@@ -165,9 +171,8 @@ impl Options {
                 DetectLocalMode::ClusterCidr => self.cluster_cidrs.clone(),
                 DetectLocalMode::NodeCidr => node.map(|node| node.pod_cidrs.clone()).unwrap_or_default(),
             },
-            masquerade_all: self.masquerade_all,
-            ..Settings::new(self.masquerade_bit)?
-        })
+            ..self.base.clone()
+        }
     }
 
     /// The node's own address of each family.

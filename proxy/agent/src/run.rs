@@ -10,7 +10,7 @@ use berth_proxy_core::{Conflict, Settings, Shortfall};
 use berth_runtime::admin::Admin;
 use berth_runtime::backoff::{Backoff, jitter};
 use berth_runtime::client::ApiArgs;
-use berth_runtime::exit::{Code, ExitError};
+use berth_runtime::exit::ExitError;
 use berth_runtime::metrics::Metrics as Registry;
 use berth_runtime::ready::{Condition, Readiness};
 use berth_runtime::shutdown::Shutdown;
@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::nft::Nft;
+use crate::backend::{Backend, Chosen};
 use crate::events::Events;
 use crate::feed::{self, Event, Seen, Selection, State};
 use crate::health::{self, HealthPorts, ProxyHealth, Refusal};
@@ -55,7 +55,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         return cleanup().await;
     }
     let Start { options, api } = start::read(&args, api)?;
-    let settings = options.settings(None, &BTreeSet::new()).map_err(usage)?;
+    let settings = options.settings(None, &BTreeSet::new());
     let selection = Selection {
         service_proxy_name: args.service_proxy_name.clone(),
         node: options.node.clone(),
@@ -66,9 +66,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         let events = feed::start(&connection.client(), &selection, WatchMetrics::default());
         return dry_run(&options, events, &stop).await;
     }
-    let nft = Nft::open()?;
-    // Missing privileges show here, before anything else is waited for.
-    nft.has_table(IpFamily::V4).await?;
+    let backend = Chosen::open(options.mode, &settings, args.retire_delay).await?;
     let admin = Admin::bind("--metrics-bind-address", options.metrics).await?;
     let registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
     let metrics = registry.register(Metrics::register);
@@ -80,7 +78,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
     tracing::info!(server = %connection.origin(), node = options.node.as_str(), "starting");
     let mut agent = Agent {
         state: State::new(Timestamp::now()),
-        syncer: Syncer::new(nft, settings.clone(), args.retire_delay),
+        syncer: Syncer::new(backend, settings.clone()),
         settings,
         written: false,
         node_patience: Instant::now() + NODE_PATIENCE,
@@ -119,10 +117,6 @@ async fn ended(servers: [Option<JoinHandle<()>>; 2]) {
     }
 }
 
-fn usage(error: impl std::fmt::Display) -> ExitError {
-    ExitError::new(Code::Usage, error)
-}
-
 /// What was said already, so that it is said once.
 #[derive(Debug, Default)]
 struct Reported {
@@ -132,7 +126,7 @@ struct Reported {
 
 struct Agent {
     state: State,
-    syncer: Syncer,
+    syncer: Syncer<Chosen>,
     metrics: Metrics,
     listed: Condition,
     synced: Condition,
@@ -205,7 +199,7 @@ impl Agent {
         let until = |at: Instant| at.saturating_duration_since(now);
         let rules = match self.not_before() {
             Some(at) => Some(until(at)),
-            None => self.syncer.next_retirement(),
+            None => self.syncer.next_wake(),
         };
         let ports = self.ports.retry_at().map(until);
         let node = (!self.written && self.state.is_synced()).then(|| until(self.node_patience));
@@ -230,33 +224,29 @@ impl Agent {
 
     /// What the Node and the machine's addresses changed of the settings is written like any other change.
     /// A Node that is gone changes nothing: traffic goes on as long as this process runs.
-    fn follow_node(&mut self) -> Result<(), ExitError> {
+    fn follow_node(&mut self) {
         self.health.node(self.state.eligibility());
         if self.state.node.is_none() && self.written {
-            return Ok(());
+            return;
         }
         let own = if self.options.selects_addresses() {
             match own_addresses() {
                 Ok(own) => own,
                 Err(error) => {
                     tracing::warn!(%error, "the machine's addresses cannot be read");
-                    return Ok(());
+                    return;
                 }
             }
         } else {
             BTreeSet::new()
         };
-        let settings = self
-            .options
-            .settings(self.state.node.as_ref(), &own)
-            .map_err(usage)?;
+        let settings = self.options.settings(self.state.node.as_ref(), &own);
         if settings != self.settings {
             tracing::info!(?settings, "the node changed, and the rules follow");
             self.syncer.reconfigure(settings.clone(), self.state.index.view());
             self.settings = settings;
             self.queued();
         }
-        Ok(())
     }
 
     fn queued(&self) {
@@ -274,7 +264,7 @@ impl Agent {
     }
 
     async fn turn(&mut self) -> Result<(), ExitError> {
-        self.follow_node()?;
+        self.follow_node();
         if !self.is_synced() {
             return Ok(());
         }
@@ -322,7 +312,7 @@ impl Agent {
                         self.paused_until = Some(Instant::now() + self.options.min_sync_period);
                     }
                 }
-                for (family, count) in self.syncer.elements() {
+                for (family, count) in self.syncer.backend().elements() {
                     self.metrics.elements(family, count);
                 }
                 Ok(())
@@ -363,8 +353,9 @@ impl Agent {
 
     async fn read_counters(&self) {
         for family in IpFamily::ALL {
-            match self.syncer.nft().untranslated(family).await {
-                Ok(packets) => {
+            match self.syncer.backend().untranslated(family).await {
+                Ok(None) => {}
+                Ok(Some(packets)) => {
                     let before = self.metrics.untranslated(family, packets);
                     if packets > before {
                         tracing::warn!(%family, packets = packets - before, "packets to Services found no endpoint");

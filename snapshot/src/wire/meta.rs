@@ -6,7 +6,23 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
 
+use super::envelope::open;
 use super::field::{Field, Fields, Malformed, entry};
+
+/// Takes the metadata out of an answer of kind `PartialObjectMetadata`, in its envelope; all but `managedFields`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn partial_object_metadata(body: &[u8]) -> Result<ObjectMeta, Malformed> {
+    let mut meta = ObjectMeta::default();
+    for field in Fields::of(open(body, "PartialObjectMetadata")?) {
+        let field = field?;
+        if field.number == 1 {
+            meta = object_meta(field.bytes()?)?;
+        }
+    }
+    Ok(meta)
+}
 
 /// All of an object's metadata but `managedFields`.
 pub(super) fn object_meta(bytes: &[u8]) -> Result<ObjectMeta, Malformed> {

@@ -72,7 +72,7 @@ fn pods_are_told_by_cluster_or_node_cidr() {
         ..SharedArgs::default()
     });
     let cidrs = |options: &Options, node| {
-        let cidrs = options.settings(node, &BTreeSet::new()).unwrap().cluster_cidrs;
+        let cidrs = options.settings(node, &BTreeSet::new()).cluster_cidrs;
         cidrs.iter().map(IpNet::to_string).collect::<Vec<_>>().join(",")
     };
     assert_eq!(cidrs(&by_cluster, Some(&node)), "10.244.0.0/16");
@@ -101,7 +101,6 @@ fn node_port_addresses_select_addresses_by_family() {
         };
         let selected = options(args)
             .settings(Some(&node), &addresses)
-            .unwrap()
             .node_port_addresses;
         let texts = IpFamily::ALL.into_iter().filter_map(|family| {
             let ips: Vec<String> = selected.of(family)?.iter().map(IpAddr::to_string).collect();
@@ -136,7 +135,7 @@ fn the_bind_address_stands_for_the_nodes_own() {
     });
     let addresses = ["192.0.2.1", "198.51.100.1", "fd00::1"].map(|ip| ip.parse().unwrap());
     let node = facts(&["192.0.2.1", "fd00::1"], &[]);
-    let settings = |node| options.settings(node, &BTreeSet::from(addresses)).unwrap();
+    let settings = |node| options.settings(node, &BTreeSet::from(addresses));
     let with_node = settings(Some(&node));
     let of = |settings: &Settings, family| settings.node_port_addresses.of(family).cloned();
     let only = |ip: &str| Some(BTreeSet::from([ip.parse().unwrap()]));
@@ -148,7 +147,7 @@ fn the_bind_address_stands_for_the_nodes_own() {
         nodeport_addresses: Some(vec![NodePortAddress::Primary]),
         ..SharedArgs::default()
     });
-    let without = without.settings(None, &BTreeSet::from(addresses)).unwrap();
+    let without = without.settings(None, &BTreeSet::from(addresses));
     assert_eq!(of(&without, IpFamily::V4), Some(BTreeSet::new()), "not known yet");
 }
 

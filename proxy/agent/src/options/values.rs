@@ -22,6 +22,19 @@ pub enum ProxyMode {
     Nftables,
 }
 
+impl ProxyMode {
+    /// All of them.
+    pub const ALL: [ProxyMode; 1] = [Self::Nftables];
+}
+
+impl fmt::Display for ProxyMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nftables => "nftables",
+        })
+    }
+}
+
 impl FromStr for ProxyMode {
     type Err = ValueError;
 

@@ -11,6 +11,7 @@ use berth_model::{
     ServiceKind, ServicePort, SessionAffinity, TrafficPolicy, View,
 };
 use berth_proxy_agent::apply::nft::Nft;
+use berth_proxy_agent::nftables::Nftables;
 use berth_proxy_agent::sync::Syncer;
 use berth_proxy_core::Settings;
 
@@ -122,7 +123,7 @@ impl Cluster {
     }
 
     /// Hands what changed to the syncer and has it carried out.
-    pub(crate) async fn sync(&mut self, syncer: &mut Syncer) -> anyhow::Result<()> {
+    pub(crate) async fn sync(&mut self, syncer: &mut Syncer<Nftables>) -> anyhow::Result<()> {
         let dirty = std::mem::take(&mut self.dirty);
         syncer.take(&self.view, &dirty);
         syncer.turn().await?;
@@ -130,9 +131,12 @@ impl Cluster {
     }
 
     /// A syncer that starts from nothing, as after a restart, and all Services for its first turn.
-    pub(crate) fn restarted(&mut self, retire_delay: Duration) -> anyhow::Result<Syncer> {
+    pub(crate) fn restarted(&mut self, retire_delay: Duration) -> anyhow::Result<Syncer<Nftables>> {
         self.dirty = self.view.services.keys().cloned().collect();
-        Ok(Syncer::new(Nft::open()?, settings(), retire_delay))
+        Ok(Syncer::new(
+            Nftables::new(Nft::open()?, &settings(), retire_delay),
+            settings(),
+        ))
     }
 }
 
@@ -147,13 +151,16 @@ pub(crate) fn settings() -> Settings {
     }
 }
 
-pub(crate) fn mk_syncer(retire_delay: Duration) -> anyhow::Result<Syncer> {
-    Ok(Syncer::new(Nft::open()?, settings(), retire_delay))
+pub(crate) fn mk_syncer(retire_delay: Duration) -> anyhow::Result<Syncer<Nftables>> {
+    Ok(Syncer::new(
+        Nftables::new(Nft::open()?, &settings(), retire_delay),
+        settings(),
+    ))
 }
 
 /// Waits for left-overs to be retired.
-pub(crate) async fn retire(syncer: &mut Syncer) -> anyhow::Result<()> {
-    while let Some(wait) = syncer.next_retirement() {
+pub(crate) async fn retire(syncer: &mut Syncer<Nftables>) -> anyhow::Result<()> {
+    while let Some(wait) = syncer.next_wake() {
         tokio::time::sleep(wait).await;
         syncer.turn().await?;
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use berth_model::IpFamily;
+use berth_proxy_agent::nftables::Nftables;
 use berth_proxy_agent::sync::Syncer;
 use berth_testkit::in_sandbox_async;
 use berth_testkit::netns::Netns;
@@ -394,7 +395,12 @@ fn stream(
     })
 }
 
-async fn churn(cluster: &mut Cluster, syncer: &mut Syncer, services: u16, rounds: u16) -> anyhow::Result<()> {
+async fn churn(
+    cluster: &mut Cluster,
+    syncer: &mut Syncer<Nftables>,
+    services: u16,
+    rounds: u16,
+) -> anyhow::Result<()> {
     for round in 0..rounds {
         for n in 0..services {
             // A different number of other Pods each time, never none.
@@ -435,11 +441,11 @@ fn a_thousand_endpoint_changes_at_once_lose_no_packet() {
         ensure!(packets > 10_000, "only {packets} packets");
         ensure!(lost == 0, "{lost} of {packets} packets untranslated");
         println!("{packets} packets, {lost} untranslated");
-        ensure!(syncer.nft().untranslated(IpFamily::V4).await? == 0);
+        ensure!(syncer.backend().nft().untranslated(IpFamily::V4).await? == 0);
         // The counter does count: without slots every packet of the stream is untranslated.
         nft(&["flush", "map", "ip", "berth-proxy", "vip-slots"], "")?;
         berth_testkit::wait::eventually("a count", PATIENCE, || async {
-            match syncer.nft().untranslated(IpFamily::V4).await {
+            match syncer.backend().nft().untranslated(IpFamily::V4).await {
                 Ok(0) => Err("still 0".to_owned()),
                 Ok(packets) => Ok(packets),
                 Err(error) => Err(error.to_string()),

@@ -11,6 +11,8 @@ use berth_model::{
     TrafficPolicy,
 };
 use berth_proxy_agent::apply::nft::Nft;
+use berth_proxy_agent::backend::Backend;
+use berth_proxy_agent::nftables::Nftables;
 use berth_proxy_agent::sync::Syncer;
 use berth_proxy_core::{NodePortAddresses, Settings};
 use berth_testkit::in_sandbox_async;
@@ -75,8 +77,11 @@ fn all_settings() -> Settings {
     }
 }
 
-fn mk_syncer(settings: &Settings) -> anyhow::Result<Syncer> {
-    Ok(Syncer::new(Nft::open()?, settings.clone(), SOON))
+fn mk_syncer(settings: &Settings) -> anyhow::Result<Syncer<Nftables>> {
+    Ok(Syncer::new(
+        Nftables::new(Nft::open()?, settings, SOON),
+        settings.clone(),
+    ))
 }
 
 /// The Pod, on a node that is or is not this one.
@@ -427,7 +432,13 @@ fn everything_lists_and_loads_and_reads_back_and_goes() {
         }
         cluster.sync(&mut restarted).await?;
         retire(&mut restarted).await?;
-        ensure!(restarted.elements().all(|(_, elements)| elements == 0));
+        ensure!(
+            restarted
+                .backend()
+                .elements()
+                .iter()
+                .all(|(_, elements)| *elements == 0)
+        );
         // The networks stay.
         for word in ["ip", "ip6"] {
             let listed = list(word)?;

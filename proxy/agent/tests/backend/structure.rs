@@ -13,12 +13,13 @@ use berth_model::IpFamily;
 use berth_proxy_agent::Error;
 use berth_proxy_agent::apply::Observed;
 use berth_proxy_agent::apply::nft::Nft;
+use berth_proxy_agent::nftables::Nftables;
 use berth_proxy_agent::sync::Syncer;
 use berth_proxy_core::Settings;
 use berth_proxy_core::nft::{Installed, Layout, Scope, StageKind, diff, script, slots};
 use berth_testkit::in_sandbox_async;
+use nlink::netlink::Connection;
 use nlink::netlink::nftables::Family;
-use nlink::netlink::{Connection, Nftables};
 
 use crate::cluster::{Cluster, mk_syncer, retire, settings};
 
@@ -114,7 +115,10 @@ fn netlink_and_text_make_the_same_table_and_it_survives_list_and_load() {
 fn no_cluster_cidr_loads_and_lists_too() {
     in_sandbox_async!(async {
         let mut cluster = small();
-        let mut syncer = Syncer::new(Nft::open()?, Default::default(), NOW);
+        let mut syncer = Syncer::new(
+            Nftables::new(Nft::open()?, &Default::default(), NOW),
+            Default::default(),
+        );
         cluster.sync(&mut syncer).await?;
         for (_, word) in FAMILIES {
             let listed = list(word)?;
@@ -162,16 +166,17 @@ fn a_restart_writes_nothing() {
         cluster.set(5, Some(&(1..=100).collect::<Vec<u16>>()));
         let mut syncer = mk_syncer(NOW)?;
         cluster.sync(&mut syncer).await?;
-        let before = syncer.nft().generation().await?;
+        let before = syncer.backend().nft().generation().await?;
         let mut restarted = cluster.restarted(NOW)?;
         cluster.sync(&mut restarted).await?;
         ensure!(
-            restarted.nft().generation().await? == before,
+            restarted.backend().nft().generation().await? == before,
             "a restart wrote to the kernel"
         );
         ensure!(
             restarted
-                .plans()
+                .backend()
+                .plans(restarted.intent())
                 .iter()
                 .all(berth_proxy_core::nft::Plan::is_empty)
         );
@@ -211,10 +216,10 @@ fn a_foreign_change_before_one_of_ours_is_still_noticed() {
             "failed: {failed}"
         );
         ensure!(list("ip")?.contains("10.96.0.9 . tcp . 80"));
-        let before = syncer.nft().generation().await?;
+        let before = syncer.backend().nft().generation().await?;
         syncer.audit().await?;
         ensure!(syncer.turn().await?.is_nothing());
-        ensure!(syncer.nft().generation().await? == before);
+        ensure!(syncer.backend().nft().generation().await? == before);
         anyhow::Ok(())
     });
 }
@@ -226,12 +231,12 @@ fn what_follows_a_foreign_change_of_somebody_elses_table_writes_nothing() {
         let mut syncer = mk_syncer(NOW)?;
         cluster.sync(&mut syncer).await?;
         nft(&["add", "table", "ip", "other"], "")?;
-        let before = syncer.nft().generation().await?;
+        let before = syncer.backend().nft().generation().await?;
         for _ in 0..2 {
             syncer.audit().await?;
             ensure!(syncer.turn().await?.is_nothing());
         }
-        ensure!(syncer.nft().generation().await? == before);
+        ensure!(syncer.backend().nft().generation().await? == before);
         anyhow::Ok(())
     });
 }
@@ -245,7 +250,7 @@ fn left_overs_are_retired_though_somebody_else_writes_all_the_time() {
         retire(&mut syncer).await?;
         cluster.set(2, Some(&[11])).sync(&mut syncer).await?;
         for n in 0..5 {
-            let Some(wait) = syncer.next_retirement() else {
+            let Some(wait) = syncer.next_wake() else {
                 return Ok(());
             };
             tokio::time::sleep(wait).await;
@@ -272,7 +277,7 @@ fn updates_go_on_while_somebody_else_never_stops_writing() {
                     .enable_all()
                     .build()?;
                 runtime.block_on(async {
-                    let busy = Connection::<Nftables>::new()?;
+                    let busy = Connection::<nlink::netlink::Nftables>::new()?;
                     while !stop.load(Ordering::Relaxed) {
                         let add = busy.transaction().add_table("busy", Family::Inet);
                         add.commit(&busy).await?;
@@ -292,6 +297,7 @@ fn updates_go_on_while_somebody_else_never_stops_writing() {
             ensure!(list("ip6")?.contains(&format!("fd00:10:96::{n:x} . tcp . 80")));
             syncer.audit().await?;
             let read = syncer
+                .backend()
                 .nft()
                 .observe(&Layout::new(IpFamily::V4, &settings()), NOW)
                 .await;
@@ -350,12 +356,16 @@ fn networks_of_any_shape_read_back_as_written() {
             };
             let mut cluster = small();
             cluster
-                .sync(&mut Syncer::new(Nft::open()?, settings.clone(), NOW))
+                .sync(&mut Syncer::new(
+                    Nftables::new(Nft::open()?, &settings, NOW),
+                    settings.clone(),
+                ))
                 .await?;
             let listed = [list("ip")?, list("ip6")?];
             // As we wrote them, and as nft does.
             for pass in 0..2 {
-                let mut restarted = Syncer::new(Nft::open()?, settings.clone(), NOW);
+                let mut restarted =
+                    Syncer::new(Nftables::new(Nft::open()?, &settings, NOW), settings.clone());
                 restarted.take(&cluster.view, &cluster.view.services.keys().cloned().collect());
                 ensure!(restarted.turn().await?.is_nothing(), "{cidrs:?}, pass {pass}");
                 for ((_, word), text) in FAMILIES.iter().zip(&listed) {
@@ -406,6 +416,7 @@ fn killed_between_any_two_stages_it_converges() {
             wanted.take(&cluster.view, &cluster.view.services.keys().cloned().collect());
             for (family, _) in FAMILIES {
                 let observed = syncer
+                    .backend()
                     .nft()
                     .observe(&Layout::new(family, &settings()), NOW)
                     .await?;
@@ -415,7 +426,7 @@ fn killed_between_any_two_stages_it_converges() {
                 let plan = diff(family, &installed, wanted.intent(), Scope::All, NOW, NOW);
                 ensure!(plan.stages.len() >= 2 && plan.stages[0].kind == StageKind::Fill);
                 for stage in plan.stages.iter().take(stages) {
-                    syncer.nft().change(family, &stage.changes).await?;
+                    syncer.backend().nft().change(family, &stage.changes).await?;
                 }
             }
             let mut restarted = cluster.restarted(NOW)?;
@@ -470,7 +481,7 @@ fn a_small_socket_buffer_only_means_more_transactions() {
             cluster.set(n, Some(&[1, 2, 3, 4, 5]));
         }
         let tight = Nft::open()?.with_budget(120_000);
-        let mut syncer = Syncer::new(tight, settings(), NOW);
+        let mut syncer = Syncer::new(Nftables::new(tight, &settings(), NOW), settings());
         cluster.sync(&mut syncer).await?;
         let before = list("ip6")?;
         ensure!(before.matches(". tcp . 80 . 4 :").count() == 400);

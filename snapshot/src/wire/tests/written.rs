@@ -10,7 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::wire::{Compose, Named, Wire, enveloped, open};
+use crate::wire::{Compose, Message, Named, Wire, enveloped, open, partial_object_metadata};
 
 fn assert_comes_back<K: Wire + Compose + DeserializeOwned + PartialEq + Debug>(json: Value) {
     let object: K = serde_json::from_value(json).unwrap();
@@ -87,4 +87,24 @@ fn endpoints_come_back_with_every_field_and_with_none() {
         ],
     }));
     assert_comes_back::<Endpoints>(json!({"metadata": {}}));
+}
+
+#[test]
+fn the_metadata_of_what_is_stored_is_read_off_the_answer_to_a_write() {
+    let slice: EndpointSlice =
+        serde_json::from_value(json!({"metadata": full_meta(), "addressType": "IPv4", "endpoints": []}))
+            .unwrap();
+    let mut unknown = Message::default();
+    unknown.nested(1, |kind| {
+        kind.bytes(1, b"meta.k8s.io/v1");
+        kind.bytes(2, b"PartialObjectMetadata");
+    });
+    // Metadata are its first field as they are a slice's; of what else a slice has, it knows nothing.
+    unknown.bytes(2, open(&enveloped(&slice), "EndpointSlice").unwrap());
+    let body = [b"k8s\0".as_slice(), &unknown.into_bytes()].concat();
+    assert_eq!(partial_object_metadata(&body).unwrap(), slice.metadata);
+    assert!(
+        partial_object_metadata(&enveloped(&slice)).is_err(),
+        "another kind"
+    );
 }

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The seam between the sync loop and what carries its intent out: one trait, and the backend that was chosen.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use berth_model::IpFamily;
+use berth_proxy_core::conntrack::StaleFlows;
+use berth_proxy_core::{Intent, Settings, Touched};
+
+use crate::Error;
+use crate::apply::nft::Nft;
+use crate::nftables::Nftables;
+use crate::options::ProxyMode;
+
+/// What a turn did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Tables written as a whole.
+    pub rebuilt: usize,
+    /// Tables whose sets of networks were written.
+    pub networks: usize,
+    /// Elements added, replaced, removed.
+    pub changes: usize,
+    /// UDP flows forgotten.
+    pub forgotten: usize,
+}
+
+impl Done {
+    /// Whether the kernel was left alone.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a backend's turn brought.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Turned {
+    /// What it did.
+    pub done: Done,
+    /// Flows of frontends that it found and that nobody claims: no update will ever touch them.
+    pub stale: StaleFlows,
+}
+
+/// Brings an intent about and keeps it. It owns what is known of the kernel, reads that when it starts, and touches
+/// nothing that is not its own.
+pub trait Backend: fmt::Debug + Send {
+    /// Takes in other settings. Writes nothing; the next turn, which is told of all frontends, does.
+    fn reconfigure(&mut self, settings: &Settings);
+
+    /// Carries out what the intent wants and the kernel does not have. `touched` is all that may differ since the last
+    /// turn that succeeded: the rest need not be looked at, unless something was found changed by somebody else.
+    ///
+    /// # Errors
+    /// Something was refused or could not be read. What was carried out holds; the next turn goes on from there.
+    fn turn(
+        &mut self,
+        intent: &Intent,
+        touched: &Touched,
+    ) -> impl Future<Output = Result<Turned, Error>> + Send;
+
+    /// Looks, cheaply, whether somebody else may have changed what is ours, and has the next turn look closer if so.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    fn audit(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// How long until something is left to do without any change of the intent; `None` if nothing is.
+    fn next_wake(&self) -> Option<Duration>;
+
+    /// How many elements (nftables), as far as known, by family.
+    fn elements(&self) -> Vec<(IpFamily, usize)>;
+
+    /// Packets to Services that found no endpoint where there should have been one, since the family's rules were
+    /// written first; `None` where the backend cannot tell.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    fn untranslated(&self, family: IpFamily) -> impl Future<Output = Result<Option<u64>, Error>> + Send;
+}
+
+/// The backend that `--proxy-mode` names.
+#[derive(Debug)]
+pub enum Chosen {
+    /// Rules in nftables.
+    Nftables(Nftables),
+}
+
+impl Chosen {
+    /// Opens what the mode needs.
+    ///
+    /// # Errors
+    /// Missing privileges, or a kernel without what it takes.
+    pub(crate) async fn open(
+        mode: ProxyMode,
+        settings: &Settings,
+        retire_delay: Duration,
+    ) -> Result<Self, Error> {
+        match mode {
+            ProxyMode::Nftables => {
+                let nft = Nft::open()?;
+                // Missing privileges show here, before anything else is waited for.
+                nft.has_table(IpFamily::V4).await?;
+                Ok(Self::Nftables(Nftables::new(nft, settings, retire_delay)))
+            }
+        }
+    }
+}
+
+impl Backend for Chosen {
+    fn reconfigure(&mut self, settings: &Settings) {
+        match self {
+            Self::Nftables(backend) => backend.reconfigure(settings),
+        }
+    }
+
+    async fn turn(&mut self, intent: &Intent, touched: &Touched) -> Result<Turned, Error> {
+        match self {
+            Self::Nftables(backend) => backend.turn(intent, touched).await,
+        }
+    }
+
+    async fn audit(&mut self) -> Result<(), Error> {
+        match self {
+            Self::Nftables(backend) => backend.audit().await,
+        }
+    }
+
+    fn next_wake(&self) -> Option<Duration> {
+        match self {
+            Self::Nftables(backend) => backend.next_wake(),
+        }
+    }
+
+    fn elements(&self) -> Vec<(IpFamily, usize)> {
+        match self {
+            Self::Nftables(backend) => backend.elements(),
+        }
+    }
+
+    async fn untranslated(&self, family: IpFamily) -> Result<Option<u64>, Error> {
+        match self {
+            Self::Nftables(backend) => backend.untranslated(family).await,
+        }
+    }
+}
+
+/// Removes everything of every backend's from this node, and nothing else; or what backends other than that of a
+/// mode left behind.
+///
+/// # Errors
+/// Missing privileges, or the kernel refused.
+pub(crate) async fn remove(but: Option<ProxyMode>) -> Result<(), Error> {
+    for mode in ProxyMode::ALL {
+        if Some(mode) == but {
+            continue;
+        }
+        match mode {
+            ProxyMode::Nftables => {
+                let nft = Nft::open()?;
+                for family in IpFamily::ALL {
+                    let removed = nft.remove(family).await?;
+                    tracing::info!(%mode, %family, removed, "clean-up");
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The nftables backend: two tables, written by netlink in the stages that the core plans. Owns what is known of them.
+
+use std::time::{Duration, Instant};
+
+use berth_model::IpFamily;
+use berth_proxy_core::conntrack::StaleFlows;
+use berth_proxy_core::nft::{Installed, Layout, Plan, Scope, diff};
+use berth_proxy_core::{Intent, Settings, Touched};
+
+use crate::Error;
+use crate::apply::Observed;
+use crate::apply::nft::Nft;
+use crate::backend::{Backend, Done, Turned};
+
+/// One family's table.
+#[derive(Debug)]
+struct Table {
+    layout: Layout,
+    /// What the kernel holds; `None` when that is not known: at start and after an error.
+    installed: Option<Installed>,
+    /// Whether somebody else may have changed it since, so that it must be looked up.
+    suspect: bool,
+}
+
+/// Keeps the tables `ip berth-proxy` and `ip6 berth-proxy` as the intent wants them.
+#[derive(Debug)]
+pub struct Nftables {
+    nft: Nft,
+    tables: [Table; 2],
+    retire_delay: Duration,
+    started: Instant,
+    /// The ruleset's generation if nobody but us changed anything since we looked the tables up;
+    /// `None` if that is not known.
+    generation: Option<u32>,
+}
+
+impl Nftables {
+    /// A backend that knows nothing of the kernel yet. What no new connection uses any more is left for
+    /// `retire_delay`.
+    pub fn new(nft: Nft, settings: &Settings, retire_delay: Duration) -> Self {
+        let table = |family| Table {
+            layout: Layout::new(family, settings),
+            installed: None,
+            suspect: true,
+        };
+        Self {
+            nft,
+            tables: IpFamily::ALL.map(table),
+            retire_delay,
+            started: Instant::now(),
+            generation: None,
+        }
+    }
+
+    /// The netlink side.
+    pub fn nft(&self) -> &Nft {
+        &self.nft
+    }
+
+    /// The plans that the next turn would carry out, without the kernel: for families looked up already.
+    pub fn plans(&self, intent: &Intent) -> Vec<Plan> {
+        let now = self.started.elapsed();
+        let known = |table: &Table| {
+            let installed = table.installed.as_ref()?;
+            let family = table.layout.family();
+            Some(diff(
+                family,
+                installed,
+                intent,
+                Scope::All,
+                now,
+                self.retire_delay,
+            ))
+        };
+        self.tables.iter().filter_map(known).collect()
+    }
+
+    /// The generation is that before the tables are looked up: what comes later counts as not seen.
+    fn suspect_since(&mut self, generation: u32) {
+        self.generation = Some(generation);
+        for table in &mut self.tables {
+            table.suspect = true;
+        }
+    }
+
+    async fn tables(&mut self, intent: &Intent, touched: &Touched) -> Result<Turned, Error> {
+        let unknown = self.tables.iter().any(|table| table.installed.is_none());
+        // Not known although the tables are: they could not be read, which the next audit tries again.
+        if unknown || self.generation.is_some() {
+            self.audit().await?;
+        }
+        let before = self.nft.commits();
+        let mut turned = Turned::default();
+        for index in 0..self.tables.len() {
+            self.family(index, intent, touched, &mut turned).await?;
+        }
+        let commits = self.nft.commits().wrapping_sub(before);
+        self.generation = self.generation.map(|known| later(known, commits));
+        Ok(turned)
+    }
+
+    async fn family(
+        &mut self,
+        index: usize,
+        intent: &Intent,
+        touched: &Touched,
+        turned: &mut Turned,
+    ) -> Result<(), Error> {
+        let Some(table) = self.tables.get_mut(index) else {
+            return Ok(());
+        };
+        let family = table.layout.family();
+        let mut scope = Scope::Touched(touched);
+        if table.suspect {
+            let now = self.started.elapsed();
+            match self.nft.observe(&table.layout, now).await {
+                Ok(Observed::Ours {
+                    layout,
+                    installed,
+                    networks,
+                }) => {
+                    tracing::debug!(%family, elements = installed.len(), "table found");
+                    turned.stale.merge(StaleFlows::unclaimed(&installed, intent));
+                    if !networks {
+                        self.nft.replace_networks(&layout).await?;
+                        turned.done.networks += 1;
+                    }
+                    table.layout = layout;
+                    table.installed = Some(match &table.installed {
+                        Some(earlier) => installed.as_old_as(earlier),
+                        None => installed,
+                    });
+                    table.suspect = false;
+                    scope = Scope::All;
+                }
+                Ok(other @ (Observed::Absent | Observed::Foreign { .. })) => {
+                    return rebuild(&self.nft, table, intent, &other, &mut turned.done).await;
+                }
+                // Updates must not wait for whoever writes that much.
+                Err(error @ Error::Unstable { .. }) if table.installed.is_some() => {
+                    tracing::warn!(%family, %error, "going on with what is known of the table");
+                    table.suspect = false;
+                    self.generation = None;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(installed) = table.installed.as_mut() else {
+            return Ok(());
+        };
+        let now = self.started.elapsed();
+        let plan = diff(family, installed, intent, scope, now, self.retire_delay);
+        let larger = table.layout.with_limit_for(plan.largest_count());
+        if larger != table.layout {
+            tracing::info!(%family, limit = larger.limit(), "rules for more endpoints");
+            self.nft.grow(&table.layout, &larger).await?;
+            table.layout = larger;
+        }
+        for stage in &plan.stages {
+            self.nft.change(family, &stage.changes).await?;
+            installed.apply(stage, self.started.elapsed());
+            turned.done.changes += stage.changes.len();
+        }
+        Ok(())
+    }
+}
+
+impl Backend for Nftables {
+    /// What differs of the tables' rules has them replaced in the next turn, each in one transaction; other networks
+    /// are replaced in place.
+    fn reconfigure(&mut self, settings: &Settings) {
+        for table in &mut self.tables {
+            let layout = Layout::new(table.layout.family(), settings).with_limit_for(table.layout.limit());
+            if layout != table.layout {
+                table.layout = layout;
+                table.suspect = true;
+            }
+        }
+    }
+
+    async fn turn(&mut self, intent: &Intent, touched: &Touched) -> Result<Turned, Error> {
+        let turned = self.tables(intent, touched).await;
+        if turned.is_err() {
+            // Whatever broke one table, such as a flush of the ruleset, may have met the other one as well.
+            for table in &mut self.tables {
+                table.installed = None;
+                table.suspect = true;
+            }
+            self.generation = None;
+        }
+        turned
+    }
+
+    /// Our tables may have been among what somebody else changed of the ruleset.
+    async fn audit(&mut self) -> Result<(), Error> {
+        let generation = self.nft.generation().await?;
+        if self.generation != Some(generation) {
+            self.suspect_since(generation);
+        }
+        Ok(())
+    }
+
+    fn next_wake(&self) -> Option<Duration> {
+        let due = self
+            .tables
+            .iter()
+            .filter_map(|table| table.installed.as_ref()?.next_retirement(self.retire_delay))
+            .min()?;
+        Some(due.saturating_sub(self.started.elapsed()))
+    }
+
+    fn elements(&self) -> Vec<(IpFamily, usize)> {
+        let known = |table: &Table| Some((table.layout.family(), table.installed.as_ref()?.len()));
+        self.tables.iter().filter_map(known).collect()
+    }
+
+    async fn untranslated(&self, family: IpFamily) -> Result<Option<u64>, Error> {
+        self.nft.untranslated(family).await.map(Some)
+    }
+}
+
+/// The generation after so many transactions. It is never 0 (`nf_tables_commit` in Linux's
+/// net/netfilter/nf_tables_api.c).
+fn later(generation: u32, commits: u32) -> u32 {
+    let (sum, wrapped) = generation.overflowing_add(commits);
+    sum + u32::from(wrapped)
+}
+
+async fn rebuild(
+    nft: &Nft,
+    table: &mut Table,
+    intent: &Intent,
+    observed: &Observed,
+    done: &mut Done,
+) -> Result<(), Error> {
+    let family = table.layout.family();
+    if let Observed::Foreign { why } = observed {
+        tracing::warn!(%family, %why, "the table is not of this layout and is replaced");
+    }
+    let mut installed = Installed::default();
+    let plan = diff(
+        family,
+        &installed,
+        intent,
+        Scope::All,
+        Duration::ZERO,
+        Duration::ZERO,
+    );
+    let layout = table.layout.with_limit_for(plan.largest_count());
+    let changes: Vec<_> = plan
+        .stages
+        .iter()
+        .flat_map(|stage| stage.changes.iter().copied())
+        .collect();
+    let present = *observed != Observed::Absent;
+    nft.rebuild(&layout, present, &changes).await?;
+    plan.stages
+        .iter()
+        .for_each(|stage| installed.apply(stage, Duration::ZERO));
+    tracing::info!(%family, elements = installed.len(), "table written");
+    table.layout = layout;
+    table.installed = Some(installed);
+    table.suspect = false;
+    done.rebuilt += 1;
+    done.changes += changes.len();
+    Ok(())
+}
