@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use berth_proxy_core::userspace::PortRange;
 use berth_runtime::duration::parse as duration;
 use ipnet::IpNet;
 
@@ -56,7 +57,8 @@ pub struct ProxyArgs {
 #[derive(clap::Args, Clone, Debug, Default, PartialEq)]
 #[command(next_help_heading = "kube-proxy")]
 pub struct SharedArgs {
-    /// How the rules are written: nftables is the only way yet
+    /// How Services are served: nftables (rules in the kernel; the default) or userspace (connections end at relays of
+    /// this process, which try another endpoint where one refuses; sources are lost)
     #[arg(long, value_name = "MODE")]
     pub proxy_mode: Option<ProxyMode>,
 
@@ -86,6 +88,10 @@ pub struct SharedArgs {
     /// Which of the node's addresses node ports are served on: CIDRs, and primary, localhost, all [default: all]
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub nodeport_addresses: Option<Vec<NodePortAddress>>,
+
+    /// Mode userspace: the ports that relays may take, FIRST-LAST or FIRST+COUNT [default: any that is free]
+    #[arg(long, env = "BERTH_PROXY_PORT_RANGE", value_name = "RANGE")]
+    pub proxy_port_range: Option<PortRange>,
 
     /// The node's own address, where its Node object has another one first; nothing is bound to it
     #[arg(long, value_name = "IP")]
@@ -168,6 +174,7 @@ impl SharedArgs {
             ("--masquerade-all", self.masquerade_all.is_some()),
             ("--masquerade-bit", self.masquerade_bit.is_some()),
             ("--nodeport-addresses", self.nodeport_addresses.is_some()),
+            ("--proxy-port-range", self.proxy_port_range.is_some()),
             ("--bind-address", self.bind_address.is_some()),
             ("--healthz-bind-address", self.healthz_bind_address.is_some()),
             ("--metrics-bind-address", self.metrics_bind_address.is_some()),

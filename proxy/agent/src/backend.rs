@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use berth_model::IpFamily;
 use berth_proxy_core::conntrack::StaleFlows;
+use berth_proxy_core::userspace::PortRange;
 use berth_proxy_core::{Intent, Settings, Touched};
+use tokio::runtime::Handle;
 
 use crate::Error;
 use crate::apply::nft::Nft;
 use crate::nftables::Nftables;
 use crate::options::ProxyMode;
+use crate::userspace::{Capacity, Userspace};
 
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,7 +87,9 @@ pub trait Backend: fmt::Debug + Send {
 #[derive(Debug)]
 pub enum Chosen {
     /// Rules in nftables.
-    Nftables(Nftables),
+    Nftables(Box<Nftables>),
+    /// Relays in this process.
+    Userspace(Box<Userspace>),
 }
 
 impl Chosen {
@@ -96,13 +101,22 @@ impl Chosen {
         mode: ProxyMode,
         settings: &Settings,
         retire_delay: Duration,
+        ports: PortRange,
     ) -> Result<Self, Error> {
         match mode {
             ProxyMode::Nftables => {
                 let nft = Nft::open()?;
                 // Missing privileges show here, before anything else is waited for.
                 nft.has_table(IpFamily::V4).await?;
-                Ok(Self::Nftables(Nftables::new(nft, settings, retire_delay)))
+                let backend = Nftables::new(nft, settings, retire_delay);
+                Ok(Self::Nftables(Box::new(backend)))
+            }
+            ProxyMode::Userspace => {
+                let nft = Userspace::nft()?;
+                nft.has_table(IpFamily::V4).await?;
+                let (capacity, runtime) = (Capacity::of_process(), Handle::current());
+                let backend = Userspace::new(nft, settings, retire_delay, ports, capacity, runtime);
+                Ok(Self::Userspace(Box::new(backend)))
             }
         }
     }
@@ -112,36 +126,42 @@ impl Backend for Chosen {
     fn reconfigure(&mut self, settings: &Settings) {
         match self {
             Self::Nftables(backend) => backend.reconfigure(settings),
+            Self::Userspace(backend) => backend.reconfigure(settings),
         }
     }
 
     async fn turn(&mut self, intent: &Intent, touched: &Touched) -> Result<Turned, Error> {
         match self {
             Self::Nftables(backend) => backend.turn(intent, touched).await,
+            Self::Userspace(backend) => backend.turn(intent, touched).await,
         }
     }
 
     async fn audit(&mut self) -> Result<(), Error> {
         match self {
             Self::Nftables(backend) => backend.audit().await,
+            Self::Userspace(backend) => backend.audit().await,
         }
     }
 
     fn next_wake(&self) -> Option<Duration> {
         match self {
             Self::Nftables(backend) => backend.next_wake(),
+            Self::Userspace(backend) => backend.next_wake(),
         }
     }
 
     fn elements(&self) -> Vec<(IpFamily, usize)> {
         match self {
             Self::Nftables(backend) => backend.elements(),
+            Self::Userspace(backend) => backend.elements(),
         }
     }
 
     async fn untranslated(&self, family: IpFamily) -> Result<Option<u64>, Error> {
         match self {
             Self::Nftables(backend) => backend.untranslated(family).await,
+            Self::Userspace(backend) => backend.untranslated(family).await,
         }
     }
 }
@@ -156,14 +176,13 @@ pub(crate) async fn remove(but: Option<ProxyMode>) -> Result<(), Error> {
         if Some(mode) == but {
             continue;
         }
-        match mode {
-            ProxyMode::Nftables => {
-                let nft = Nft::open()?;
-                for family in IpFamily::ALL {
-                    let removed = nft.remove(family).await?;
-                    tracing::info!(%mode, %family, removed, "clean-up");
-                }
-            }
+        let nft = match mode {
+            ProxyMode::Nftables => Nft::open()?,
+            ProxyMode::Userspace => Userspace::nft()?,
+        };
+        for family in IpFamily::ALL {
+            let removed = nft.remove(family).await?;
+            tracing::info!(%mode, %family, removed, "clean-up");
         }
     }
     Ok(())

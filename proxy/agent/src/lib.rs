@@ -29,6 +29,7 @@ mod start;
 pub mod sync;
 mod sysctl;
 mod upstream;
+pub mod userspace;
 
 pub use args::{ProxyArgs, SharedArgs};
 pub use error::Error;

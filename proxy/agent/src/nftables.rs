@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use berth_model::IpFamily;
 use berth_proxy_core::conntrack::StaleFlows;
-use berth_proxy_core::nft::{Installed, Layout, Plan, Scope, diff};
+use berth_proxy_core::nft::{Installed, Layout, Plan, Scope, Wishes, diff};
 use berth_proxy_core::{Intent, Settings, Touched};
 
 use crate::Error;
@@ -23,7 +23,7 @@ struct Table {
     suspect: bool,
 }
 
-/// Keeps the tables `ip berth-proxy` and `ip6 berth-proxy` as the intent wants them.
+/// Keeps a table of each family, `berth-proxy` or that of the user-space backend, as the intent wants it.
 #[derive(Debug)]
 pub struct Nftables {
     nft: Nft,
@@ -39,8 +39,17 @@ impl Nftables {
     /// A backend that knows nothing of the kernel yet. What no new connection uses any more is left for
     /// `retire_delay`.
     pub fn new(nft: Nft, settings: &Settings, retire_delay: Duration) -> Self {
+        Self::with_layouts(nft, |family| Layout::new(family, settings), retire_delay)
+    }
+
+    /// The same for tables with these layouts.
+    pub(crate) fn with_layouts(
+        nft: Nft,
+        layout: impl Fn(IpFamily) -> Layout,
+        retire_delay: Duration,
+    ) -> Self {
         let table = |family| Table {
-            layout: Layout::new(family, settings),
+            layout: layout(family),
             installed: None,
             suspect: true,
         };
@@ -84,7 +93,12 @@ impl Nftables {
         }
     }
 
-    async fn tables(&mut self, intent: &Intent, touched: &Touched) -> Result<Turned, Error> {
+    /// What the kernel holds of each family, as far as known.
+    pub(crate) fn installed(&self) -> impl Iterator<Item = &Installed> {
+        self.tables.iter().filter_map(|table| table.installed.as_ref())
+    }
+
+    async fn tables(&mut self, intent: &impl Wishes, touched: &Touched) -> Result<Turned, Error> {
         let unknown = self.tables.iter().any(|table| table.installed.is_none());
         // Not known although the tables are: they could not be read, which the next audit tries again.
         if unknown || self.generation.is_some() {
@@ -103,7 +117,7 @@ impl Nftables {
     async fn family(
         &mut self,
         index: usize,
-        intent: &Intent,
+        intent: &impl Wishes,
         touched: &Touched,
         turned: &mut Turned,
     ) -> Result<(), Error> {
@@ -166,21 +180,10 @@ impl Nftables {
     }
 }
 
-impl Backend for Nftables {
-    /// What differs of the tables' rules has them replaced in the next turn, each in one transaction; other networks
-    /// are replaced in place.
-    fn reconfigure(&mut self, settings: &Settings) {
-        for table in &mut self.tables {
-            let layout = Layout::new(table.layout.family(), settings).with_limit_for(table.layout.limit());
-            if layout != table.layout {
-                table.layout = layout;
-                table.suspect = true;
-            }
-        }
-    }
-
-    async fn turn(&mut self, intent: &Intent, touched: &Touched) -> Result<Turned, Error> {
-        let turned = self.tables(intent, touched).await;
+impl Nftables {
+    /// A turn of [`Backend`], for whatever the tables are made from.
+    pub(crate) async fn follow(&mut self, wishes: &impl Wishes, touched: &Touched) -> Result<Turned, Error> {
+        let turned = self.tables(wishes, touched).await;
         if turned.is_err() {
             // Whatever broke one table, such as a flush of the ruleset, may have met the other one as well.
             for table in &mut self.tables {
@@ -190,6 +193,24 @@ impl Backend for Nftables {
             self.generation = None;
         }
         turned
+    }
+}
+
+impl Backend for Nftables {
+    /// What differs of the tables' rules has them replaced in the next turn, each in one transaction; other networks
+    /// are replaced in place.
+    fn reconfigure(&mut self, settings: &Settings) {
+        for table in &mut self.tables {
+            let layout = table.layout.under(settings);
+            if layout != table.layout {
+                table.layout = layout;
+                table.suspect = true;
+            }
+        }
+    }
+
+    async fn turn(&mut self, intent: &Intent, touched: &Touched) -> Result<Turned, Error> {
+        self.follow(intent, touched).await
     }
 
     /// Our tables may have been among what somebody else changed of the ruleset.
@@ -230,7 +251,7 @@ fn later(generation: u32, commits: u32) -> u32 {
 async fn rebuild(
     nft: &Nft,
     table: &mut Table,
-    intent: &Intent,
+    intent: &impl Wishes,
     observed: &Observed,
     done: &mut Done,
 ) -> Result<(), Error> {

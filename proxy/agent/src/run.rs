@@ -66,7 +66,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         let events = feed::start(&connection.client(), &selection, WatchMetrics::default());
         return dry_run(&options, events, &stop).await;
     }
-    let backend = Chosen::open(options.mode, &settings, args.retire_delay).await?;
+    let backend = Chosen::open(options.mode, &settings, args.retire_delay, options.proxy_ports).await?;
     let admin = Admin::bind("--metrics-bind-address", options.metrics).await?;
     let registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
     let metrics = registry.register(Metrics::register);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use berth_model::{IpFamily, Port, Protocol, address_bits};
-use berth_proxy_core::names::{MapName, SetName, TABLE};
+use berth_proxy_core::names::{MapName, SetName};
 use berth_proxy_core::nft::{Element, Entry, Field, Key};
 use berth_proxy_core::{Frontend, Target};
 use ipnet::IpNet;
@@ -34,14 +34,14 @@ fn field_types(family: IpFamily, fields: &[Field]) -> Vec<SetKeyType> {
 }
 
 /// The declaration of a set.
-pub(super) fn set(family: IpFamily, name: SetName) -> Set {
+pub(super) fn set(table: &str, family: IpFamily, name: SetName) -> Set {
     let mut types = field_types(family, name.fields());
     let key = if types.len() == 1 {
         types.remove(0)
     } else {
         SetKeyType::Concat(types)
     };
-    let set = Set::new(TABLE, &name.to_string())
+    let set = Set::new(table, &name.to_string())
         .family(family_of(family))
         .key_type(key);
     if name.is_interval() { set.interval() } else { set }
@@ -59,9 +59,9 @@ pub(super) fn map_types(family: IpFamily, name: MapName) -> (SetKeyType, SetKeyT
 }
 
 /// A slot map, for its elements; its declaration needs user data besides.
-pub(super) fn map(family: IpFamily, name: MapName) -> Set {
+pub(super) fn map(table: &str, family: IpFamily, name: MapName) -> Set {
     let (key, data) = map_types(family, name);
-    Set::new(TABLE, &name.to_string())
+    Set::new(table, &name.to_string())
         .family(family_of(family))
         .key_type(key)
         .map(SetDataType::Value(data))

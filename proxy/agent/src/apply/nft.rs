@@ -58,6 +58,8 @@ const MAP_IDS: u32 = 1 << 20;
 /// A netlink socket in the current network namespace.
 pub struct Nft {
     pub(super) connection: Connection<Nftables>,
+    /// The table, of this name in both families.
+    pub(super) table: &'static str,
     /// How many bytes one transaction may have.
     budget: usize,
     /// Transactions committed here.
@@ -67,6 +69,7 @@ pub struct Nft {
 impl fmt::Debug for Nft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Nft")
+            .field("table", &self.table)
             .field("budget", &self.budget)
             .finish_non_exhaustive()
     }
@@ -82,11 +85,19 @@ enum Part {
 }
 
 impl Nft {
-    /// Opens the socket with as large a buffer as this process may have.
+    /// Opens a socket for the nftables backend's table.
     ///
     /// # Errors
     /// The kernel has no nf_tables, or the socket cannot be opened.
     pub fn open() -> Result<Self, Error> {
+        Self::open_for(TABLE)
+    }
+
+    /// Opens a socket for this table, with as large a buffer as this process may have.
+    ///
+    /// # Errors
+    /// The kernel has no nf_tables, or the socket cannot be opened.
+    pub fn open_for(table: &'static str) -> Result<Self, Error> {
         let connection = Connection::<Nftables>::new().map_err(Error::kernel("open a netlink socket"))?;
         let socket = connection.socket();
         // In a user namespace only the second one works, up to net.core.wmem_max.
@@ -97,6 +108,7 @@ impl Nft {
         tracing::debug!(bytes = granted, "netlink send buffer");
         Ok(Self {
             connection,
+            table,
             budget: granted.saturating_sub(MARGIN),
             commits: AtomicU32::new(0),
         })
@@ -118,7 +130,7 @@ impl Nft {
         let family = layout.family();
         let mut transaction = self.connection.transaction();
         if present {
-            transaction = transaction.del_table(TABLE, family_of(family));
+            transaction = transaction.del_table(self.table, family_of(family));
         }
         transaction = add_structure(transaction, layout, Part::Inner)?;
         let rules: usize = layout.chains().iter().map(|chain| chain.rules.len()).sum();
@@ -126,7 +138,7 @@ impl Nft {
             + layout.sets().len() * 2 * MESSAGE_BYTES
             + messages(changes).iter().map(message_bytes).sum::<usize>();
         if size <= self.budget {
-            transaction = add_changes(transaction, family, changes)?;
+            transaction = add_changes(self.table, transaction, family, changes)?;
             transaction = add_structure(transaction, layout, Part::Hooks)?;
             return self.commit("rebuild the table", transaction).await;
         }
@@ -145,10 +157,11 @@ impl Nft {
         let family = layout.family();
         let mut transaction = self.connection.transaction();
         for set in layout.missing_sets(larger) {
-            transaction = transaction.add_set(elements::set(family, set));
+            transaction = transaction.add_set(elements::set(self.table, family, set));
         }
         for (chain, rule) in layout.missing_rules(larger) {
-            transaction = transaction.add_rule(rules::lower(family, &chain.to_string(), &rule)?);
+            let rule = rules::lower(self.table, family, &chain.to_string(), &rule)?;
+            transaction = transaction.add_rule(rule);
         }
         self.commit("add rules for more endpoints", transaction).await
     }
@@ -161,9 +174,9 @@ impl Nft {
         let family = layout.family();
         let mut transaction = self.connection.transaction();
         for (set, _) in layout.networks() {
-            transaction = transaction.raw(flush_set(family, set));
+            transaction = transaction.raw(flush_set(self.table, family, set));
         }
-        transaction = add_changes(transaction, family, &networks(layout))?;
+        transaction = add_changes(self.table, transaction, family, &networks(layout))?;
         self.commit("replace the networks", transaction).await
     }
 
@@ -174,6 +187,7 @@ impl Nft {
     pub async fn change(&self, family: IpFamily, changes: &[Change]) -> Result<(), Error> {
         for part in split(changes, self.budget) {
             let transaction = add_changes(
+                self.table,
                 self.connection.transaction(),
                 family,
                 changes.get(part).unwrap_or_default(),
@@ -190,7 +204,7 @@ impl Nft {
     pub async fn untranslated(&self, family: IpFamily) -> Result<u64, Error> {
         let objects = self
             .connection
-            .list_objects_in(TABLE, family_of(family))
+            .list_objects_in(self.table, family_of(family))
             .await
             .map_err(Error::kernel("read the counter"))?;
         let ours = objects.into_iter().find(|object| object.name == UNTRANSLATED);
@@ -226,7 +240,7 @@ impl Nft {
             .list_tables_in(family_of(family))
             .await
             .map_err(Error::kernel("list nftables tables"))?;
-        Ok(tables.iter().any(|table| table.name.as_str() == TABLE))
+        Ok(tables.iter().any(|table| table.name.as_str() == self.table))
     }
 
     /// Removes the family's table; says whether there was one.
@@ -235,9 +249,9 @@ impl Nft {
     /// The kernel refused.
     pub async fn remove(&self, family: IpFamily) -> Result<bool, Error> {
         self.connection
-            .del_table_if_exists(TABLE, family_of(family))
+            .del_table_if_exists(self.table, family_of(family))
             .await
-            .map_err(Error::kernel(format!("delete table {TABLE}")))
+            .map_err(Error::kernel(format!("delete table {}", self.table)))
     }
 
     async fn commit(&self, what: &str, transaction: Transaction) -> Result<(), Error> {
@@ -251,33 +265,34 @@ impl Nft {
 }
 
 fn add_structure(mut transaction: Transaction, layout: &Layout, part: Part) -> Result<Transaction, Error> {
-    let family = layout.family();
+    let (table, family) = (layout.table(), layout.family());
     let table_family = family_of(family);
     if matches!(part, Part::Inner) {
         transaction = transaction
-            .add_table(TABLE, table_family)
-            .add_object(&Object::counter(TABLE, UNTRANSLATED).family(table_family));
+            .add_table(table, table_family)
+            .add_object(&Object::counter(table, UNTRANSLATED).family(table_family));
         for set in layout.sets() {
-            transaction = transaction.add_set(elements::set(family, set));
+            transaction = transaction.add_set(elements::set(table, family, set));
         }
         for (id, map) in (MAP_IDS..).zip(MapName::all()) {
-            transaction = transaction.raw(new_map(family, map, id));
+            transaction = transaction.raw(new_map(table, family, map, id));
         }
-        transaction = add_changes(transaction, family, &networks(layout))?;
+        transaction = add_changes(table, transaction, family, &networks(layout))?;
     }
     let hooks = matches!(part, Part::Hooks);
     let chains = layout.chains();
     let ours = || chains.iter().filter(|chain| chain.base.is_some() == hooks);
     for chain in ours() {
-        transaction = transaction.add_chain(rules::chain(family, chain)?);
+        transaction = transaction.add_chain(rules::chain(table, family, chain)?);
     }
     for chain in ours() {
         for rule in &chain.rules {
-            transaction = transaction.add_rule(rules::lower(family, &chain.name.to_string(), rule)?);
+            let rule = rules::lower(table, family, &chain.name.to_string(), rule)?;
+            transaction = transaction.add_rule(rule);
         }
     }
     if hooks {
-        transaction = transaction.add_chain(rules::named_chain(family, &layout.marker())?);
+        transaction = transaction.add_chain(rules::named_chain(table, family, &layout.marker())?);
     }
     Ok(transaction)
 }
@@ -292,10 +307,10 @@ fn networks(layout: &Layout) -> Vec<Change> {
 }
 
 /// A slot map's declaration. nlink cannot write `typeof`, so the message is made here.
-fn new_map(family: IpFamily, map: MapName, id: u32) -> RawMessage {
+fn new_map(table: &str, family: IpFamily, map: MapName, id: u32) -> RawMessage {
     let (key, data) = elements::map_types(family, map);
     let attributes = [
-        text(SET_TABLE, TABLE),
+        text(SET_TABLE, table),
         text(SET_NAME, &map.to_string()),
         number(SET_FLAGS, FLAG_MAP),
         number(SET_KEY_TYPE, key.type_id()),
@@ -311,8 +326,8 @@ fn new_map(family: IpFamily, map: MapName, id: u32) -> RawMessage {
 }
 
 /// Removes all elements: the message that names none.
-fn flush_set(family: IpFamily, set: SetName) -> RawMessage {
-    let attributes = [text(ELEMENTS_TABLE, TABLE), text(ELEMENTS_SET, &set.to_string())];
+fn flush_set(table: &str, family: IpFamily, set: SetName) -> RawMessage {
+    let attributes = [text(ELEMENTS_TABLE, table), text(ELEMENTS_SET, &set.to_string())];
     RawMessage::new(NFT_MSG_DELSETELEM, family_of(family)).attrs(attributes.concat())
 }
 
@@ -376,6 +391,7 @@ fn split(changes: &[Change], budget: usize) -> Vec<Range<usize>> {
 }
 
 fn add_changes(
+    table: &str,
     mut transaction: Transaction,
     family: IpFamily,
     changes: &[Change],
@@ -392,10 +408,10 @@ fn add_changes(
         let (removed, added) = (encoded(removed)?, encoded(added)?);
         let set = match ends(first) {
             (Some(Element::Member(name, _)), _) | (_, Some(Element::Member(name, _))) => {
-                elements::set(family, name)
+                elements::set(table, family, name)
             }
             (Some(Element::Slot(entry, ..)), _) | (_, Some(Element::Slot(entry, ..))) => {
-                elements::map(family, MapName::of(&entry))
+                elements::map(table, family, MapName::of(&entry))
             }
             (None, None) => continue,
         };
@@ -407,7 +423,7 @@ fn add_changes(
             (_, Some(Element::Member(SetName::AllowedSources, _)))
         );
         if concatenated {
-            transaction = transaction.raw(add_ranges(family, SetName::AllowedSources, &added));
+            transaction = transaction.raw(add_ranges(table, family, SetName::AllowedSources, &added));
         } else if !added.is_empty() {
             transaction = transaction.add_set_elements(&set, &added);
         }
@@ -417,7 +433,7 @@ fn add_changes(
 
 /// Adds elements whose key has a range in it. Each names its end, even where that is its start: nft reads an
 /// element without one as the start of the next (seen with nft 1.0.6), and nlink leaves it out.
-fn add_ranges(family: IpFamily, set: SetName, elements: &[SetElement]) -> RawMessage {
+fn add_ranges(table: &str, family: IpFamily, set: SetName, elements: &[SetElement]) -> RawMessage {
     let value = |kind, bytes: &[u8]| attribute(kind, &attribute(DATA_VALUE, bytes));
     let element = |element: &SetElement| {
         let end = element.key_end().unwrap_or(element.key());
@@ -429,7 +445,7 @@ fn add_ranges(family: IpFamily, set: SetName, elements: &[SetElement]) -> RawMes
     };
     let list: Vec<u8> = elements.iter().flat_map(element).collect();
     let attributes = [
-        text(ELEMENTS_TABLE, TABLE),
+        text(ELEMENTS_TABLE, table),
         text(ELEMENTS_SET, &set.to_string()),
         attribute(ELEMENTS_LIST, &list),
     ];

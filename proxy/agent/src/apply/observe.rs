@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use berth_model::IpFamily;
-use berth_proxy_core::names::{ChainName, Group, Kind, List, MapName, SetName, TABLE};
+use berth_proxy_core::names::{ChainName, Group, Kind, List, MapName, SetName};
 use berth_proxy_core::nft::{Element, Installed, Layout};
 use nlink::netlink::nftables::ChainInfo;
 
@@ -123,7 +123,7 @@ impl Nft {
         set: &str,
     ) -> Result<Vec<nlink::netlink::nftables::SetElement>, Error> {
         self.connection
-            .list_set_elements(TABLE, set, family_of(family))
+            .list_set_elements(self.table, set, family_of(family))
             .await
             .map_err(Error::kernel(format!("list set {set}")))
     }
@@ -133,17 +133,17 @@ impl Nft {
         let family = family_of(layout.family());
         let chains = self
             .connection
-            .list_chains_in(TABLE, family)
+            .list_chains_in(self.table, family)
             .await
             .map_err(Error::kernel("list chains"))?;
         let rules = self
             .connection
-            .list_rules(TABLE, family)
+            .list_rules(self.table, family)
             .await
             .map_err(Error::kernel("list rules"))?;
         let sets = self
             .connection
-            .list_sets_in(TABLE, family)
+            .list_sets_in(self.table, family)
             .await
             .map_err(Error::kernel("list sets"))?;
         let mut rule_counts: BTreeMap<&str, usize> = BTreeMap::new();

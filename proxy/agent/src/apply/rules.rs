@@ -2,7 +2,7 @@
 //! Typed rules to the kernel's expressions.
 
 use berth_model::IpFamily;
-use berth_proxy_core::names::{TABLE, UNTRANSLATED};
+use berth_proxy_core::names::UNTRANSLATED;
 use berth_proxy_core::nft::{
     Action, BaseChain as Base, Chain as OurChain, Field, Hook, Match, Rule as OurRule,
 };
@@ -34,8 +34,8 @@ const MASQUERADE_FLAGS: u16 = 1;
 const FULLY_RANDOM: u32 = 1 << 4;
 
 /// A rule, ready to be sent.
-pub(super) fn lower(family: IpFamily, chain: &str, rule: &OurRule) -> Result<Rule, Error> {
-    let mut lowered = Rule::new(TABLE, chain).family(family_of(family));
+pub(super) fn lower(table: &str, family: IpFamily, chain: &str, rule: &OurRule) -> Result<Rule, Error> {
+    let mut lowered = Rule::new(table, chain).family(family_of(family));
     for condition in &rule.matches {
         lowered = matches(family, condition)
             .into_iter()
@@ -56,8 +56,8 @@ pub(super) fn lower(family: IpFamily, chain: &str, rule: &OurRule) -> Result<Rul
 }
 
 /// A chain without its rules.
-pub(super) fn chain(family: IpFamily, chain: &OurChain) -> Result<Chain, Error> {
-    let named = named_chain(family, &chain.name.to_string())?;
+pub(super) fn chain(table: &str, family: IpFamily, chain: &OurChain) -> Result<Chain, Error> {
+    let named = named_chain(table, family, &chain.name.to_string())?;
     Ok(match chain.base {
         None => named,
         Some(base) => named.base(base_chain(base).policy(Policy::Accept)),
@@ -65,8 +65,8 @@ pub(super) fn chain(family: IpFamily, chain: &OurChain) -> Result<Chain, Error> 
 }
 
 /// A regular chain of this name.
-pub(super) fn named_chain(family: IpFamily, name: &str) -> Result<Chain, Error> {
-    Chain::new(TABLE, name)
+pub(super) fn named_chain(table: &str, family: IpFamily, name: &str) -> Result<Chain, Error> {
+    Chain::new(table, name)
         .map(|chain| chain.family(family_of(family)))
         .map_err(Error::kernel(format!("chain {name}")))
 }
@@ -181,7 +181,11 @@ fn load_mark() -> Expr {
 }
 
 fn marked(bit: u32, op: CmpOp) -> Vec<Expr> {
-    vec![load_mark(), bitwise(bit, 0), compare(op, bit.to_ne_bytes().to_vec())]
+    vec![
+        load_mark(),
+        bitwise(bit, 0),
+        compare(op, bit.to_ne_bytes().to_vec()),
+    ]
 }
 
 fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {

@@ -20,17 +20,20 @@ pub enum ProxyMode {
     /// By nftables.
     #[default]
     Nftables,
+    /// Connections end at relays of this process; nftables steers them there.
+    Userspace,
 }
 
 impl ProxyMode {
     /// All of them.
-    pub const ALL: [ProxyMode; 1] = [Self::Nftables];
+    pub const ALL: [ProxyMode; 2] = [Self::Nftables, Self::Userspace];
 }
 
 impl fmt::Display for ProxyMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nftables => "nftables",
+            Self::Userspace => "userspace",
         })
     }
 }
@@ -41,11 +44,12 @@ impl FromStr for ProxyMode {
     fn from_str(text: &str) -> Result<Self, ValueError> {
         match text {
             "" | "nftables" => Ok(Self::Nftables),
+            "userspace" => Ok(Self::Userspace),
             "iptables" | "ipvs" => Err(ValueError(format!(
-                "mode {text} is kube-proxy's: berth proxy writes nftables rules only; write nftables, or leave it out"
+                "mode {text} is kube-proxy's: berth proxy has nftables and userspace; write one of them, or leave it out"
             ))),
             _ => Err(ValueError(format!(
-                "{text:?} is no mode; write nftables, or leave it out"
+                "{text:?} is no mode; write nftables or userspace, or leave it out"
             ))),
         }
     }

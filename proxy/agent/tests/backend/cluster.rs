@@ -11,6 +11,7 @@ use berth_model::{
     ServiceKind, ServicePort, SessionAffinity, TrafficPolicy, View,
 };
 use berth_proxy_agent::apply::nft::Nft;
+use berth_proxy_agent::backend::Backend;
 use berth_proxy_agent::nftables::Nftables;
 use berth_proxy_agent::sync::Syncer;
 use berth_proxy_core::Settings;
@@ -123,7 +124,7 @@ impl Cluster {
     }
 
     /// Hands what changed to the syncer and has it carried out.
-    pub(crate) async fn sync(&mut self, syncer: &mut Syncer<Nftables>) -> anyhow::Result<()> {
+    pub(crate) async fn sync<B: Backend>(&mut self, syncer: &mut Syncer<B>) -> anyhow::Result<()> {
         let dirty = std::mem::take(&mut self.dirty);
         syncer.take(&self.view, &dirty);
         syncer.turn().await?;
@@ -159,7 +160,7 @@ pub(crate) fn mk_syncer(retire_delay: Duration) -> anyhow::Result<Syncer<Nftable
 }
 
 /// Waits for left-overs to be retired.
-pub(crate) async fn retire(syncer: &mut Syncer<Nftables>) -> anyhow::Result<()> {
+pub(crate) async fn retire<B: Backend>(syncer: &mut Syncer<B>) -> anyhow::Result<()> {
     while let Some(wait) = syncer.next_wake() {
         tokio::time::sleep(wait).await;
         syncer.turn().await?;

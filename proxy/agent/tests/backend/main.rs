@@ -7,3 +7,4 @@ mod cluster;
 mod packets;
 mod policies;
 mod structure;
+mod traffic;

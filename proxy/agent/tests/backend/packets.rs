@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What real packets meet.
 
-use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,130 +14,11 @@ use berth_proxy_agent::sync::Syncer;
 use berth_testkit::in_sandbox_async;
 use berth_testkit::netns::Netns;
 
-use crate::cluster::{Cluster, PORT, TARGET_PORT, cluster_ips, mk_syncer, node_port, pod_ips, retire};
+use crate::cluster::{Cluster, PORT, cluster_ips, mk_syncer, node_port, pod_ips, retire};
 use crate::structure::nft;
+use crate::traffic::{NODE, PATIENCE, Transport, ask_from, is_even, is_refusal, mk_pod, serve, spread};
 
-const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const SOON: Duration = Duration::from_millis(100);
-/// The node's addresses, at the other end of every Pod's link.
-pub(crate) const NODE: [&str; 2] = ["10.244.255.254", "fd00:10:244:ffff::1"];
-
-/// A Pod: a namespace with a link of its own to the node, which is the sandbox's own namespace.
-pub(crate) fn mk_pod(n: u16) -> anyhow::Result<Netns> {
-    let name = format!("pod-{n}");
-    let pod = Netns::create(&name)?;
-    let node = Netns::current("node")?;
-    let ([v4, v6], [node4, node6]) = (pod_ips(n), NODE);
-    node.ip(&format!(
-        "link add v{n} type veth peer name eth0 netns {name}\n\
-         link set v{n} up\n\
-         addr add {node4}/32 dev v{n}\n\
-         addr add {node6}/128 dev v{n} nodad\n"
-    ))?;
-    pod.ip(&format!(
-        "link set lo up\nlink set eth0 up\n\
-         addr add {v4}/32 dev eth0\n\
-         addr add {v6}/128 dev eth0 nodad\n\
-         route add {node4} dev eth0\nroute add default via {node4} dev eth0\n\
-         route add {node6} dev eth0\nroute add default via {node6} dev eth0\n"
-    ))?;
-    node.ip(&format!("route add {v4} dev v{n}\nroute add {v6} dev v{n}\n"))?;
-    Ok(pod)
-}
-
-/// Answers each TCP connection and each datagram with `N CLIENT`.
-pub(crate) fn serve(pod: &Netns, n: u16) -> anyhow::Result<()> {
-    let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, TARGET_PORT));
-    let (tcp, udp) = pod.run(|| (TcpListener::bind(all), UdpSocket::bind(all)))?;
-    let (tcp, udp) = (tcp?, udp?);
-    std::thread::spawn(move || {
-        for stream in tcp.incoming().flatten() {
-            let mut stream = stream;
-            if let Ok(peer) = stream.peer_addr() {
-                let _ = stream.write_all(format!("{n} {}", peer.ip().to_canonical()).as_bytes());
-            }
-        }
-    });
-    std::thread::spawn(move || {
-        let mut buffer = [0; 64];
-        while let Ok((_, peer)) = udp.recv_from(&mut buffer) {
-            let _ = udp.send_to(format!("{n} {}", peer.ip().to_canonical()).as_bytes(), peer);
-        }
-    });
-    Ok(())
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Transport {
-    Tcp,
-    Udp,
-}
-
-/// One new connection: the answer.
-fn ask(transport: Transport, to: SocketAddr) -> std::io::Result<String> {
-    ask_for(PATIENCE, transport, to)
-}
-
-/// One new connection, with this patience.
-pub(crate) fn ask_for(patience: Duration, transport: Transport, to: SocketAddr) -> std::io::Result<String> {
-    let mut answer = String::new();
-    match transport {
-        Transport::Tcp => {
-            let mut stream = TcpStream::connect_timeout(&to, patience)?;
-            stream.set_read_timeout(Some(patience))?;
-            stream.read_to_string(&mut answer)?;
-        }
-        Transport::Udp => {
-            let any: IpAddr = if to.is_ipv4() {
-                [0; 4].into()
-            } else {
-                [0; 16].into()
-            };
-            let socket = UdpSocket::bind((any, 0))?;
-            socket.set_read_timeout(Some(patience))?;
-            socket.connect(to)?;
-            socket.send(b"?")?;
-            let mut buffer = [0; 64];
-            let length = socket.recv(&mut buffer)?;
-            answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
-        }
-    }
-    Ok(answer)
-}
-
-pub(crate) fn ask_from(
-    from: &Netns,
-    transport: Transport,
-    to: SocketAddr,
-) -> anyhow::Result<std::io::Result<String>> {
-    Ok(from.run(|| ask(transport, to))?)
-}
-
-pub(crate) fn spread(
-    from: &Netns,
-    transport: Transport,
-    to: SocketAddr,
-    times: usize,
-) -> anyhow::Result<BTreeMap<String, usize>> {
-    let answers: Vec<_> = from.run(|| (0..times).map(|_| ask(transport, to)).collect())?;
-    let mut counts = BTreeMap::new();
-    for answer in answers {
-        let answer = answer.with_context(|| format!("{transport:?} {to}"))?;
-        let pod = answer.split(' ').next().unwrap_or_default().to_owned();
-        *counts.entry(pod).or_default() += 1;
-    }
-    Ok(counts)
-}
-
-/// For at most 2 degrees of freedom, 27.6 is exceeded by chance once in a million.
-fn is_even(counts: &BTreeMap<String, usize>, pods: usize, times: usize) -> bool {
-    let expected = times as f64 / pods as f64;
-    let chi_square: f64 = counts
-        .values()
-        .map(|count| (*count as f64 - expected).powi(2) / expected)
-        .sum();
-    counts.len() == pods && chi_square < 27.6
-}
 
 pub(crate) fn untranslated() -> anyhow::Result<u64> {
     let mut packets = 0;
@@ -180,13 +60,6 @@ fn connections_are_spread_evenly_over_one_three_and_two_endpoints() {
         ensure!(untranslated()? == 0);
         anyhow::Ok(())
     });
-}
-
-/// A host's own datagram that a rule of its output hook rejects fails in `send` already.
-fn is_refusal(from: &Netns, transport: Transport, outcome: &std::io::Result<String>) -> bool {
-    let kind = outcome.as_ref().map_err(std::io::Error::kind);
-    let own_datagram = from.name() == "node" && matches!(transport, Transport::Udp);
-    kind == Err(ErrorKind::ConnectionRefused) || (own_datagram && kind == Err(ErrorKind::PermissionDenied))
 }
 
 #[test]

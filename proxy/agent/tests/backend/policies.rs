@@ -3,13 +3,9 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use berth_model::{
-    Conditions, Endpoint, EndpointHints, IpFamily, IpMode, LoadBalancerIngress, NodeName, ServiceKind,
-    TrafficPolicy,
-};
+use berth_model::{Conditions, Endpoint, IpFamily, IpMode, LoadBalancerIngress, ServiceKind, TrafficPolicy};
 use berth_proxy_agent::apply::nft::Nft;
 use berth_proxy_agent::backend::Backend;
 use berth_proxy_agent::nftables::Nftables;
@@ -19,57 +15,14 @@ use berth_testkit::in_sandbox_async;
 use berth_testkit::netns::Netns;
 
 use crate::cluster::{Cluster, PORT, cluster_ips, node_port, pod_ips, retire, settings};
-use crate::packets::{NODE, SOON, Transport, ask_for, ask_from, mk_pod, serve, spread, untranslated};
+use crate::packets::{SOON, untranslated};
 use crate::structure::{list, nft};
+use crate::traffic::{
+    DRAINING, HOST, NODE, OTHER_VIPS, Transport, VIPS, ask_from, endpoints_on, ips, is_silent, mk_host,
+    mk_pod, mk_stranger, serve, spread, stranger_ips,
+};
 
 const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
-/// How long an answer that must not come is waited for.
-const SILENCE: Duration = Duration::from_millis(400);
-/// External and LoadBalancer addresses.
-const VIPS: [&str; 2] = ["192.0.2.7", "2001:db8:192::7"];
-const OTHER_VIPS: [&str; 2] = ["192.0.2.8", "2001:db8:192::8"];
-/// Addresses of the node that are not a Pod's.
-const HOST: [&str; 2] = ["10.77.0.11", "fd00:77::b"];
-
-fn ips(texts: [&str; 2]) -> [IpAddr; 2] {
-    texts.map(|text| text.parse().unwrap())
-}
-
-/// Outside the cluster: 203.0.113.n and 2001:db8::n.
-fn stranger_ips(n: u16) -> [IpAddr; 2] {
-    [
-        [203, 0, 113, u8::try_from(n).unwrap()].into(),
-        format!("2001:db8::{n:x}").parse().unwrap(),
-    ]
-}
-
-/// A client outside the cluster, for which this node is the way to everything.
-fn mk_stranger(n: u16) -> anyhow::Result<Netns> {
-    let stranger = mk_pod(1_000 + n)?;
-    let ([v4, v6], [node4, node6]) = (stranger_ips(n), NODE);
-    stranger.ip(&format!(
-        "addr add {v4}/32 dev eth0\naddr add {v6}/128 dev eth0 nodad\n\
-         route replace default via {node4} dev eth0 src {v4}\n\
-         route replace default via {node6} dev eth0 src {v6}\n"
-    ))?;
-    let link = 1_000 + n;
-    Netns::current("node")?.ip(&format!(
-        "route add {v4} dev v{link}\nroute add {v6} dev v{link}\n"
-    ))?;
-    Ok(stranger)
-}
-
-/// Gives the node addresses outside the Pods', which it uses towards Service addresses.
-fn mk_host() -> anyhow::Result<Netns> {
-    let node = Netns::current("node")?;
-    let [v4, v6] = HOST;
-    node.ip(&format!(
-        "link set lo up\naddr add {v4}/32 dev lo\naddr add {v6}/128 dev lo nodad\n\
-         route add 192.0.2.0/24 dev v1 src {v4}\nroute add 2001:db8:192::/64 dev v1 src {v6}\n"
-    ))?;
-    Ok(node)
-}
-
 fn all_settings() -> Settings {
     Settings {
         node_ips: ips(HOST).into(),
@@ -82,33 +35,6 @@ fn mk_syncer(settings: &Settings) -> anyhow::Result<Syncer<Nftables>> {
         Nftables::new(Nft::open()?, settings, SOON),
         settings.clone(),
     ))
-}
-
-/// The Pod, on a node that is or is not this one.
-fn endpoints_on(pod: u16, node: &str, conditions: Conditions) -> [Endpoint; 2] {
-    pod_ips(pod).map(|ip| Endpoint {
-        ip,
-        port: crate::cluster::TARGET_PORT.try_into().unwrap(),
-        conditions,
-        node: Some(NodeName::new(node)),
-        zone: None,
-        hints: EndpointHints::default(),
-    })
-}
-
-const DRAINING: Conditions = Conditions {
-    ready: false,
-    serving: true,
-    terminating: true,
-};
-
-/// The new connection is neither answered nor refused.
-fn is_silent(from: &Netns, transport: Transport, to: SocketAddr) -> anyhow::Result<bool> {
-    let outcome = from.run(|| ask_for(SILENCE, transport, to))?;
-    let kind = outcome.map_err(|error| error.kind());
-    let silent = matches!(kind, Err(ErrorKind::TimedOut | ErrorKind::WouldBlock));
-    // A host's own packet that a rule of its output hook drops fails in `send` already.
-    Ok(silent || (from.name() == "node" && kind == Err(ErrorKind::PermissionDenied)))
 }
 
 #[test]

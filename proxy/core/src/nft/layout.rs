@@ -76,6 +76,15 @@ impl Layout {
         }
     }
 
+    /// The same under other settings. The limit stays.
+    #[must_use]
+    pub fn under(&self, settings: &Settings) -> Self {
+        match self.purpose {
+            Purpose::Endpoints => Self::new(self.family, settings).with_limit_for(self.limit),
+            Purpose::Relays => Self::of_relays(self.family, settings),
+        }
+    }
+
     /// The table that it is the layout of.
     pub fn table(&self) -> &'static str {
         match self.purpose {

@@ -127,16 +127,13 @@ fn steer(frontend: &Frontend, wish: &FrontendIntent, listening: &Listening) -> F
         Outcome::Reject(_) | Outcome::Drop(_) => Vec::new(),
     });
     FrontendIntent {
-        owner: wish.owner.clone(),
-        role: wish.role,
         serving: serving.collect(),
         // What refuses everybody needs no second list.
         outside: outside.filter(|_| !matches!(outcome, Outcome::Reject(_))),
         outcome,
-        list: wish.list,
         masquerade: Masquerade::Never,
         affinity: SessionAffinity::None,
-        source_ranges: wish.source_ranges.clone(),
+        ..wish.clone()
     }
 }
 
