@@ -64,9 +64,6 @@ pub(crate) fn plan(objects: &mut Objects, lb: LbSettings, proxy: ProxySettings, 
         .remarks
         .extend(outcome.intent.conflicts().iter().map(ToString::to_string));
     outcome
-        .remarks
-        .extend(outcome.intent.shortfalls().iter().map(ToString::to_string));
-    outcome
 }
 
 fn pool_faults(objects: &Objects) -> Vec<String> {

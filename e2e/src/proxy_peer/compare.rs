@@ -48,11 +48,6 @@ pub async fn survey(worlds: &BTreeMap<Proxy, World>, packets: &[Packet]) -> Resu
         }
         send(worlds, &wanted, MORE, &mut seen).await?;
     }
-    for ((_, packet), outcomes) in &mut seen {
-        if packet.sticks {
-            *outcomes = stuck(outcomes);
-        }
-    }
     Ok(seen)
 }
 
@@ -74,14 +69,20 @@ fn lacking(seen: &Seen) -> Vec<(Proxy, Packet)> {
     seen.iter().filter(lacks).map(|(key, _)| key.clone()).collect()
 }
 
-/// Which endpoint a client keeps is chance: what counts is that it is one.
-fn stuck(outcomes: &Outcomes) -> Outcomes {
-    let mut answers = outcomes.iter().filter(|outcome| outcome.is_answer());
-    match (answers.next(), answers.next()) {
-        (Some(Outcome::Answered(_, source)), None) if outcomes.len() == 1 => {
-            Outcomes::from([Outcome::Answered("one and the same".to_owned(), *source)])
+/// Whether two proxies treat a packet alike. Which endpoint a client sticks to is chance, and where it comes from may
+/// follow from that: what counts is that it is one, and that the same one sees the same source.
+fn alike(packet: &Packet, ours: &Outcomes, theirs: &Outcomes) -> bool {
+    let only = |outcomes: &Outcomes| match outcomes.iter().collect::<Vec<_>>().as_slice() {
+        [Outcome::Answered(endpoint, source)] => Some((endpoint.clone(), *source)),
+        _ => None,
+    };
+    match (only(ours), only(theirs)) {
+        (Some((our_endpoint, _)), Some((their_endpoint, _)))
+            if packet.sticks && our_endpoint != their_endpoint =>
+        {
+            true
         }
-        _ => outcomes.clone(),
+        _ => ours == theirs,
     }
 }
 
@@ -168,7 +169,7 @@ pub fn findings(seen: &Seen) -> Vec<Finding> {
         let Some(ours) = seen.get(&(Proxy::Berth, packet.clone())) else {
             continue;
         };
-        if ours == theirs {
+        if alike(packet, ours, theirs) {
             continue;
         }
         let known = Difference::ALL
@@ -282,11 +283,23 @@ mod tests {
 
     #[test]
     fn a_client_that_sticks_may_stick_to_any_one_but_not_to_two() {
-        let one = |name: &str| stuck(&Outcomes::from([answered(name)]));
-        assert_eq!(one("a"), one("b"));
+        let (free, sticks) = (packet(Aim::ClusterIp, false), packet(Aim::ClusterIp, true));
+        let one = |name: &str| Outcomes::from([answered(name)]);
         let two = Outcomes::from([answered("a"), answered("b")]);
-        assert_eq!(stuck(&two), two);
         let half = Outcomes::from([answered("a"), Outcome::Refused]);
-        assert_eq!(stuck(&half), half);
+        let elsewhere = Outcomes::from([Outcome::Answered(
+            "a".to_owned(),
+            Source::Rewritten([10, 77, 0, 11].into()),
+        )]);
+        for (row, packet, theirs, expected) in [
+            ("the same", &sticks, one("a"), true),
+            ("another", &sticks, one("b"), true),
+            ("another where nobody sticks", &free, one("b"), false),
+            ("two", &sticks, two, false),
+            ("refused now and then", &sticks, half, false),
+            ("the same, from elsewhere", &sticks, elsewhere, false),
+        ] {
+            assert_eq!(alike(packet, &one("a"), &theirs), expected, "{row}");
+        }
     }
 }

@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Random Services with slices written by hand, and random packets to them. Pure: everything follows from a seed.
-//!
-//! What a proxy does not do yet is left out by a field of [`Features`]: a field switched on brings Services of that
-//! kind into what is generated, and nothing else has to change.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,29 +12,6 @@ use super::world::{Both, NODE, Origin, SECOND, Site};
 
 /// Where Services and slices are.
 pub const NAMESPACE: &str = "peers";
-
-/// Which kinds of Services may come up beside those with policy Cluster.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Features {
-    /// `internalTrafficPolicy: Local`.
-    pub internal_local: bool,
-    /// `externalTrafficPolicy: Local`.
-    pub external_local: bool,
-    /// `sessionAffinity: ClientIP`.
-    pub affinity: bool,
-    /// `loadBalancerSourceRanges`.
-    pub source_ranges: bool,
-}
-
-impl Features {
-    /// Everything that kube-proxy does.
-    pub const ALL: Self = Self {
-        internal_local: true,
-        external_local: true,
-        affinity: true,
-        source_ranges: true,
-    };
-}
 
 /// What an endpoint's conditions say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +67,7 @@ fn both(v4: [u8; 3], v6: u16, number: u8) -> Both {
 }
 
 impl ServiceSpec {
-    fn random(number: u8, features: Features, rng: &mut Rng) -> Self {
+    fn random(number: u8, rng: &mut Rng) -> Self {
         let kind = [Kind::ClusterIp, Kind::NodePort, Kind::LoadBalancer][rng.usize(..3)];
         let external = kind != Kind::ClusterIp;
         let ports = match rng.u8(..4) {
@@ -108,11 +82,10 @@ impl ServiceSpec {
             ports,
             external_ips: rng.u8(..3) == 0,
             endpoints: endpoints(rng),
-            // Each is drawn whether it is wanted or not: a seed means the same Services under any features.
-            internal_local: rng.u8(..3) == 0 && features.internal_local,
-            external_local: rng.bool() && features.external_local && external,
-            affinity: rng.u8(..4) == 0 && features.affinity,
-            source_ranges: rng.bool() && features.source_ranges && kind == Kind::LoadBalancer,
+            internal_local: rng.u8(..3) == 0,
+            external_local: rng.bool() && external,
+            affinity: rng.u8(..4) == 0,
+            source_ranges: rng.bool() && kind == Kind::LoadBalancer,
         }
     }
 
@@ -355,10 +328,10 @@ pub struct Scenario {
 
 impl Scenario {
     /// `services` Services, at most 200, and `packets` packets, fewer only where there are not so many different ones.
-    pub fn random(seed: u64, services: u8, packets: usize, features: Features) -> Self {
+    pub fn random(seed: u64, services: u8, packets: usize) -> Self {
         let mut rng = Rng::with_seed(seed);
         let services: Vec<ServiceSpec> = (1..=services.min(200))
-            .map(|number| ServiceSpec::random(number, features, &mut rng))
+            .map(|number| ServiceSpec::random(number, &mut rng))
             .collect();
         let mut found = std::collections::BTreeSet::new();
         for _ in 0..packets * 20 {
@@ -451,7 +424,7 @@ mod tests {
 
     #[test]
     fn a_seed_means_the_same_and_every_aim_and_origin_comes_up() {
-        let make = |seed| Scenario::random(seed, 24, 400, Features::default());
+        let make = |seed| Scenario::random(seed, 24, 400);
         let (one, same) = (make(7), make(7));
         assert_eq!(one.packets, same.packets);
         assert_ne!(one.packets, make(8).packets);
@@ -463,32 +436,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_asked_for_does_not_come_up_and_what_is_does() {
-        let specs = |features| -> Vec<Value> {
-            let made = Scenario::random(3, 60, 1, features).services;
-            made.iter().map(|spec| spec.service()["spec"].clone()).collect()
-        };
-        let found =
-            |specs: &[Value], field: &str, value: Value| specs.iter().any(|spec| spec[field] == value);
-        for (features, there) in [(Features::default(), false), (Features::ALL, true)] {
-            let specs = specs(features);
-            for (field, value) in [
-                ("internalTrafficPolicy", json!("Local")),
-                ("externalTrafficPolicy", json!("Local")),
-                ("sessionAffinity", json!("ClientIP")),
-            ] {
-                assert_eq!(found(&specs, field, value), there, "{field}");
-            }
-            let ranged = specs
-                .iter()
-                .any(|spec| !spec["loadBalancerSourceRanges"].is_null());
-            assert_eq!(ranged, there);
+    fn every_kind_of_service_comes_up() {
+        let services = Scenario::random(3, 60, 1).services;
+        let specs: Vec<Value> = services
+            .iter()
+            .map(|spec| spec.service()["spec"].clone())
+            .collect();
+        for (field, value) in [
+            ("internalTrafficPolicy", json!("Local")),
+            ("externalTrafficPolicy", json!("Local")),
+            ("sessionAffinity", json!("ClientIP")),
+        ] {
+            assert!(specs.iter().any(|spec| spec[field] == value), "{field}");
         }
+        assert!(
+            specs
+                .iter()
+                .any(|spec| !spec["loadBalancerSourceRanges"].is_null())
+        );
     }
 
     #[test]
     fn objects_are_what_the_api_takes() {
-        for spec in Scenario::random(5, 40, 1, Features::ALL).services {
+        for spec in Scenario::random(5, 40, 1).services {
             let service: Service = serde_json::from_value(spec.service()).unwrap();
             assert_eq!(service.spec.unwrap().cluster_ips.unwrap().len(), 2);
             for slice in spec.slices() {

@@ -12,7 +12,7 @@ use berth_proxy_core::{Intent, Settings, Touched};
 use tokio::runtime::Handle;
 
 use crate::Error;
-use crate::apply::nft::Nft;
+use crate::apply::nft::{Counters, Nft};
 use crate::nftables::Nftables;
 use crate::options::ProxyMode;
 use crate::userspace::{Capacity, Userspace};
@@ -28,6 +28,8 @@ pub struct Done {
     pub changes: usize,
     /// UDP flows forgotten.
     pub forgotten: usize,
+    /// Bindings of clients to endpoints that their Services do not have any more, removed.
+    pub unbound: usize,
 }
 
 impl Done {
@@ -75,12 +77,12 @@ pub trait Backend: fmt::Debug + Send {
     /// How many elements (nftables), as far as known, by family.
     fn elements(&self) -> Vec<(IpFamily, usize)>;
 
-    /// Packets to Services that found no endpoint where there should have been one, since the family's rules were
-    /// written first; `None` where the backend cannot tell.
+    /// What was counted of the family's packets since its rules were written first; `None` where the backend counts
+    /// nothing.
     ///
     /// # Errors
     /// The kernel cannot be asked.
-    fn untranslated(&self, family: IpFamily) -> impl Future<Output = Result<Option<u64>, Error>> + Send;
+    fn counters(&self, family: IpFamily) -> impl Future<Output = Result<Option<Counters>, Error>> + Send;
 }
 
 /// The backend that `--proxy-mode` names.
@@ -158,10 +160,10 @@ impl Backend for Chosen {
         }
     }
 
-    async fn untranslated(&self, family: IpFamily) -> Result<Option<u64>, Error> {
+    async fn counters(&self, family: IpFamily) -> Result<Option<Counters>, Error> {
         match self {
-            Self::Nftables(backend) => backend.untranslated(family).await,
-            Self::Userspace(backend) => backend.untranslated(family).await,
+            Self::Nftables(backend) => backend.counters(family).await,
+            Self::Userspace(backend) => backend.counters(family).await,
         }
     }
 }

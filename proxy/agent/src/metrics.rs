@@ -4,7 +4,6 @@
 use std::sync::atomic::AtomicU64;
 
 use berth_model::IpFamily;
-use berth_proxy_core::ShortfallKind;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -22,11 +21,6 @@ struct ResultLabel {
     result: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabel {
-    kind: &'static str,
-}
-
 /// Everything the node proxy counts. Clones count into the same place.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
@@ -37,7 +31,8 @@ pub(crate) struct Metrics {
     rebuilds: Counter,
     untranslated: Family<FamilyLabel, Gauge<u64, AtomicU64>>,
     forgotten: Counter,
-    shortfalls: Family<KindLabel, Gauge>,
+    unremembered: Family<FamilyLabel, Gauge<u64, AtomicU64>>,
+    unbound: Counter,
     conflicts: Gauge,
     health_ports: Gauge,
     sysctls_refused: Gauge,
@@ -54,7 +49,8 @@ impl Metrics {
             rebuilds: Counter::default(),
             untranslated: Family::default(),
             forgotten: Counter::default(),
-            shortfalls: Family::default(),
+            unremembered: Family::default(),
+            unbound: Counter::default(),
             conflicts: Gauge::default(),
             health_ports: Gauge::default(),
             sysctls_refused: Gauge::default(),
@@ -92,11 +88,6 @@ impl Metrics {
             this.forgotten.clone(),
         );
         proxy.register(
-            "shortfalls",
-            "Wishes of Services that are not fulfilled",
-            this.shortfalls.clone(),
-        );
-        proxy.register(
             "conflicts",
             "Frontends claimed by more than one Service",
             this.conflicts.clone(),
@@ -106,6 +97,16 @@ impl Metrics {
     }
 
     fn register_surroundings(&self, proxy: &mut Registry) {
+        proxy.register(
+            "unremembered_connections",
+            "Connections of clients that session affinity had no room to remember",
+            self.unremembered.clone(),
+        );
+        proxy.register(
+            "unbound_clients",
+            "Clients freed of an endpoint that session affinity bound them to and that left its Service",
+            self.unbound.clone(),
+        );
         proxy.register(
             "health_check_listeners",
             "Listeners of health-check node ports",
@@ -137,18 +138,24 @@ impl Metrics {
         self.rebuilds.inc_by(u64::try_from(rebuilds).unwrap_or(u64::MAX));
     }
 
-    /// Returns the value before.
+    /// Returns how many are new.
     pub(crate) fn untranslated(&self, family: IpFamily, packets: u64) -> u64 {
-        self.untranslated.get_or_create(&label(family)).set(packets)
+        let before = self.untranslated.get_or_create(&label(family)).set(packets);
+        packets.saturating_sub(before)
+    }
+
+    /// Returns how many are new.
+    pub(crate) fn unremembered(&self, family: IpFamily, connections: u64) -> u64 {
+        let before = self.unremembered.get_or_create(&label(family)).set(connections);
+        connections.saturating_sub(before)
+    }
+
+    pub(crate) fn unbound(&self, bindings: usize) {
+        self.unbound.inc_by(u64::try_from(bindings).unwrap_or(u64::MAX));
     }
 
     pub(crate) fn forgotten(&self, flows: usize) {
         self.forgotten.inc_by(u64::try_from(flows).unwrap_or(u64::MAX));
-    }
-
-    pub(crate) fn shortfall(&self, kind: ShortfallKind, delta: i64) {
-        let kind = kind.as_str();
-        self.shortfalls.get_or_create(&KindLabel { kind }).inc_by(delta);
     }
 
     pub(crate) fn health_ports(&self, count: usize) {

@@ -5,13 +5,17 @@ use std::time::{Duration, Instant};
 
 use berth_model::IpFamily;
 use berth_proxy_core::conntrack::StaleFlows;
+use berth_proxy_core::nft::bindings::stale;
 use berth_proxy_core::nft::{Installed, Layout, Plan, Scope, Wishes, diff};
 use berth_proxy_core::{Intent, Settings, Touched};
 
 use crate::Error;
 use crate::apply::Observed;
-use crate::apply::nft::Nft;
+use crate::apply::nft::{Counters, Nft};
 use crate::backend::{Backend, Done, Turned};
+
+/// How often bindings are listed again because one of them expired between that and its removal.
+const UNBIND_ATTEMPTS: u32 = 5;
 
 /// One family's table.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub struct Nftables {
     /// The ruleset's generation if nobody but us changed anything since we looked the tables up;
     /// `None` if that is not known.
     generation: Option<u32>,
+    /// When to look for bindings that do not count any more.
+    unbind_at: Option<Duration>,
 }
 
 impl Nftables {
@@ -59,6 +65,7 @@ impl Nftables {
             retire_delay,
             started: Instant::now(),
             generation: None,
+            unbind_at: None,
         }
     }
 
@@ -98,6 +105,20 @@ impl Nftables {
         self.tables.iter().filter_map(|table| table.installed.as_ref())
     }
 
+    /// A turn of [`Backend`], for whatever the tables are made from.
+    pub(crate) async fn follow(&mut self, wishes: &impl Wishes, touched: &Touched) -> Result<Turned, Error> {
+        let turned = self.tables(wishes, touched).await;
+        if turned.is_err() {
+            // Whatever broke one table, such as a flush of the ruleset, may have met the other one as well.
+            for table in &mut self.tables {
+                table.installed = None;
+                table.suspect = true;
+            }
+            self.generation = None;
+        }
+        turned
+    }
+
     async fn tables(&mut self, intent: &impl Wishes, touched: &Touched) -> Result<Turned, Error> {
         let unknown = self.tables.iter().any(|table| table.installed.is_none());
         // Not known although the tables are: they could not be read, which the next audit tries again.
@@ -109,9 +130,36 @@ impl Nftables {
         for index in 0..self.tables.len() {
             self.family(index, intent, touched, &mut turned).await?;
         }
+        turned.done.unbound = self.unbind(intent, touched, unknown).await?;
         let commits = self.nft.commits().wrapping_sub(before);
         self.generation = self.generation.map(|known| later(known, commits));
         Ok(turned)
+    }
+
+    /// Removes bindings to endpoints that have left: as soon as no new client is bound to them, and once more after the
+    /// retire delay, since a packet that was on its way through the rules may have bound its client meanwhile. At
+    /// `start` nobody knows what happened before.
+    async fn unbind(&mut self, intent: &impl Wishes, touched: &Touched, start: bool) -> Result<usize, Error> {
+        if self
+            .tables
+            .iter()
+            .all(|table| table.layout.number_maps().next().is_none())
+        {
+            return Ok(0);
+        }
+        let now = self.started.elapsed();
+        let left = start || !touched.left.is_empty();
+        let due = self.unbind_at.is_some_and(|at| at <= now);
+        if !left && !due {
+            return Ok(0);
+        }
+        let mut unbound = 0;
+        for family in IpFamily::ALL {
+            unbound += unbind_family(&self.nft, family, intent).await?;
+        }
+        // Only what a packet could still be on its way to.
+        self.unbind_at = left.then(|| now + self.retire_delay);
+        Ok(unbound)
     }
 
     async fn family(
@@ -143,7 +191,7 @@ impl Nftables {
                     table.layout = layout;
                     table.installed = Some(match &table.installed {
                         Some(earlier) => installed.as_old_as(earlier),
-                        None => installed,
+                        None => *installed,
                     });
                     table.suspect = false;
                     scope = Scope::All;
@@ -165,9 +213,9 @@ impl Nftables {
         };
         let now = self.started.elapsed();
         let plan = diff(family, installed, intent, scope, now, self.retire_delay);
-        let larger = table.layout.with_limit_for(plan.largest_count());
+        let larger = table.layout.grown_for(&plan);
         if larger != table.layout {
-            tracing::info!(%family, limit = larger.limit(), "rules for more endpoints");
+            tracing::info!(%family, limit = larger.limit(), "rules for more endpoints, or for another timeout");
             self.nft.grow(&table.layout, &larger).await?;
             table.layout = larger;
         }
@@ -177,22 +225,6 @@ impl Nftables {
             turned.done.changes += stage.changes.len();
         }
         Ok(())
-    }
-}
-
-impl Nftables {
-    /// A turn of [`Backend`], for whatever the tables are made from.
-    pub(crate) async fn follow(&mut self, wishes: &impl Wishes, touched: &Touched) -> Result<Turned, Error> {
-        let turned = self.tables(wishes, touched).await;
-        if turned.is_err() {
-            // Whatever broke one table, such as a flush of the ruleset, may have met the other one as well.
-            for table in &mut self.tables {
-                table.installed = None;
-                table.suspect = true;
-            }
-            self.generation = None;
-        }
-        turned
     }
 }
 
@@ -227,6 +259,7 @@ impl Backend for Nftables {
             .tables
             .iter()
             .filter_map(|table| table.installed.as_ref()?.next_retirement(self.retire_delay))
+            .chain(self.unbind_at)
             .min()?;
         Some(due.saturating_sub(self.started.elapsed()))
     }
@@ -236,8 +269,27 @@ impl Backend for Nftables {
         self.tables.iter().filter_map(known).collect()
     }
 
-    async fn untranslated(&self, family: IpFamily) -> Result<Option<u64>, Error> {
-        self.nft.untranslated(family).await.map(Some)
+    async fn counters(&self, family: IpFamily) -> Result<Option<Counters>, Error> {
+        self.nft.counters(family).await.map(Some)
+    }
+}
+
+async fn unbind_family(nft: &Nft, family: IpFamily, intent: &impl Wishes) -> Result<usize, Error> {
+    let mut attempt = 1;
+    loop {
+        let gone = stale(nft.bindings(family).await?, intent);
+        if gone.is_empty() {
+            return Ok(0);
+        }
+        match nft.unbind(family, &gone).await {
+            Ok(()) => {
+                tracing::debug!(%family, bindings = gone.len(), "clients are free of endpoints that left");
+                return Ok(gone.len());
+            }
+            // One of them has expired since it was listed.
+            Err(error) if attempt == UNBIND_ATTEMPTS => return Err(error),
+            Err(_) => attempt += 1,
+        }
     }
 }
 
@@ -268,7 +320,7 @@ async fn rebuild(
         Duration::ZERO,
         Duration::ZERO,
     );
-    let layout = table.layout.with_limit_for(plan.largest_count());
+    let layout = table.layout.grown_for(&plan);
     let changes: Vec<_> = plan
         .stages
         .iter()

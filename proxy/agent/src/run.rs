@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use berth_model::IpFamily;
-use berth_proxy_core::{Conflict, Settings, Shortfall};
+use berth_proxy_core::nft::BINDINGS_SIZE;
+use berth_proxy_core::{Conflict, Settings};
 use berth_runtime::admin::Admin;
 use berth_runtime::backoff::{Backoff, jitter};
 use berth_runtime::client::ApiArgs;
@@ -88,7 +89,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         failures: 0,
         retry_at: None,
         paused_until: None,
-        reported: Reported::default(),
+        conflicts: BTreeSet::new(),
         ports: HealthPorts::new(health.clone()),
         health,
         upstream,
@@ -117,13 +118,6 @@ async fn ended(servers: [Option<JoinHandle<()>>; 2]) {
     }
 }
 
-/// What was said already, so that it is said once.
-#[derive(Debug, Default)]
-struct Reported {
-    conflicts: BTreeSet<Conflict>,
-    shortfalls: BTreeSet<Shortfall>,
-}
-
 struct Agent {
     state: State,
     syncer: Syncer<Chosen>,
@@ -134,7 +128,8 @@ struct Agent {
     retry_at: Option<Instant>,
     /// End of `--min-sync-period` since the last write.
     paused_until: Option<Instant>,
-    reported: Reported,
+    /// Those that were warned of.
+    conflicts: BTreeSet<Conflict>,
     options: Options,
     settings: Settings,
     /// Whether rules were written once.
@@ -306,6 +301,7 @@ impl Agent {
                     self.upstream.wrote(took, done.rebuilt > 0);
                     self.metrics.synced(took.as_secs_f64());
                     self.metrics.forgotten(done.forgotten);
+                    self.metrics.unbound(done.unbound);
                     self.metrics.wrote(done.changes, done.rebuilt);
                     tracing::debug!(?done, services, ?took, "synced");
                     if !self.options.min_sync_period.is_zero() {
@@ -335,33 +331,33 @@ impl Agent {
 
     fn report(&mut self) {
         let conflicts: BTreeSet<Conflict> = self.syncer.intent().conflicts().into_iter().collect();
-        for conflict in conflicts.difference(&self.reported.conflicts) {
+        for conflict in conflicts.difference(&self.conflicts) {
             tracing::warn!(%conflict, "frontend claimed twice");
         }
         self.metrics.conflicts(conflicts.len());
-        self.reported.conflicts = conflicts;
-        let shortfalls: BTreeSet<Shortfall> = self.syncer.intent().shortfalls().into_iter().collect();
-        for new in shortfalls.difference(&self.reported.shortfalls) {
-            tracing::warn!(reason = new.kind.as_str(), "{new}");
-            self.metrics.shortfall(new.kind, 1);
-        }
-        for gone in self.reported.shortfalls.difference(&shortfalls) {
-            self.metrics.shortfall(gone.kind, -1);
-        }
-        self.reported.shortfalls = shortfalls;
+        self.conflicts = conflicts;
     }
 
     async fn read_counters(&self) {
         for family in IpFamily::ALL {
-            match self.syncer.backend().untranslated(family).await {
+            match self.syncer.backend().counters(family).await {
                 Ok(None) => {}
-                Ok(Some(packets)) => {
-                    let before = self.metrics.untranslated(family, packets);
-                    if packets > before {
-                        tracing::warn!(%family, packets = packets - before, "packets to Services found no endpoint");
+                Ok(Some(counters)) => {
+                    let packets = self.metrics.untranslated(family, counters.untranslated);
+                    if packets > 0 {
+                        tracing::warn!(%family, packets, "packets to Services found no endpoint");
+                    }
+                    let connections = self.metrics.unremembered(family, counters.unremembered);
+                    if connections > 0 {
+                        tracing::warn!(
+                            %family,
+                            connections,
+                            limit = BINDINGS_SIZE,
+                            "session affinity: no room to remember more clients, which are spread at each connection"
+                        );
                     }
                 }
-                Err(error) => tracing::debug!(%family, %error, "counter not read"),
+                Err(error) => tracing::debug!(%family, %error, "counters not read"),
             }
         }
     }

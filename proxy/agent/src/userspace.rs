@@ -34,7 +34,7 @@ use berth_proxy_core::{Frontend, Intent, Settings, Touched};
 use tokio::runtime::Handle;
 
 use crate::Error;
-use crate::apply::nft::Nft;
+use crate::apply::nft::{Counters, Nft};
 use crate::backend::{Backend, Turned};
 use crate::nftables::Nftables;
 use crate::node::own_addresses;
@@ -248,7 +248,7 @@ impl Backend for Userspace {
         self.tables.elements()
     }
 
-    async fn untranslated(&self, family: IpFamily) -> Result<Option<u64>, Error> {
-        self.tables.untranslated(family).await
+    async fn counters(&self, family: IpFamily) -> Result<Option<Counters>, Error> {
+        self.tables.counters(family).await
     }
 }

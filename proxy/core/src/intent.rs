@@ -4,19 +4,20 @@
 use std::cmp::Ordering;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::{fmt, iter};
 
 use berth_model::{
     EndpointPort, IpFamily, IpMode, Service, ServiceKey, ServicePort, ServicePortName, SessionAffinity, View,
 };
 
+use self::affinity::{AffineList, Affinities};
+pub use self::affinity::{Affinity, AffinityNumber};
 use self::decided::Decided;
-use crate::{
-    Conflict, Frontend, FrontendIntent, Role, Settings, Shortfall, ShortfallKind, Usable, categorize,
-};
+use crate::{Conflict, Frontend, FrontendIntent, Outcome, Role, Settings, Usable, categorize};
 
+mod affinity;
 mod decided;
 mod ranges;
 
@@ -63,7 +64,7 @@ struct Contribution {
     claims: Vec<(Frontend, Claim)>,
     cluster_ips: Vec<IpAddr>,
     local_endpoints: BTreeSet<IpAddr>,
-    shortfalls: BTreeSet<ShortfallKind>,
+    affine: BTreeSet<AffineList>,
 }
 
 /// What an update looked at: all that may differ from before.
@@ -75,6 +76,10 @@ pub struct Touched {
     pub cluster_ips: BTreeSet<IpAddr>,
     /// Addresses of endpoints on this node.
     pub local_endpoints: BTreeSet<IpAddr>,
+    /// Lists that remember their clients.
+    pub affinities: BTreeSet<AffinityNumber>,
+    /// Those of them that an endpoint left, or that are gone: bindings of theirs have to be forgotten.
+    pub left: BTreeSet<AffinityNumber>,
 }
 
 impl Touched {
@@ -83,11 +88,17 @@ impl Touched {
         self.frontends.extend(other.frontends);
         self.cluster_ips.extend(other.cluster_ips);
         self.local_endpoints.extend(other.local_endpoints);
+        self.affinities.extend(other.affinities);
+        self.left.extend(other.left);
     }
 
     /// Whether nothing was looked at.
     pub fn is_empty(&self) -> bool {
-        self.frontends.is_empty() && self.cluster_ips.is_empty() && self.local_endpoints.is_empty()
+        self.frontends.is_empty()
+            && self.cluster_ips.is_empty()
+            && self.local_endpoints.is_empty()
+            && self.affinities.is_empty()
+            && self.left.is_empty()
     }
 }
 
@@ -99,6 +110,7 @@ pub struct Intent {
     services: BTreeMap<ServiceKey, Contribution>,
     cluster_ips: BTreeMap<IpAddr, usize>,
     local_endpoints: BTreeMap<IpAddr, usize>,
+    affinities: Affinities,
 }
 
 impl Intent {
@@ -110,6 +122,7 @@ impl Intent {
             services: BTreeMap::new(),
             cluster_ips: BTreeMap::new(),
             local_endpoints: BTreeMap::new(),
+            affinities: Affinities::default(),
         }
     }
 
@@ -141,17 +154,25 @@ impl Intent {
     pub fn update<'a>(&mut self, view: &View, keys: impl IntoIterator<Item = &'a ServiceKey>) -> Touched {
         let mut touched = Touched::default();
         for key in keys {
-            self.withdraw(key, &mut touched);
+            let before = self.withdraw(key, &mut touched);
             if let Some(service) = view.services.get(key) {
                 self.contribute(service, view, &mut touched);
+            }
+            for (number, affinity) in before {
+                let now = self.affinities.get(number);
+                let stays = |target| now.is_some_and(|now| now.targets.contains(target));
+                if !affinity.targets.iter().all(stays) {
+                    touched.left.insert(number);
+                }
             }
         }
         touched
     }
 
-    fn withdraw(&mut self, key: &ServiceKey, touched: &mut Touched) {
+    /// Yields the Service's lists that remembered their clients.
+    fn withdraw(&mut self, key: &ServiceKey, touched: &mut Touched) -> Vec<(AffinityNumber, Affinity)> {
         let Some(old) = self.services.remove(key) else {
-            return;
+            return Vec::new();
         };
         for (frontend, claim) in old.claims {
             touched.frontends.insert(frontend);
@@ -170,13 +191,16 @@ impl Intent {
             .for_each(|ip| release(&mut self.local_endpoints, *ip));
         touched.cluster_ips.extend(old.cluster_ips);
         touched.local_endpoints.extend(old.local_endpoints);
+        let affine = old.affine.iter().filter_map(|list| self.affinities.remove(list));
+        let affine: Vec<(AffinityNumber, Affinity)> = affine.collect();
+        touched
+            .affinities
+            .extend(affine.iter().map(|(number, _)| *number));
+        affine
     }
 
     fn contribute(&mut self, service: &Service, view: &View, touched: &mut Touched) {
-        let mut contribution = Contribution {
-            shortfalls: shortfalls(service),
-            ..Contribution::default()
-        };
+        let mut contribution = Contribution::default();
         for family in IpFamily::ALL {
             let Some(cluster_ip) = service.cluster_ip(family) else {
                 continue;
@@ -190,10 +214,12 @@ impl Intent {
                 let claim = Claim::of(service, port);
                 let decided = Decided::of(service, port, usable);
                 for (frontend, role) in frontends(service, port, family, cluster_ip) {
+                    let intent = decided.frontend(&self.settings, &claim.port, role, &frontend);
+                    contribution
+                        .affine
+                        .extend(self.remember(&intent, family, touched));
                     let claims = self.claims.entry(frontend).or_default();
-                    claims
-                        .entry(claim.clone())
-                        .or_insert_with(|| decided.frontend(&self.settings, &claim.port, role, &frontend));
+                    claims.entry(claim.clone()).or_insert(intent);
                     contribution.claims.push((frontend, claim.clone()));
                     touched.frontends.insert(frontend);
                 }
@@ -214,6 +240,41 @@ impl Intent {
             .iter()
             .for_each(|ip| *self.local_endpoints.entry(*ip).or_default() += 1);
         self.services.insert(service.key.clone(), contribution);
+    }
+
+    /// Takes in the lists of a frontend that remember their clients.
+    fn remember(
+        &mut self,
+        intent: &FrontendIntent,
+        family: IpFamily,
+        touched: &mut Touched,
+    ) -> Vec<AffineList> {
+        let SessionAffinity::ClientIp { timeout_seconds } = intent.affinity else {
+            return Vec::new();
+        };
+        let main = (&intent.outcome, intent.here_only);
+        let outside = intent.outside.as_ref().map(|outside| (outside, true));
+        let mut lists = Vec::new();
+        for (outcome, here_only) in iter::once(main).chain(outside) {
+            let Outcome::Endpoints(targets) = outcome else {
+                continue;
+            };
+            let list = AffineList {
+                owner: intent.owner.clone(),
+                family,
+                here_only,
+            };
+            let affinity = Affinity {
+                family,
+                timeout_seconds,
+                targets: Arc::clone(targets),
+            };
+            touched
+                .affinities
+                .insert(self.affinities.insert(list.clone(), affinity));
+            lists.push(list);
+        }
+        lists
     }
 
     fn usable(&self, service: &Service, port: &ServicePort, family: IpFamily, view: &View) -> Usable {
@@ -259,6 +320,27 @@ impl Intent {
         self.local_endpoints.contains_key(&ip)
     }
 
+    /// The number of the list that a frontend picks from, if it remembers its clients: everybody's list, or that of
+    /// connections from `outside`.
+    pub fn affinity_of(&self, frontend: &Frontend, outside: bool) -> Option<AffinityNumber> {
+        let intent = self.get(frontend)?;
+        self.affinities.number(&AffineList {
+            owner: intent.owner.clone(),
+            family: frontend.family(),
+            here_only: outside || intent.here_only,
+        })
+    }
+
+    /// A list that remembers its clients.
+    pub fn affinity(&self, number: AffinityNumber) -> Option<&Affinity> {
+        self.affinities.get(number)
+    }
+
+    /// Every list that remembers its clients.
+    pub fn affinities(&self) -> impl Iterator<Item = (AffinityNumber, &Affinity)> {
+        self.affinities.iter()
+    }
+
     /// Frontends that several Services claim.
     pub fn conflicts(&self) -> Vec<Conflict> {
         let mut conflicts = Vec::new();
@@ -274,19 +356,6 @@ impl Intent {
             }));
         }
         conflicts
-    }
-
-    /// Wishes that are not fulfilled.
-    pub fn shortfalls(&self) -> Vec<Shortfall> {
-        self.services
-            .iter()
-            .flat_map(|(service, contribution)| {
-                contribution.shortfalls.iter().map(|kind| Shortfall {
-                    service: service.clone(),
-                    kind: *kind,
-                })
-            })
-            .collect()
     }
 }
 
@@ -341,14 +410,6 @@ fn frontends(
     found
 }
 
-fn shortfalls(service: &Service) -> BTreeSet<ShortfallKind> {
-    let wished = service.affinity != SessionAffinity::None;
-    wished
-        .then_some(ShortfallKind::SessionAffinity)
-        .into_iter()
-        .collect()
-}
-
 impl fmt::Display for Intent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (frontend, intent) in self.frontends() {
@@ -356,9 +417,6 @@ impl fmt::Display for Intent {
         }
         for conflict in self.conflicts() {
             writeln!(f, "{conflict}")?;
-        }
-        for shortfall in self.shortfalls() {
-            writeln!(f, "{shortfall}")?;
         }
         Ok(())
     }

@@ -16,6 +16,7 @@
 mod categorize;
 pub mod conntrack;
 mod frontend;
+mod hash;
 pub mod health_check;
 mod intent;
 pub mod names;
@@ -30,9 +31,8 @@ pub mod walk;
 
 pub use categorize::{Usable, categorize};
 pub use frontend::{Frontend, Target};
-pub use intent::{Intent, Touched};
+pub use intent::{Affinity, AffinityNumber, Intent, Touched};
 pub use outcome::{
-    Conflict, DropReason, FrontendIntent, Masquerade, Outcome, RejectReason, Role, Shortfall, ShortfallKind,
-    SourceClass,
+    Conflict, DropReason, FrontendIntent, Masquerade, Outcome, RejectReason, Role, SourceClass,
 };
 pub use settings::{NodePortAddresses, Settings, SettingsError};

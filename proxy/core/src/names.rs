@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every kernel object of the nftables backend, by name. What is not named here is not ours.
 //!
-//! The kernel takes names of up to 255 bytes, nft sets up to 256; the longest here has 22.
+//! The kernel takes names of up to 255 bytes, nft sets up to 256; the longest here has 23.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +14,12 @@ pub const RELAY_TABLE: &str = "berth-relay";
 
 /// The named counter of packets that had a frontend and found no endpoint: 0 unless Berth is wrong.
 pub const UNTRANSLATED: &str = "untranslated";
+
+/// The named counter of connections of clients that session affinity could not remember: the map was full.
+pub const UNREMEMBERED: &str = "unremembered";
+
+/// The map of which client is bound to which endpoint, filled by packets.
+pub const BINDINGS: &str = "affinity-bindings";
 
 /// Prefix of the empty chain whose name carries the layout's fingerprint.
 pub const LAYOUT_PREFIX: &str = "layout-";
@@ -96,11 +102,17 @@ pub enum SetName {
     Hairpin,
     /// Frontends whose list has this many slots.
     Count(Group, u32),
+    /// Lists that remember their clients for so many seconds.
+    AffinityTimeout(u32),
 }
 
 /// The maps from frontend and slot number to endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MapName(pub Group);
+
+/// The maps from frontend to the number of its list, for lists that remember their clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NumberMap(pub Group);
 
 /// The chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -129,6 +141,16 @@ pub enum ChainName {
     PickMany(Group),
     /// Clears the mark and masquerades.
     Masquerade,
+    /// A list that remembers its clients: the endpoint that this one is bound to, if it is.
+    Recall,
+    /// Base chain: packets that arrive, just translated.
+    LearnPrerouting,
+    /// Base chain: packets from this host, just translated.
+    LearnOutput,
+    /// Binds clients, and counts those that could not be.
+    Learn,
+    /// One rule for each timeout that some Service has.
+    Remember,
 }
 
 impl ChainName {
@@ -144,13 +166,20 @@ impl ChainName {
             Self::Refuse,
             Self::Services,
             Self::Masquerade,
+            Self::Remember,
+            Self::Learn,
+            Self::LearnPrerouting,
+            Self::LearnOutput,
             Self::FilterPrerouting,
             Self::FilterOutput,
             Self::NatPrerouting,
             Self::NatOutput,
             Self::NatPostrouting,
         ];
-        picks.chain(serve).chain(rest)
+        std::iter::once(Self::Recall)
+            .chain(picks)
+            .chain(serve)
+            .chain(rest)
     }
 }
 
@@ -171,6 +200,11 @@ impl fmt::Display for ChainName {
             Self::Pick(group) => return write!(f, "{}-pick", group.prefix()),
             Self::PickMany(group) => return write!(f, "{}-pick-many", group.prefix()),
             Self::Masquerade => "masquerade-marked",
+            Self::Recall => "affinity-recall",
+            Self::LearnPrerouting => "affinity-prerouting",
+            Self::LearnOutput => "affinity-output",
+            Self::Learn => "affinity-learn",
+            Self::Remember => "affinity-remember",
         })
     }
 }
@@ -185,6 +219,19 @@ impl MapName {
 impl fmt::Display for MapName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-slots", self.0.prefix())
+    }
+}
+
+impl NumberMap {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = NumberMap> {
+        Group::ALL.into_iter().map(NumberMap)
+    }
+}
+
+impl fmt::Display for NumberMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-affinity", self.0.prefix())
     }
 }
 
@@ -212,6 +259,8 @@ impl SetName {
     ];
 }
 
+const AFFINITY_TIMEOUT: &str = "affinity-timeout-";
+
 fn plural(kind: Kind) -> &'static str {
     match kind {
         Kind::Vip => "vips",
@@ -237,6 +286,7 @@ impl fmt::Display for SetName {
             Self::NodePortIps => f.write_str("nodeport-ips"),
             Self::Hairpin => f.write_str("hairpin"),
             Self::Count(group, count) => write!(f, "{}-count-{count}", group.prefix()),
+            Self::AffinityTimeout(seconds) => write!(f, "{AFFINITY_TIMEOUT}{seconds}"),
         }
     }
 }
@@ -252,6 +302,10 @@ impl FromStr for SetName {
     fn from_str(text: &str) -> Result<Self, UnknownSet> {
         if let Some(fixed) = Self::FIXED.into_iter().find(|name| name.to_string() == text) {
             return Ok(fixed);
+        }
+        if let Some(seconds) = text.strip_prefix(AFFINITY_TIMEOUT) {
+            let seconds = seconds.parse().map(Self::AffinityTimeout);
+            return seconds.map_err(|_| UnknownSet(text.to_owned()));
         }
         let counted = |group: Group| {
             let rest = text.strip_prefix(group.prefix())?;
@@ -274,10 +328,14 @@ mod tests {
         for name in SetName::FIXED
             .into_iter()
             .chain(Group::ALL.map(|group| SetName::Count(group, 7)))
-            .chain([SetName::Count(Group::ALL[3], 65_536)])
+            .chain([
+                SetName::Count(Group::ALL[3], 65_536),
+                SetName::AffinityTimeout(10_800),
+            ])
         {
             assert_eq!(name.to_string().parse(), Ok(name));
         }
         assert!("vip-count-x".parse::<SetName>().is_err());
+        assert!("affinity-timeout-".parse::<SetName>().is_err());
     }
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The nftables backend: typed objects, the static layout, text, and staged plans of elements.
 
-pub mod diff;
+pub mod bindings;
+mod diff;
 pub mod layout;
 pub mod objects;
 pub mod plan;
@@ -18,7 +19,9 @@ use crate::Intent;
 
 pub use diff::{Scope, diff};
 pub use layout::Layout;
-pub use objects::{Action, BaseChain, Chain, Element, Entry, Field, Hook, Key, Match, Rule};
+pub use objects::{
+    Action, BINDING_KEY, BINDINGS_SIZE, BaseChain, Chain, Element, Entry, Field, Hook, Key, Match, Rule,
+};
 pub use plan::{Change, Plan, Stage, StageKind};
 pub use render::{script, table_text};
 pub use state::{EntryState, Installed};
@@ -37,7 +40,7 @@ pub fn full_script(intent: &Intent) -> String {
             Duration::ZERO,
             Duration::ZERO,
         );
-        let layout = Layout::new(family, intent.settings()).with_limit_for(plan.largest_count());
+        let layout = Layout::new(family, intent.settings()).grown_for(&plan);
         for stage in &plan.stages {
             installed.apply(stage, Duration::ZERO);
         }

@@ -5,10 +5,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use berth_model::{ServiceKey, ServicePortName, SessionAffinity};
+use berth_model::{ServicePortName, SessionAffinity};
 use ipnet::IpNet;
 
-use crate::names::List;
 use crate::{Frontend, Target};
 
 /// Why a Service answers on a frontend.
@@ -161,9 +160,8 @@ pub struct FrontendIntent {
     pub role: Role,
     /// Where new connections go: everybody's, or if `outside` is set those of Pods and of this host.
     pub outcome: Outcome,
-    /// Which of the Service port's lists `outcome` is made of; `outside` is made of the local one. Frontends of one
-    /// Service port and family that name the same list have the same endpoints.
-    pub list: List,
+    /// Whether `outcome` is picked from this node's endpoints only (internal traffic policy Local); `outside` always is.
+    pub here_only: bool,
     /// External traffic policy Local: where connections from outside go.
     pub outside: Option<Outcome>,
     /// Whose connections are masqueraded.
@@ -233,41 +231,5 @@ impl fmt::Display for Conflict {
             "{} is claimed by {} and by {}: the older, {}, answers",
             self.frontend, self.winner, self.loser, self.winner
         )
-    }
-}
-
-/// A wish of a Service that this version does not fulfil.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ShortfallKind {
-    /// `sessionAffinity: ClientIP` is treated as None.
-    SessionAffinity,
-}
-
-impl ShortfallKind {
-    /// Stable name for logs and labels.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::SessionAffinity => "SessionAffinity",
-        }
-    }
-}
-
-/// One unfulfilled wish.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Shortfall {
-    /// Whose wish.
-    pub service: ServiceKey,
-    /// Which wish.
-    pub kind: ShortfallKind,
-}
-
-impl fmt::Display for Shortfall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.kind {
-            ShortfallKind::SessionAffinity => {
-                "spec.sessionAffinity: ClientIP is not supported yet; each connection is spread anew"
-            }
-        };
-        write!(f, "Service {}: {what}", self.service)
     }
 }

@@ -174,11 +174,19 @@ fn service(n: u8) -> impl Strategy<Value = Service> {
         proptest::bool::weighted(0.8),
         0u16..3,
         1u16..3,
+        select(vec![
+            SessionAffinity::None,
+            SessionAffinity::None,
+            SessionAffinity::ClientIp { timeout_seconds: 7 },
+            SessionAffinity::ClientIp {
+                timeout_seconds: 10_800,
+            },
+        ]),
     );
     (addresses, rest).prop_map(
         move |(
             (external, balanced),
-            (created, internal_policy, external_policy, source_ranges, dual, node_port, count),
+            (created, internal_policy, external_policy, source_ranges, dual, node_port, count, affinity),
         )| {
             let both = |n: &u8| vips(*n);
             let port = |index: u16| ServicePort {
@@ -205,7 +213,7 @@ fn service(n: u8) -> impl Strategy<Value = Service> {
                 ports: (0..count).map(port).collect(),
                 internal_policy,
                 external_policy,
-                affinity: SessionAffinity::None,
+                affinity,
                 source_ranges,
                 health_check_node_port: None,
             }

@@ -7,10 +7,11 @@ use std::net::IpAddr;
 
 use berth_model::{IpFamily, Port, Protocol};
 
-use crate::names::{ChainName, MapName, SetName};
+use crate::names::{ChainName, MapName, NumberMap, SetName};
+use crate::nft::bindings::Binding;
 use crate::nft::objects::{Action, Entry, Field, Match, Rule};
 use crate::nft::{Installed, Layout};
-use crate::{Frontend, Target};
+use crate::{AffinityNumber, Frontend, Target};
 
 /// The first packet of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,18 @@ pub trait Lookups {
     fn has_source(&mut self, frontend: &Frontend, source: IpAddr) -> bool;
     /// The endpoint in a slot.
     fn slot(&mut self, map: MapName, frontend: &Frontend, slot: u32) -> Option<Target>;
+    /// The number of the frontend's list, if it remembers its clients.
+    fn number(&mut self, map: NumberMap, frontend: &Frontend) -> Option<AffinityNumber>;
+    /// Whether that list remembers them for so long.
+    fn has_timeout(&mut self, number: AffinityNumber, seconds: u32) -> bool;
+
+    /// The endpoint that a client is bound to. Nothing is remembered, unless the implementation does.
+    fn bound(&mut self, _number: AffinityNumber, _source: IpAddr, _protocol: Protocol) -> Option<Target> {
+        None
+    }
+
+    /// Binds a client.
+    fn bind(&mut self, _binding: Binding, _seconds: u32) {}
 }
 
 /// Elements as installed, networks from the layout.
@@ -103,7 +116,8 @@ impl Lookups for (&Layout, &Installed) {
             | SetName::ClusterIps
             | SetName::PodCidrs
             | SetName::NodePortIps
-            | SetName::Hairpin => false,
+            | SetName::Hairpin
+            | SetName::AffinityTimeout(_) => false,
         }
     }
 
@@ -123,6 +137,7 @@ impl Lookups for (&Layout, &Installed) {
             | SetName::Masquerade(_)
             | SetName::RangedVips
             | SetName::AllowedSources
+            | SetName::AffinityTimeout(_)
             | SetName::Count(..) => false,
         }
     }
@@ -138,6 +153,18 @@ impl Lookups for (&Layout, &Installed) {
             list: map.0.list,
         };
         self.1.get(&entry)?.slots.get(&slot).copied()
+    }
+
+    fn number(&mut self, map: NumberMap, frontend: &Frontend) -> Option<AffinityNumber> {
+        let entry = Entry {
+            frontend: *frontend,
+            list: map.0.list,
+        };
+        self.1.get(&entry)?.number
+    }
+
+    fn has_timeout(&mut self, number: AffinityNumber, seconds: u32) -> bool {
+        self.1.has_timeout(number, seconds)
     }
 }
 
@@ -157,7 +184,7 @@ impl Ruleset {
     }
 }
 
-/// Every verdict that the random pick allows.
+/// Every verdict that the random pick allows on a client that is not bound.
 pub fn verdicts(
     rules: &Ruleset,
     layout: &Layout,
@@ -180,8 +207,8 @@ pub fn verdicts(
     }
 }
 
-/// Walks one packet that arrives: prerouting before translation, translation, postrouting. `pick` is
-/// the kernel's random number below its argument.
+/// Walks one packet that arrives: prerouting before, at and after translation, postrouting. `pick` is the kernel's
+/// random number below its argument.
 pub fn walk(
     rules: &Ruleset,
     lookups: &mut impl Lookups,
@@ -196,11 +223,13 @@ pub fn walk(
         destination: packet.destination,
         translated: None,
         mark: 0,
+        number: None,
         masqueraded: false,
     };
     for chain in [
         ChainName::FilterPrerouting,
         ChainName::NatPrerouting,
+        ChainName::LearnPrerouting,
         ChainName::NatPostrouting,
     ] {
         match walker.run(chain) {
@@ -225,6 +254,7 @@ struct Walker<'a, L, P> {
     destination: IpAddr,
     translated: Option<Target>,
     mark: u32,
+    number: Option<AffinityNumber>,
     masqueraded: bool,
 }
 
@@ -275,6 +305,37 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
                 Step::Done
             }
             Action::Translate(map, count) => self.translate(map, count),
+            Action::Recall(map) => {
+                let frontend = self.frontend(map.0.kind.fields());
+                let Some(number) = self.lookups.number(map, &frontend) else {
+                    return Step::Next;
+                };
+                self.number = Some(number);
+                self.run(ChainName::Recall)
+            }
+            Action::TranslateBound => {
+                let (source, protocol) = (self.packet.source, self.packet.protocol);
+                let bound = self.number;
+                let bound = bound.and_then(|number| self.lookups.bound(number, source, protocol));
+                bound.map_or(Step::Next, |target| self.translated(target))
+            }
+            Action::Remember(seconds) => {
+                self.remember(seconds);
+                Step::Done
+            }
+            Action::CountUnremembered => Step::Next,
+        }
+    }
+
+    fn remember(&mut self, seconds: u32) {
+        if let (Some(number), Some(target)) = (self.number.take(), self.translated) {
+            let binding = Binding {
+                source: self.packet.source,
+                protocol: self.packet.protocol,
+                number,
+                target,
+            };
+            self.lookups.bind(binding, seconds);
         }
     }
 
@@ -285,6 +346,10 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
         let Some(target) = self.lookups.slot(map, &frontend, slot) else {
             return Step::Next;
         };
+        self.translated(target)
+    }
+
+    fn translated(&mut self, target: Target) -> Step {
         self.translated = Some(target);
         self.destination = target.ip;
         Step::Done
@@ -308,6 +373,7 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
             Match::LocalDestination => self.packet.to_this_node,
             Match::ForeignSource => !self.packet.from_this_node,
             Match::NotLoopback => !self.destination.is_loopback(),
+            Match::Numbered => self.number.is_some(),
             Match::In(set) => self.is_in(*set),
             Match::NotIn(set) => !self.is_in(*set),
         }
@@ -319,6 +385,10 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
             SetName::PodCidrs => self.lookups.has_address(set, self.packet.source),
             SetName::Hairpin => {
                 self.packet.source == self.destination && self.lookups.has_address(set, self.destination)
+            }
+            SetName::AffinityTimeout(seconds) => {
+                let number = self.number;
+                number.is_some_and(|number| self.lookups.has_timeout(number, seconds))
             }
             SetName::AllowedSources => {
                 let frontend = self.frontend(set.fields());

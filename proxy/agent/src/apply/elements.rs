@@ -5,17 +5,20 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use berth_model::{IpFamily, Port, Protocol, address_bits};
-use berth_proxy_core::names::{MapName, SetName};
-use berth_proxy_core::nft::{Element, Entry, Field, Key};
-use berth_proxy_core::{Frontend, Target};
+use berth_proxy_core::names::{BINDINGS, MapName, NumberMap, SetName};
+use berth_proxy_core::nft::bindings::Binding;
+use berth_proxy_core::nft::{BINDING_KEY, BINDINGS_SIZE, Element, Entry, Field, Key};
+use berth_proxy_core::{AffinityNumber, Frontend, Target};
 use ipnet::IpNet;
 use nlink::netlink::nftables::{Set, SetDataType, SetElement, SetElementData, SetKeyType};
 
-use super::family_of;
+use super::{Place, family_of};
 use crate::Error;
 
 /// nft's `TYPE_INTEGER`: what a random number is.
 const TYPE_INTEGER: u32 = 4;
+/// nft's `TYPE_CLASSID`.
+pub(super) const CLASS: SetKeyType = SetKeyType::Other { type_id: 23, len: 4 };
 
 fn address_type(family: IpFamily) -> SetKeyType {
     match family {
@@ -29,12 +32,14 @@ fn field_types(family: IpFamily, fields: &[Field]) -> Vec<SetKeyType> {
         Field::SourceIp | Field::DestinationIp => address_type(family),
         Field::Protocol => SetKeyType::InetProto,
         Field::DestinationPort => SetKeyType::InetService,
+        Field::Number => CLASS,
     };
     fields.iter().map(one).collect()
 }
 
 /// The declaration of a set.
-pub(super) fn set(table: &str, family: IpFamily, name: SetName) -> Set {
+pub(super) fn set(place: Place, name: SetName) -> Set {
+    let Place { table, family } = place;
     let mut types = field_types(family, name.fields());
     let key = if types.len() == 1 {
         types.remove(0)
@@ -59,12 +64,42 @@ pub(super) fn map_types(family: IpFamily, name: MapName) -> (SetKeyType, SetKeyT
 }
 
 /// A slot map, for its elements; its declaration needs user data besides.
-pub(super) fn map(table: &str, family: IpFamily, name: MapName) -> Set {
+pub(super) fn map(place: Place, name: MapName) -> Set {
+    let Place { table, family } = place;
     let (key, data) = map_types(family, name);
     Set::new(table, &name.to_string())
         .family(family_of(family))
         .key_type(key)
         .map(SetDataType::Value(data))
+}
+
+/// Key and data type of a map from frontends to numbers.
+pub(super) fn number_types(family: IpFamily, name: NumberMap) -> (SetKeyType, SetKeyType) {
+    let key = field_types(family, name.0.kind.fields());
+    (SetKeyType::Concat(key), CLASS)
+}
+
+/// Such a map, for its elements.
+pub(super) fn number_map(place: Place, name: NumberMap) -> Set {
+    let Place { table, family } = place;
+    let (key, data) = number_types(family, name);
+    Set::new(table, &name.to_string())
+        .family(family_of(family))
+        .key_type(key)
+        .map(SetDataType::Value(data))
+}
+
+/// The map of bindings. Packets fill it.
+pub(super) fn bindings(place: Place) -> Set {
+    let Place { table, family } = place;
+    let data = vec![address_type(family), SetKeyType::InetService];
+    Set::new(table, BINDINGS)
+        .family(family_of(family))
+        .key_type(SetKeyType::Concat(field_types(family, &BINDING_KEY)))
+        .map(SetDataType::Value(SetKeyType::Concat(data)))
+        .dynamic()
+        .per_element_timeouts()
+        .size(BINDINGS_SIZE)
 }
 
 fn address(ip: IpAddr) -> SetElement {
@@ -107,6 +142,10 @@ pub(super) fn encode(element: &Element) -> Result<SetElement, Error> {
             let mut key = frontend_parts(frontend);
             key.push(network(*net)?);
             SetElement::concat(key)
+        }
+        Element::Member(_, Key::Number(number)) => SetElement::mark(number.get()),
+        Element::Numbered(entry, number) => {
+            SetElement::concat(frontend_parts(&entry.frontend)).value(SetElement::mark(number.get()))
         }
         Element::Slot(entry, slot, target) => {
             let mut key = frontend_parts(&entry.frontend);
@@ -158,8 +197,19 @@ impl Fields<'_> {
             .find(|protocol| protocol.number() == number)
     }
 
+    fn number(&mut self) -> Option<AffinityNumber> {
+        AffinityNumber::read(u32::from_ne_bytes(self.take()?))
+    }
+
     fn port(&mut self) -> Option<Port> {
         Port::new(u16::from_be_bytes(self.take()?))
+    }
+
+    fn target(&mut self) -> Option<Target> {
+        Some(Target {
+            ip: self.address()?,
+            port: self.port()?,
+        })
     }
 
     fn frontend(&mut self, fields: &[Field]) -> Option<Frontend> {
@@ -198,6 +248,7 @@ pub(super) fn decode_member(family: IpFamily, name: SetName, element: &SetElemen
     };
     let key = match name {
         SetName::PodCidrs | SetName::NodePortIps => return None,
+        SetName::AffinityTimeout(_) => Key::Number(fields.number()?),
         SetName::ClusterIps | SetName::Hairpin => Key::Address(fields.address()?),
         SetName::AllowedSources => {
             let frontend = fields.frontend(name.fields())?;
@@ -231,15 +282,50 @@ pub(super) fn decode_slot(family: IpFamily, name: MapName, element: &SetElement)
         list: name.0.list,
     };
     let slot = u32::from_ne_bytes(key.take()?);
-    let Some(SetElementData::Value(data)) = element.data() else {
-        return None;
+    Some(Element::Slot(entry, slot, data_of(family, element)?.target()?))
+}
+
+fn data_of(family: IpFamily, element: &SetElement) -> Option<Fields<'_>> {
+    match element.data() {
+        Some(SetElementData::Value(rest)) => Some(Fields { family, rest }),
+        _ => None,
+    }
+}
+
+/// A number map's element as ours.
+pub(super) fn decode_number(family: IpFamily, name: NumberMap, element: &SetElement) -> Option<Element> {
+    let mut key = Fields {
+        family,
+        rest: element.key(),
     };
-    let mut data = Fields { family, rest: data };
-    let target = Target {
-        ip: data.address()?,
-        port: data.port()?,
+    let entry = Entry {
+        frontend: key.frontend(name.0.kind.fields())?,
+        list: name.0.list,
     };
-    Some(Element::Slot(entry, slot, target))
+    Some(Element::Numbered(entry, data_of(family, element)?.number()?))
+}
+
+/// A binding's key in the kernel's form: what it takes to remove it.
+pub(super) fn encode_binding(binding: &Binding) -> SetElement {
+    SetElement::concat([
+        address(binding.source),
+        SetElement::inet_proto(binding.protocol.number()),
+        SetElement::mark(binding.number.get()),
+    ])
+}
+
+/// An element of the map of bindings.
+pub(super) fn decode_binding(family: IpFamily, element: &SetElement) -> Option<Binding> {
+    let mut key = Fields {
+        family,
+        rest: element.key(),
+    };
+    Some(Binding {
+        source: key.address()?,
+        protocol: key.protocol()?,
+        number: key.number()?,
+        target: data_of(family, element)?.target()?,
+    })
 }
 
 #[cfg(test)]
@@ -257,6 +343,7 @@ mod tests {
                 ip,
                 port: 8080.try_into().unwrap(),
             };
+            let number = AffinityNumber::read(0xb123_4567).unwrap();
             let vip = Frontend::Vip {
                 ip,
                 protocol: Protocol::Udp,
@@ -274,6 +361,11 @@ mod tests {
                         decode_slot(family, MapName::of(&entry), &encode(&slot).unwrap()),
                         Some(slot)
                     );
+                    let numbered = Element::Numbered(entry, number);
+                    assert_eq!(
+                        decode_number(family, NumberMap(entry.group()), &encode(&numbered).unwrap()),
+                        Some(numbered)
+                    );
                 }
             }
             let host = IpNet::from(ip);
@@ -287,6 +379,7 @@ mod tests {
                 (SetName::AllowedSources, Key::Source(vip, wide)),
                 (SetName::ClusterIps, Key::Address(ip)),
                 (SetName::Hairpin, Key::Address(ip)),
+                (SetName::AffinityTimeout(10_800), Key::Number(number)),
             ] {
                 let member = Element::Member(set, key);
                 assert_eq!(

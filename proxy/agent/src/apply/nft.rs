@@ -6,18 +6,19 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use berth_model::IpFamily;
-use berth_proxy_core::names::{MapName, SetName, TABLE, UNTRANSLATED};
+use berth_proxy_core::names::{BINDINGS, MapName, NumberMap, SetName, TABLE, UNREMEMBERED, UNTRANSLATED};
+use berth_proxy_core::nft::bindings::Binding;
 use berth_proxy_core::nft::{Change, Element, Key, Layout};
 use ipnet::IpNet;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nlink::netlink::nftables::{
     NFT_MSG_DELSETELEM, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFTA_SET_ELEM_KEY_END, Object, ObjectState,
-    RawMessage, SetElement, Transaction,
+    RawMessage, SetElement, SetKeyType, Transaction,
 };
 use nlink::netlink::{Connection, Nftables};
 
 use super::attributes::{attribute, number, text};
-use super::{elements, family_of, rules, typeof_data};
+use super::{Place, elements, family_of, rules, set_userdata};
 use crate::Error;
 
 /// `nla_len` has 16 bits: 400 of our largest elements (IPv6 with a source range, about 120 bytes) fit.
@@ -52,8 +53,8 @@ const ELEMENTS_LIST: u16 = 3;
 const LIST_ELEMENT: u16 = 1;
 const ELEMENT_KEY: u16 = 1;
 const DATA_VALUE: u16 = 1;
-/// Ids of sets within a batch; nlink counts its own from 1.
-const MAP_IDS: u32 = 1 << 20;
+/// Ids of sets within a batch that are declared here; nlink counts its own from 1.
+const RAW_IDS: u32 = 1 << 20;
 
 /// A netlink socket in the current network namespace.
 pub struct Nft {
@@ -73,6 +74,15 @@ impl fmt::Debug for Nft {
             .field("budget", &self.budget)
             .finish_non_exhaustive()
     }
+}
+
+/// What a table's named counters say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets that had a frontend and found no endpoint, and were dropped: 0 unless Berth is wrong.
+    pub untranslated: u64,
+    /// Connections of clients that session affinity could not remember: there were too many clients.
+    pub unremembered: u64,
 }
 
 /// What a whole table consists of.
@@ -114,6 +124,13 @@ impl Nft {
         })
     }
 
+    fn place(&self, family: IpFamily) -> Place {
+        Place {
+            table: self.table,
+            family,
+        }
+    }
+
     /// Makes transactions no larger than this, to exercise splitting.
     #[must_use]
     pub fn with_budget(mut self, bytes: usize) -> Self {
@@ -138,7 +155,7 @@ impl Nft {
             + layout.sets().len() * 2 * MESSAGE_BYTES
             + messages(changes).iter().map(message_bytes).sum::<usize>();
         if size <= self.budget {
-            transaction = add_changes(self.table, transaction, family, changes)?;
+            transaction = add_changes(transaction, self.place(family), changes)?;
             transaction = add_structure(transaction, layout, Part::Hooks)?;
             return self.commit("rebuild the table", transaction).await;
         }
@@ -156,11 +173,12 @@ impl Nft {
     pub async fn grow(&self, layout: &Layout, larger: &Layout) -> Result<(), Error> {
         let family = layout.family();
         let mut transaction = self.connection.transaction();
+        let mut ids = RAW_IDS..;
         for set in layout.missing_sets(larger) {
-            transaction = transaction.add_set(elements::set(self.table, family, set));
+            transaction = add_set(transaction, self.place(family), set, &mut ids);
         }
         for (chain, rule) in layout.missing_rules(larger) {
-            let rule = rules::lower(self.table, family, &chain.to_string(), &rule)?;
+            let rule = rules::lower(self.place(family), &chain.to_string(), &rule)?;
             transaction = transaction.add_rule(rule);
         }
         self.commit("add rules for more endpoints", transaction).await
@@ -174,9 +192,9 @@ impl Nft {
         let family = layout.family();
         let mut transaction = self.connection.transaction();
         for (set, _) in layout.networks() {
-            transaction = transaction.raw(flush_set(self.table, family, set));
+            transaction = transaction.raw(flush_set(self.place(family), set));
         }
-        transaction = add_changes(self.table, transaction, family, &networks(layout))?;
+        transaction = add_changes(transaction, self.place(family), &networks(layout))?;
         self.commit("replace the networks", transaction).await
     }
 
@@ -187,9 +205,8 @@ impl Nft {
     pub async fn change(&self, family: IpFamily, changes: &[Change]) -> Result<(), Error> {
         for part in split(changes, self.budget) {
             let transaction = add_changes(
-                self.table,
                 self.connection.transaction(),
-                family,
+                self.place(family),
                 changes.get(part).unwrap_or_default(),
             )?;
             self.commit("change elements", transaction).await?;
@@ -197,21 +214,57 @@ impl Nft {
         Ok(())
     }
 
-    /// Packets that had a frontend and found no endpoint.
+    /// What the family's named counters have counted since the table was made.
     ///
     /// # Errors
-    /// The counter cannot be read.
-    pub async fn untranslated(&self, family: IpFamily) -> Result<u64, Error> {
+    /// They cannot be read.
+    pub async fn counters(&self, family: IpFamily) -> Result<Counters, Error> {
         let objects = self
             .connection
             .list_objects_in(self.table, family_of(family))
             .await
-            .map_err(Error::kernel("read the counter"))?;
-        let ours = objects.into_iter().find(|object| object.name == UNTRANSLATED);
-        Ok(match ours.map(|object| object.state) {
-            Some(ObjectState::Counter { packets, .. }) => packets,
-            Some(_) | None => 0,
+            .map_err(Error::kernel("read the counters"))?;
+        let count = |name: &str| {
+            let ours = objects.iter().find(|object| object.name == name);
+            match ours.map(|object| &object.state) {
+                Some(ObjectState::Counter { packets, .. }) => *packets,
+                Some(_) | None => 0,
+            }
+        };
+        Ok(Counters {
+            untranslated: count(UNTRANSLATED),
+            unremembered: count(UNREMEMBERED),
         })
+    }
+
+    /// Which clients are bound to which endpoints: as many elements as there are clients.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub async fn bindings(&self, family: IpFamily) -> Result<Vec<Binding>, Error> {
+        let listed = self
+            .connection
+            .list_set_elements(self.table, BINDINGS, family_of(family))
+            .await
+            .map_err(Error::kernel("list the bindings of clients"))?;
+        let bindings = listed
+            .iter()
+            .filter_map(|element| elements::decode_binding(family, element));
+        Ok(bindings.collect())
+    }
+
+    /// Removes bindings, some hundred in a transaction: they are independent of each other.
+    ///
+    /// # Errors
+    /// The kernel refused: one of them had expired meanwhile, for example.
+    pub async fn unbind(&self, family: IpFamily, bindings: &[Binding]) -> Result<(), Error> {
+        let set = elements::bindings(self.place(family));
+        for part in bindings.chunks(ELEMENTS_PER_MESSAGE) {
+            let keys: Vec<SetElement> = part.iter().map(elements::encode_binding).collect();
+            let transaction = self.connection.transaction().del_set_elements(&set, &keys);
+            self.commit("remove bindings of clients", transaction).await?;
+        }
+        Ok(())
     }
 
     /// The number that every committed transaction in the namespace, anybody's, increases.
@@ -265,34 +318,56 @@ impl Nft {
 }
 
 fn add_structure(mut transaction: Transaction, layout: &Layout, part: Part) -> Result<Transaction, Error> {
-    let (table, family) = (layout.table(), layout.family());
+    let place = Place::of(layout);
+    let Place { table, family } = place;
     let table_family = family_of(family);
     if matches!(part, Part::Inner) {
-        transaction = transaction
-            .add_table(table, table_family)
-            .add_object(&Object::counter(table, UNTRANSLATED).family(table_family));
+        transaction = transaction.add_table(table, table_family);
+        for counter in layout.counters() {
+            transaction = transaction.add_object(&Object::counter(table, counter).family(table_family));
+        }
+        let mut ids = RAW_IDS..;
         for set in layout.sets() {
-            transaction = transaction.add_set(elements::set(table, family, set));
+            transaction = add_set(transaction, place, set, &mut ids);
         }
-        for (id, map) in (MAP_IDS..).zip(MapName::all()) {
-            transaction = transaction.raw(new_map(table, family, map, id));
+        for (map, id) in MapName::all().zip(&mut ids) {
+            let types = elements::map_types(family, map);
+            transaction = transaction.raw(new_map(
+                place,
+                &map.to_string(),
+                types,
+                id,
+                &set_userdata::of_map(family, map),
+            ));
         }
-        transaction = add_changes(table, transaction, family, &networks(layout))?;
+        for (map, id) in layout.number_maps().zip(&mut ids) {
+            let types = elements::number_types(family, map);
+            transaction = transaction.raw(new_map(
+                place,
+                &map.to_string(),
+                types,
+                id,
+                &set_userdata::of_numbers(),
+            ));
+        }
+        if layout.number_maps().next().is_some() {
+            transaction = transaction.add_set(elements::bindings(place));
+        }
+        transaction = add_changes(transaction, place, &networks(layout))?;
     }
     let hooks = matches!(part, Part::Hooks);
     let chains = layout.chains();
     let ours = || chains.iter().filter(|chain| chain.base.is_some() == hooks);
     for chain in ours() {
-        transaction = transaction.add_chain(rules::chain(table, family, chain)?);
+        transaction = transaction.add_chain(rules::chain(place, chain)?);
     }
     for chain in ours() {
         for rule in &chain.rules {
-            let rule = rules::lower(table, family, &chain.name.to_string(), rule)?;
-            transaction = transaction.add_rule(rule);
+            transaction = transaction.add_rule(rules::lower(place, &chain.name.to_string(), rule)?);
         }
     }
     if hooks {
-        transaction = transaction.add_chain(rules::named_chain(table, family, &layout.marker())?);
+        transaction = transaction.add_chain(rules::named_chain(place, &layout.marker())?);
     }
     Ok(transaction)
 }
@@ -306,29 +381,73 @@ fn networks(layout: &Layout) -> Vec<Change> {
     layout.networks().into_iter().flat_map(of_set).collect()
 }
 
-/// A slot map's declaration. nlink cannot write `typeof`, so the message is made here.
-fn new_map(table: &str, family: IpFamily, map: MapName, id: u32) -> RawMessage {
-    let (key, data) = elements::map_types(family, map);
-    let attributes = [
-        text(SET_TABLE, table),
-        text(SET_NAME, &map.to_string()),
-        number(SET_FLAGS, FLAG_MAP),
-        number(SET_KEY_TYPE, key.type_id()),
-        number(SET_KEY_LEN, key.len()),
+/// A map's declaration. nlink writes no user data, so the message is made here.
+fn new_map(
+    place: Place,
+    name: &str,
+    (key, data): (SetKeyType, SetKeyType),
+    id: u32,
+    userdata: &[u8],
+) -> RawMessage {
+    let data = [
         number(SET_DATA_TYPE, data.type_id()),
         number(SET_DATA_LEN, data.len()),
-        number(SET_ID, id),
-        attribute(SET_USERDATA, &typeof_data::of_map(family, map)),
     ];
-    RawMessage::new(NFT_MSG_NEWSET, family_of(family))
+    new_set(place, name, FLAG_MAP, &key, id, &data.concat(), userdata)
+}
+
+fn new_set(
+    place: Place,
+    name: &str,
+    flags: u32,
+    key: &SetKeyType,
+    id: u32,
+    more: &[u8],
+    userdata: &[u8],
+) -> RawMessage {
+    let attributes = [
+        text(SET_TABLE, place.table),
+        text(SET_NAME, name),
+        number(SET_FLAGS, flags),
+        number(SET_KEY_TYPE, key.type_id()),
+        number(SET_KEY_LEN, key.len()),
+        more.to_vec(),
+        number(SET_ID, id),
+        attribute(SET_USERDATA, userdata),
+    ];
+    RawMessage::new(NFT_MSG_NEWSET, family_of(place.family))
         .flags(CREATE)
         .attrs(attributes.concat())
 }
 
+/// A set's declaration. One whose key is a number of the host's byte order says so in its user data.
+fn add_set(
+    transaction: Transaction,
+    place: Place,
+    set: SetName,
+    ids: &mut impl Iterator<Item = u32>,
+) -> Transaction {
+    match (set, ids.next()) {
+        (SetName::AffinityTimeout(_), Some(id)) => transaction.raw(new_set(
+            place,
+            &set.to_string(),
+            0,
+            &elements::CLASS,
+            id,
+            &[],
+            &set_userdata::of_number_key(),
+        )),
+        _ => transaction.add_set(elements::set(place, set)),
+    }
+}
+
 /// Removes all elements: the message that names none.
-fn flush_set(table: &str, family: IpFamily, set: SetName) -> RawMessage {
-    let attributes = [text(ELEMENTS_TABLE, table), text(ELEMENTS_SET, &set.to_string())];
-    RawMessage::new(NFT_MSG_DELSETELEM, family_of(family)).attrs(attributes.concat())
+fn flush_set(place: Place, set: SetName) -> RawMessage {
+    let attributes = [
+        text(ELEMENTS_TABLE, place.table),
+        text(ELEMENTS_SET, &set.to_string()),
+    ];
+    RawMessage::new(NFT_MSG_DELSETELEM, family_of(place.family)).attrs(attributes.concat())
 }
 
 /// What one netlink message can hold: changes of one kind to one set.
@@ -390,12 +509,7 @@ fn split(changes: &[Change], budget: usize) -> Vec<Range<usize>> {
     parts
 }
 
-fn add_changes(
-    table: &str,
-    mut transaction: Transaction,
-    family: IpFamily,
-    changes: &[Change],
-) -> Result<Transaction, Error> {
+fn add_changes(mut transaction: Transaction, place: Place, changes: &[Change]) -> Result<Transaction, Error> {
     for run in messages(changes) {
         let run = changes.get(run).unwrap_or_default();
         let Some(first) = run.first() else {
@@ -408,10 +522,13 @@ fn add_changes(
         let (removed, added) = (encoded(removed)?, encoded(added)?);
         let set = match ends(first) {
             (Some(Element::Member(name, _)), _) | (_, Some(Element::Member(name, _))) => {
-                elements::set(table, family, name)
+                elements::set(place, name)
             }
             (Some(Element::Slot(entry, ..)), _) | (_, Some(Element::Slot(entry, ..))) => {
-                elements::map(table, family, MapName::of(&entry))
+                elements::map(place, MapName::of(&entry))
+            }
+            (Some(Element::Numbered(entry, _)), _) | (_, Some(Element::Numbered(entry, _))) => {
+                elements::number_map(place, NumberMap(entry.group()))
             }
             (None, None) => continue,
         };
@@ -423,7 +540,7 @@ fn add_changes(
             (_, Some(Element::Member(SetName::AllowedSources, _)))
         );
         if concatenated {
-            transaction = transaction.raw(add_ranges(table, family, SetName::AllowedSources, &added));
+            transaction = transaction.raw(add_ranges(place, SetName::AllowedSources, &added));
         } else if !added.is_empty() {
             transaction = transaction.add_set_elements(&set, &added);
         }
@@ -433,7 +550,7 @@ fn add_changes(
 
 /// Adds elements whose key has a range in it. Each names its end, even where that is its start: nft reads an
 /// element without one as the start of the next (seen with nft 1.0.6), and nlink leaves it out.
-fn add_ranges(table: &str, family: IpFamily, set: SetName, elements: &[SetElement]) -> RawMessage {
+fn add_ranges(place: Place, set: SetName, elements: &[SetElement]) -> RawMessage {
     let value = |kind, bytes: &[u8]| attribute(kind, &attribute(DATA_VALUE, bytes));
     let element = |element: &SetElement| {
         let end = element.key_end().unwrap_or(element.key());
@@ -445,11 +562,11 @@ fn add_ranges(table: &str, family: IpFamily, set: SetName, elements: &[SetElemen
     };
     let list: Vec<u8> = elements.iter().flat_map(element).collect();
     let attributes = [
-        text(ELEMENTS_TABLE, table),
+        text(ELEMENTS_TABLE, place.table),
         text(ELEMENTS_SET, &set.to_string()),
         attribute(ELEMENTS_LIST, &list),
     ];
-    RawMessage::new(NFT_MSG_NEWSETELEM, family_of(family))
+    RawMessage::new(NFT_MSG_NEWSETELEM, family_of(place.family))
         .flags(CREATE)
         .attrs(attributes.concat())
 }

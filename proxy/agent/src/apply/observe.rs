@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use berth_model::IpFamily;
-use berth_proxy_core::names::{ChainName, Group, Kind, List, MapName, SetName};
+use berth_proxy_core::names::{BINDINGS, ChainName, Group, Kind, List, MapName, SetName};
 use berth_proxy_core::nft::{Element, Installed, Layout};
 use nlink::netlink::nftables::ChainInfo;
 
@@ -31,7 +31,7 @@ pub enum Observed {
         /// The layout with the limit that the kernel has.
         layout: Layout,
         /// The elements.
-        installed: Installed,
+        installed: Box<Installed>,
         /// Whether the sets of networks hold what the layout says.
         networks: bool,
     },
@@ -110,9 +110,17 @@ impl Nft {
                     .filter_map(|element| elements::decode_slot(family, map, element)),
             );
         }
+        for map in layout.number_maps() {
+            let listed = self.list(family, &map.to_string()).await?;
+            found.extend(
+                listed
+                    .iter()
+                    .filter_map(|element| elements::decode_number(family, map, element)),
+            );
+        }
         Ok(Observed::Ours {
             layout,
-            installed: Installed::observed(found, now),
+            installed: Box::new(Installed::observed(found, now)),
             networks,
         })
     }
@@ -158,8 +166,14 @@ impl Nft {
             )
             .copied()
             .unwrap_or_default();
-        let layout = layout.with_limit_for(u32::try_from(limit).unwrap_or(u32::MAX));
         let sets: BTreeSet<String> = sets.into_iter().map(|set| set.name).collect();
+        let timeouts = sets.iter().filter_map(|set| match set.parse() {
+            Ok(SetName::AffinityTimeout(seconds)) => Some(seconds),
+            Ok(_) | Err(_) => None,
+        });
+        let layout = layout
+            .with_limit_for(u32::try_from(limit).unwrap_or(u32::MAX))
+            .with_affinity_timeouts(timeouts);
         Ok(compare(&layout, &chains, &rule_counts, &sets).map_or(Ok(layout), Err))
     }
 }
@@ -200,7 +214,14 @@ fn compare(
         return Some(Mismatch::Rules);
     }
     let names = layout.sets().iter().map(SetName::to_string).collect::<Vec<_>>();
-    let maps = MapName::all().map(|map| map.to_string());
-    let wanted: BTreeSet<String> = names.into_iter().chain(maps).collect();
+    let slots = MapName::all().map(|map| map.to_string());
+    let numbers = layout.number_maps().map(|map| map.to_string());
+    let bindings = layout.number_maps().next().map(|_| BINDINGS.to_owned());
+    let wanted: BTreeSet<String> = names
+        .into_iter()
+        .chain(slots)
+        .chain(numbers)
+        .chain(bindings)
+        .collect();
     (*sets != wanted).then_some(Mismatch::Sets)
 }

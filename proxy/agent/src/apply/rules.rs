@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Typed rules to the kernel's expressions.
 
+use std::time::Duration;
+
 use berth_model::IpFamily;
-use berth_proxy_core::names::UNTRANSLATED;
+use berth_proxy_core::AffinityNumber;
+use berth_proxy_core::names::{BINDINGS, ChainName, UNREMEMBERED, UNTRANSLATED};
 use berth_proxy_core::nft::{
-    Action, BaseChain as Base, Chain as OurChain, Field, Hook, Match, Rule as OurRule,
+    Action, BINDING_KEY, BaseChain as Base, Chain as OurChain, Field, Hook, Match, Rule as OurRule,
 };
 use nlink::netlink::nftables::{
-    BaseChain, Chain, CmpOp, CtKey, Expr, FibFlags, FibResult, FilterHook, LookupExpr, MetaKey, NatHook,
-    NumgenKind, PayloadBase, Policy, Priority, RawExpr, Register, Rule,
+    BaseChain, Chain, CmpOp, CtKey, DynsetExpr, DynsetOp, Expr, FibFlags, FibResult, FilterHook, LookupExpr,
+    MetaKey, NatHook, NumgenKind, PayloadBase, Policy, Priority, RawExpr, Register, Rule,
 };
 
 use super::attributes::number;
-use super::family_of;
+use super::{Place, family_of};
 use crate::Error;
 
 /// `NF_CT_STATE_BIT(IP_CT_NEW)` and `IPS_DST_NAT`.
@@ -34,7 +37,8 @@ const MASQUERADE_FLAGS: u16 = 1;
 const FULLY_RANDOM: u32 = 1 << 4;
 
 /// A rule, ready to be sent.
-pub(super) fn lower(table: &str, family: IpFamily, chain: &str, rule: &OurRule) -> Result<Rule, Error> {
+pub(super) fn lower(place: Place, chain: &str, rule: &OurRule) -> Result<Rule, Error> {
+    let Place { table, family } = place;
     let mut lowered = Rule::new(table, chain).family(family_of(family));
     for condition in &rule.matches {
         lowered = matches(family, condition)
@@ -42,22 +46,27 @@ pub(super) fn lower(table: &str, family: IpFamily, chain: &str, rule: &OurRule) 
             .fold(lowered, |rule, expression| rule.expr(expression));
     }
     let jump = |source| Error::kernel(format!("chain {chain}"))(source);
+    let lowered = action(family, &rule.action).into_iter().fold(lowered, Rule::expr);
     Ok(match &rule.action {
         Action::Jump(to) => lowered.try_jump(&to.to_string()).map_err(jump)?,
         Action::Goto(to) => lowered.try_goto(&to.to_string()).map_err(jump)?,
         Action::Drop => lowered.drop(),
         Action::CountAndDrop => lowered.counter_named(UNTRANSLATED).drop(),
-        Action::Reject | Action::Mark(_) | Action::Unmark(_) | Action::Masquerade | Action::Translate(..) => {
-            action(family, &rule.action)
-                .into_iter()
-                .fold(lowered, |rule, expression| rule.expr(expression))
-        }
+        Action::CountUnremembered => lowered.counter_named(UNREMEMBERED),
+        Action::Recall(_) => lowered.try_jump(&ChainName::Recall.to_string()).map_err(jump)?,
+        Action::Remember(_) => lowered.accept(),
+        Action::Reject
+        | Action::Mark(_)
+        | Action::Unmark(_)
+        | Action::Masquerade
+        | Action::Translate(..)
+        | Action::TranslateBound => lowered,
     })
 }
 
 /// A chain without its rules.
-pub(super) fn chain(table: &str, family: IpFamily, chain: &OurChain) -> Result<Chain, Error> {
-    let named = named_chain(table, family, &chain.name.to_string())?;
+pub(super) fn chain(place: Place, chain: &OurChain) -> Result<Chain, Error> {
+    let named = named_chain(place, &chain.name.to_string())?;
     Ok(match chain.base {
         None => named,
         Some(base) => named.base(base_chain(base).policy(Policy::Accept)),
@@ -65,9 +74,9 @@ pub(super) fn chain(table: &str, family: IpFamily, chain: &OurChain) -> Result<C
 }
 
 /// A regular chain of this name.
-pub(super) fn named_chain(table: &str, family: IpFamily, name: &str) -> Result<Chain, Error> {
-    Chain::new(table, name)
-        .map(|chain| chain.family(family_of(family)))
+pub(super) fn named_chain(place: Place, name: &str) -> Result<Chain, Error> {
+    Chain::new(place.table, name)
+        .map(|chain| chain.family(family_of(place.family)))
         .map_err(Error::kernel(format!("chain {name}")))
 }
 
@@ -111,7 +120,11 @@ fn words(length: u32) -> usize {
 
 /// Loads fields side by side from word 0 on; returns the first free word.
 fn load(family: IpFamily, fields: &[Field], into: &mut Vec<Expr>) -> usize {
-    let mut word = 0;
+    load_from(0, family, fields, into)
+}
+
+/// The same from another word on.
+fn load_from(mut word: usize, family: IpFamily, fields: &[Field], into: &mut Vec<Expr>) -> usize {
     for field in fields {
         let dreg = register(word);
         let length = match field {
@@ -131,6 +144,13 @@ fn load(family: IpFamily, fields: &[Field], into: &mut Vec<Expr>) -> usize {
                     key: MetaKey::L4Proto,
                 });
                 1
+            }
+            Field::Number => {
+                into.push(Expr::Meta {
+                    dreg,
+                    key: MetaKey::Priority,
+                });
+                4
             }
             Field::DestinationPort => {
                 into.push(Expr::Payload {
@@ -205,6 +225,14 @@ fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
         Match::LocalDestination => address_type(FibFlags::DADDR, CmpOp::Eq),
         Match::ForeignSource => address_type(FibFlags::SADDR, CmpOp::Neq),
         Match::NotLoopback => not_loopback(family),
+        Match::Numbered => vec![
+            Expr::Meta {
+                dreg: Register::R0,
+                key: MetaKey::Priority,
+            },
+            bitwise(AffinityNumber::MASK, 0),
+            compare(CmpOp::Eq, AffinityNumber::PREFIX.to_ne_bytes().to_vec()),
+        ],
         Match::In(set) | Match::NotIn(set) => {
             let mut expressions = Vec::new();
             load(family, set.fields(), &mut expressions);
@@ -246,6 +274,7 @@ fn not_loopback(family: IpFamily) -> Vec<Expr> {
     vec![load, compare(CmpOp::Neq, loopback)]
 }
 
+/// What a rule does before its verdict, if it has one.
 fn action(family: IpFamily, action: &Action) -> Vec<Expr> {
     let set_mark = |mask, xor| {
         let store = Expr::MetaSet {
@@ -279,8 +308,54 @@ fn action(family: IpFamily, action: &Action) -> Vec<Expr> {
             expressions.push(translate(family));
             expressions
         }
-        Action::Jump(_) | Action::Goto(_) | Action::Drop | Action::CountAndDrop => Vec::new(),
+        Action::Recall(map) => {
+            let mut expressions = Vec::new();
+            load(family, map.0.kind.fields(), &mut expressions);
+            let lookup = LookupExpr::new(map.to_string(), Register::R0).dreg(Register::R0);
+            expressions.push(lookup.into());
+            expressions.push(store_priority());
+            expressions
+        }
+        Action::TranslateBound => {
+            let mut expressions = Vec::new();
+            load(family, &BINDING_KEY, &mut expressions);
+            let lookup = LookupExpr::new(BINDINGS, Register::R0).dreg(Register::R0);
+            expressions.push(lookup.into());
+            expressions.push(translate(family));
+            expressions
+        }
+        Action::Remember(seconds) => remember(family, *seconds),
+        Action::Jump(_)
+        | Action::Goto(_)
+        | Action::Drop
+        | Action::CountAndDrop
+        | Action::CountUnremembered => Vec::new(),
     }
+}
+
+fn store_priority() -> Expr {
+    Expr::MetaSet {
+        key: MetaKey::Priority,
+        sreg: Register::R0,
+    }
+}
+
+/// Binds the client to where the packet goes by now, and clears the number.
+fn remember(family: IpFamily, seconds: u32) -> Vec<Expr> {
+    let mut expressions = Vec::new();
+    let data = load(family, &BINDING_KEY, &mut expressions);
+    let target = [Field::DestinationIp, Field::DestinationPort];
+    load_from(data, family, &target, &mut expressions);
+    let update = DynsetExpr::new(DynsetOp::Update, BINDINGS, Register::R0)
+        .sreg_data(register(data))
+        .timeout(Duration::from_secs(seconds.into()));
+    expressions.push(update.into());
+    expressions.push(Expr::Immediate {
+        dreg: Register::R0,
+        data: vec![0; 4],
+    });
+    expressions.push(store_priority());
+    expressions
 }
 
 /// Destination translation with the address in word 0 and the port right behind it. nlink's own

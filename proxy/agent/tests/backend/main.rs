@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: constants that parse")]
 
+mod affinity;
 mod cluster;
 mod packets;
 mod policies;

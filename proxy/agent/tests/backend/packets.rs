@@ -23,7 +23,7 @@ pub(crate) const SOON: Duration = Duration::from_millis(100);
 pub(crate) fn untranslated() -> anyhow::Result<u64> {
     let mut packets = 0;
     for family in ["ip", "ip6"] {
-        let text = nft(&["list", "counters", "table", family, "berth-proxy"], "")?;
+        let text = nft(&["list", "counter", family, "berth-proxy", "untranslated"], "")?;
         let count = text
             .split_whitespace()
             .skip_while(|word| *word != "packets")
@@ -314,13 +314,13 @@ fn a_thousand_endpoint_changes_at_once_lose_no_packet() {
         ensure!(packets > 10_000, "only {packets} packets");
         ensure!(lost == 0, "{lost} of {packets} packets untranslated");
         println!("{packets} packets, {lost} untranslated");
-        ensure!(syncer.backend().nft().untranslated(IpFamily::V4).await? == 0);
+        ensure!(syncer.backend().nft().counters(IpFamily::V4).await?.untranslated == 0);
         // The counter does count: without slots every packet of the stream is untranslated.
         nft(&["flush", "map", "ip", "berth-proxy", "vip-slots"], "")?;
         berth_testkit::wait::eventually("a count", PATIENCE, || async {
-            match syncer.backend().nft().untranslated(IpFamily::V4).await {
-                Ok(0) => Err("still 0".to_owned()),
-                Ok(packets) => Ok(packets),
+            match syncer.backend().nft().counters(IpFamily::V4).await {
+                Ok(counters) if counters.untranslated == 0 => Err("still 0".to_owned()),
+                Ok(counters) => Ok(counters.untranslated),
                 Err(error) => Err(error.to_string()),
             }
         })

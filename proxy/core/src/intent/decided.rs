@@ -6,7 +6,6 @@ use std::sync::Arc;
 use berth_model::{Protocol, Service, ServicePort, ServicePortName, SessionAffinity, TrafficPolicy};
 
 use super::ranges;
-use crate::names::List;
 use crate::{
     DropReason, Frontend, FrontendIntent, Masquerade, Outcome, RejectReason, Role, Settings, Target, Usable,
 };
@@ -64,11 +63,7 @@ impl<'a> Decided<'a> {
             owner: owner.clone(),
             role,
             outcome,
-            list: match (role, self.service.internal_policy) {
-                (Role::ClusterIp, TrafficPolicy::Local) => List::Local,
-                (Role::ClusterIp, TrafficPolicy::Cluster)
-                | (Role::LoadBalancer | Role::ExternalIp | Role::NodePort, _) => List::Main,
-            },
+            here_only: role == Role::ClusterIp && self.service.internal_policy == TrafficPolicy::Local,
             outside,
             masquerade,
             affinity: self.affinity,

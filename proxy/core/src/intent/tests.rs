@@ -211,16 +211,62 @@ fn source_ranges_bind_a_load_balancer_address_of_their_family_and_nothing_else()
 }
 
 #[test]
-fn session_affinity_is_not_supported_yet_and_said_so() {
-    let mut service = mk_service("web", 1, 10);
-    service.affinity = SessionAffinity::ClientIp { timeout_seconds: 10 };
-    let intent = Intent::of(&mk_view([(service, vec![1])]), Settings::default());
-    let kinds: Vec<&str> = intent
-        .shortfalls()
-        .iter()
-        .map(|shortfall| shortfall.kind.as_str())
-        .collect();
-    assert_eq!(kinds, ["SessionAffinity"]);
+fn frontends_of_a_service_port_share_the_memory_of_the_list_that_they_pick_from() {
+    let settings = Settings {
+        node: Some(NodeName::new("node-1")),
+        ..Settings::default()
+    };
+    for internal in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
+        let mut service = mk_service("web", 1, 10);
+        service.affinity = SessionAffinity::ClientIp { timeout_seconds: 10 };
+        service.internal_policy = internal;
+        service.external_policy = TrafficPolicy::Local;
+        service.ports[0].node_port = Some(30_000.try_into().unwrap());
+        let intent = Intent::of(&mk_view([(service, vec![1])]), settings.clone());
+        let number = |role| {
+            let found = intent.frontends().find(|(_, frontend)| frontend.role == role);
+            let (frontend, _) = found.unwrap();
+            [false, true].map(|outside| intent.affinity_of(frontend, outside))
+        };
+        let [main, local] = number(Role::NodePort);
+        assert_ne!(main, local);
+        let cluster_ip = if internal == TrafficPolicy::Local {
+            local
+        } else {
+            main
+        };
+        assert_eq!(number(Role::ClusterIp)[0], cluster_ip, "{internal:?}");
+        let timeouts = intent.affinities().map(|(_, affinity)| affinity.timeout_seconds);
+        assert_eq!(timeouts.collect::<Vec<_>>(), [10, 10]);
+    }
+}
+
+#[test]
+fn a_list_says_when_an_endpoint_has_left_it() {
+    let mk = |pods: Vec<u8>, affinity: bool| {
+        let mut service = mk_service("web", 1, 10);
+        if affinity {
+            service.affinity = SessionAffinity::ClientIp { timeout_seconds: 10 };
+        }
+        mk_view([(service, pods)])
+    };
+    let mut view = mk(vec![1, 2], true);
+    let mut intent = Intent::of(&view, Settings::default());
+    let numbers: BTreeSet<AffinityNumber> = intent.affinities().map(|(number, _)| number).collect();
+    let key = view.services.keys().next().unwrap().clone();
+    for (row, pods, affinity, left) in [
+        ("another comes", vec![1, 2, 3], true, false),
+        ("one goes", vec![1, 3], true, true),
+        ("the last goes", vec![], true, true),
+        ("some come again", vec![1, 2], true, false),
+        ("affinity is turned off", vec![1, 2], false, true),
+    ] {
+        view = mk(pods, affinity);
+        let touched = intent.update(&view, [&key]);
+        let expected = if left { numbers.clone() } else { BTreeSet::new() };
+        assert_eq!(touched.left, expected, "{row}");
+    }
+    assert_eq!(intent.affinities().count(), 0);
 }
 
 #[test]

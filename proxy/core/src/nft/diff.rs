@@ -28,7 +28,7 @@ use super::state::{EntryState, Installed};
 use super::wishes::Wishes;
 use crate::intent::Touched;
 use crate::names::{Group, List, SetName};
-use crate::{Frontend, Masquerade, Outcome, Target};
+use crate::{AffinityNumber, Frontend, Masquerade, Outcome, Target};
 
 /// What to compare.
 #[derive(Clone, Copy, Debug)]
@@ -53,12 +53,15 @@ struct Stages {
 fn rank(change: &Change) -> u8 {
     let forwards = |element: &Element| match element {
         Element::Slot(..) => 1,
+        // A number that the list had before must have gone.
+        Element::Numbered(..) => 3,
         Element::Member(set, _) => match set {
             SetName::AllowedSources => 1,
             SetName::Masquerade(_)
             | SetName::RangedVips
             | SetName::PodCidrs
             | SetName::NodePortIps
+            | SetName::AffinityTimeout(_)
             | SetName::Hairpin => 2,
             SetName::Drop(group) if group.list == List::Local => 2,
             SetName::Count(..) => 3,
@@ -68,7 +71,7 @@ fn rank(change: &Change) -> u8 {
         },
     };
     match change {
-        Change::Remove(Element::Member(SetName::AllowedSources, _)) => 0,
+        Change::Remove(Element::Member(SetName::AllowedSources, _) | Element::Numbered(..)) => 0,
         Change::Add(element) => forwards(element),
         Change::Remove(element) => 7 - forwards(element),
         Change::Replace { .. } => 1,
@@ -96,6 +99,7 @@ pub fn diff(
         }
     }
     stages.addresses(family, installed, intent, scope);
+    stages.affinities(family, installed, intent, scope);
     stages.finish(family)
 }
 
@@ -103,6 +107,7 @@ pub fn diff(
 struct Wanted<'a> {
     outcome: &'a Outcome,
     masqueraded: bool,
+    number: Option<AffinityNumber>,
     sources: Option<&'a [IpNet]>,
 }
 
@@ -113,11 +118,13 @@ impl<'a> Wanted<'a> {
             List::Main => Some(Self {
                 outcome: &frontend.outcome,
                 masqueraded: frontend.masquerade == Masquerade::Always,
+                number: intent.affinity_of(&entry.frontend, false),
                 sources: frontend.source_ranges.as_deref(),
             }),
             List::Local => Some(Self {
                 outcome: frontend.outside.as_ref()?,
                 masqueraded: false,
+                number: intent.affinity_of(&entry.frontend, true),
                 sources: None,
             }),
         }
@@ -196,7 +203,7 @@ impl Stages {
         self.guard(entry, state, wanted.sources, due);
         match wanted.outcome {
             Outcome::Endpoints(targets) => {
-                self.serve(entry, state, targets, wanted.masqueraded, due);
+                self.serve(entry, state, targets, wanted, due);
             }
             Outcome::Reject(_) => self.refuse(entry, state, due),
             Outcome::Drop(_) => self.drop(entry, state, due),
@@ -215,6 +222,7 @@ impl Stages {
             }
         }
         self.guard(entry, state, None, due);
+        self.number(entry, state, None);
         if due.is_due(state.idle_since) {
             self.retire_translation(entry, state);
         }
@@ -275,6 +283,7 @@ impl Stages {
 
     /// What no packet looks for any more. A local list that drops stays listed.
     fn unserve(&mut self, entry: Entry, state: &EntryState, due: Due) {
+        self.number(entry, state, None);
         if due.is_due(state.idle_since) {
             if state.listed && entry.list == List::Main {
                 self.retire.push(remove(Sets::of(&entry).listed, entry));
@@ -283,9 +292,11 @@ impl Stages {
         }
     }
 
-    fn serve(&mut self, entry: Entry, state: &EntryState, targets: &[Target], masquerade: bool, due: Due) {
+    fn serve(&mut self, entry: Entry, state: &EntryState, targets: &[Target], wanted: &Wanted<'_>, due: Due) {
         let sets = Sets::of(&entry);
         let count = slot_count(targets.len());
+        let masquerade = wanted.masqueraded;
+        self.number(entry, state, wanted.number);
         self.fill_slots(entry, state, targets, count);
         if masquerade && !state.masqueraded {
             self.fill.push(add(sets.masqueraded, entry));
@@ -319,6 +330,19 @@ impl Stages {
         self.retire.extend(slots_from(entry, state, reachable));
     }
 
+    /// Which memory the list has. A client that comes while it has none is spread like any other.
+    fn number(&mut self, entry: Entry, state: &EntryState, wanted: Option<AffinityNumber>) {
+        if state.number == wanted {
+            return;
+        }
+        if let Some(old) = state.number {
+            self.fill.push(Change::Remove(Element::Numbered(entry, old)));
+        }
+        if let Some(new) = wanted {
+            self.switch_in.push(Change::Add(Element::Numbered(entry, new)));
+        }
+    }
+
     fn fill_slots(&mut self, entry: Entry, state: &EntryState, targets: &[Target], count: u32) {
         for (slot, new) in reassign(&state.slots, targets, count) {
             self.fill.push(match state.slots.get(&slot) {
@@ -341,6 +365,38 @@ impl Stages {
         self.retire.extend(slots_from(entry, state, 0));
         if state.masqueraded {
             self.retire.push(remove(sets.masqueraded, entry));
+        }
+    }
+
+    /// A list remembers for as long as its number's sets say; where it has two, a packet takes either.
+    fn affinities(
+        &mut self,
+        family: IpFamily,
+        installed: &Installed,
+        intent: &impl Wishes,
+        scope: Scope<'_>,
+    ) {
+        let numbers: BTreeSet<AffinityNumber> = match scope {
+            Scope::All => {
+                let wanted = intent.affinities().map(|(number, _)| number);
+                installed.timeouts.keys().copied().chain(wanted).collect()
+            }
+            Scope::Touched(touched) => touched.affinities.clone(),
+        };
+        let nothing = BTreeSet::new();
+        for number in numbers {
+            let wanted = intent
+                .affinity(number)
+                .filter(|affinity| affinity.family == family);
+            let wanted = wanted.map(|affinity| affinity.timeout_seconds);
+            let present = installed.timeouts.get(&number).unwrap_or(&nothing);
+            let element = |seconds| Element::Member(SetName::AffinityTimeout(seconds), Key::Number(number));
+            if let Some(new) = wanted.filter(|seconds| !present.contains(seconds)) {
+                self.fill.push(Change::Add(element(new)));
+            }
+            let gone = present.iter().filter(|seconds| Some(**seconds) != wanted);
+            self.retire
+                .extend(gone.map(|seconds| Change::Remove(element(*seconds))));
         }
     }
 

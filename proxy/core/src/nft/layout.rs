@@ -2,16 +2,29 @@
 //! The static part of a table: chains, rules, sets and maps. It depends on the settings and on how far
 //! exact slot counts go, never on how many Services there are.
 
+use std::collections::BTreeSet;
+
 use berth_model::IpFamily;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::objects::{Action, BaseChain, Chain, Hook, Match, Rule};
+use super::plan::Plan;
 use super::slots::{EXACT, LADDER};
 use crate::Settings;
-use crate::names::{ChainName, Group, Kind, LAYOUT_PREFIX, List, MapName, RELAY_TABLE, SetName, TABLE};
+use crate::hash::fnv1a;
+use crate::names::{
+    ChainName, Group, Kind, LAYOUT_PREFIX, List, MapName, NumberMap, RELAY_TABLE, SetName, TABLE,
+    UNREMEMBERED, UNTRANSLATED,
+};
 
 /// Grows whenever the layout changes in a way its text does not show.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+
+/// Timeout of session affinity where a Service names none (`v1.DefaultClientIPServiceAffinitySeconds` of Kubernetes): it
+/// has its rule from the start, where that does no harm. nft 1.0.6 lists such a rule for IPv6, but aborts when it is to
+/// load it (a map whose elements packets make may have 16 bytes of key and of data there), and a host's saved ruleset
+/// should not fail to load because of us as long as nobody asked for affinity.
+const USUAL_AFFINITY: u32 = 10_800;
 
 /// Rules for exact counts come in steps: a count seen for the first time costs 0.4 ms at 1,000 Services
 /// and 47 ms at 50,000 (measured, behaviour/proxy-dns.md section 3), so it should be rare.
@@ -22,6 +35,9 @@ pub const STEP: u32 = 64;
 const BEFORE_DNAT: i32 = -110;
 /// `NF_IP_PRI_NAT_DST`. nft 1.0.6 has no name for it on the output hook.
 const DNAT: i32 = -100;
+/// Right behind it, in the same hook: a packet has the address of its endpoint by now, and still its own source, and
+/// routing, which resets the priority of a packet that is forwarded (`ip_forward` in Linux), is yet to come.
+const AFTER_DNAT: i32 = -90;
 /// `NF_IP_PRI_NAT_SRC`.
 const SNAT: i32 = 100;
 
@@ -30,8 +46,8 @@ const SNAT: i32 = 100;
 enum Purpose {
     /// Endpoints: the nftables backend.
     Endpoints,
-    /// Relays of this process: the user-space backend. A list has one slot, its relay. The mark is the relays' own:
-    /// their connections to endpoints are left alone.
+    /// Relays of this process: the user-space backend. A list has one slot, its relay, which remembers clients itself. The
+    /// mark is the relays' own: their connections to endpoints are left alone.
     Relays,
 }
 
@@ -44,6 +60,7 @@ pub struct Layout {
     pod_cidrs: Vec<IpNet>,
     node_port_ips: Vec<IpNet>,
     limit: u32,
+    affinity_timeouts: BTreeSet<u32>,
 }
 
 impl Layout {
@@ -64,6 +81,10 @@ impl Layout {
             pod_cidrs: disjoint(settings.pod_cidrs(family).map(IpNet::trunc).collect()),
             node_port_ips: disjoint(node_port_ips),
             limit: STEP,
+            affinity_timeouts: match family {
+                IpFamily::V4 => [USUAL_AFFINITY].into(),
+                IpFamily::V6 => BTreeSet::new(),
+            },
         }
     }
 
@@ -72,15 +93,16 @@ impl Layout {
         Self {
             purpose: Purpose::Relays,
             limit: 1,
+            affinity_timeouts: BTreeSet::new(),
             ..Self::new(family, settings)
         }
     }
 
-    /// The same under other settings. The limit stays.
+    /// The same under other settings, with whatever it grew by.
     #[must_use]
     pub fn under(&self, settings: &Settings) -> Self {
         match self.purpose {
-            Purpose::Endpoints => Self::new(self.family, settings).with_limit_for(self.limit),
+            Purpose::Endpoints => Self::new(self.family, settings).grown_like(self),
             Purpose::Relays => Self::of_relays(self.family, settings),
         }
     }
@@ -104,6 +126,28 @@ impl Layout {
             limit: self.limit.max(exact.next_multiple_of(STEP)),
             ..self.clone()
         }
+    }
+
+    /// The same layout with rules for these timeouts of session affinity, in seconds, besides. Never shrinks.
+    #[must_use]
+    pub fn with_affinity_timeouts(&self, seconds: impl IntoIterator<Item = u32>) -> Self {
+        let mut larger = self.clone();
+        larger.affinity_timeouts.extend(seconds);
+        larger
+    }
+
+    /// The same layout with what else a plan needs before it can be carried out.
+    #[must_use]
+    pub fn grown_for(&self, plan: &Plan) -> Self {
+        self.with_limit_for(plan.largest_count())
+            .with_affinity_timeouts(plan.affinity_timeouts())
+    }
+
+    /// The same layout with whatever the other one grew by.
+    #[must_use]
+    pub fn grown_like(&self, other: &Layout) -> Self {
+        self.with_limit_for(other.limit)
+            .with_affinity_timeouts(other.affinity_timeouts.iter().copied())
     }
 
     /// The family of its table.
@@ -137,6 +181,7 @@ impl Layout {
                 Purpose::Endpoints => 0,
                 Purpose::Relays => self.limit,
             },
+            affinity_timeouts: BTreeSet::new(),
             ..self.clone()
         };
         let (chains, sets) = (base.chains(), base.sets());
@@ -148,8 +193,28 @@ impl Layout {
     pub fn sets(&self) -> Vec<SetName> {
         let counts = (1..=self.limit).chain(self.ladder().iter().copied());
         let per_count = counts.flat_map(|count| Group::ALL.map(|group| SetName::Count(group, count)));
+        let per_timeout = self
+            .affinity_timeouts
+            .iter()
+            .copied()
+            .map(SetName::AffinityTimeout);
         let fixed = SetName::FIXED.into_iter().filter(|set| self.has_set(*set));
-        fixed.chain(per_count).collect()
+        fixed.chain(per_count).chain(per_timeout).collect()
+    }
+
+    /// The maps from frontend to the number of a list that remembers its clients. Without any there is no map of bindings
+    /// either.
+    pub fn number_maps(&self) -> impl Iterator<Item = NumberMap> {
+        let remembers = self.purpose == Purpose::Endpoints;
+        NumberMap::all().filter(move |_| remembers)
+    }
+
+    /// The named counters.
+    pub fn counters(&self) -> &'static [&'static str] {
+        match self.purpose {
+            Purpose::Endpoints => &[UNTRANSLATED, UNREMEMBERED],
+            Purpose::Relays => &[UNTRANSLATED],
+        }
     }
 
     /// A relay's connections leave with the node's address anyway: nothing of masquerading is there.
@@ -161,13 +226,19 @@ impl Layout {
     }
 
     fn has_chain(&self, chain: ChainName) -> bool {
-        let translates = matches!(
-            chain,
-            ChainName::PickMany(_) | ChainName::Masquerade | ChainName::NatPostrouting
-        );
         match self.purpose {
             Purpose::Endpoints => true,
-            Purpose::Relays => !translates,
+            Purpose::Relays => !matches!(
+                chain,
+                ChainName::PickMany(_)
+                    | ChainName::Masquerade
+                    | ChainName::NatPostrouting
+                    | ChainName::Recall
+                    | ChainName::LearnPrerouting
+                    | ChainName::LearnOutput
+                    | ChainName::Learn
+                    | ChainName::Remember
+            ),
         }
     }
 
@@ -191,17 +262,23 @@ impl Layout {
             .collect()
     }
 
-    /// The rules that must be appended to reach the other layout's limit.
+    /// The rules that must be appended to become the other layout, which has grown from this one.
     pub fn missing_rules(&self, larger: &Layout) -> Vec<(ChainName, Rule)> {
-        (self.limit + 1..=larger.limit)
-            .flat_map(|count| Group::ALL.map(|group| (ChainName::Pick(group), pick(group, count))))
-            .collect()
+        let counts = self.limit + 1..=larger.limit;
+        let picks =
+            counts.flat_map(|count| Group::ALL.map(|group| (ChainName::Pick(group), pick(group, count))));
+        let timeouts = larger.affinity_timeouts.difference(&self.affinity_timeouts);
+        let timeouts = timeouts.map(|seconds| (ChainName::Remember, remember(*seconds)));
+        picks.chain(timeouts).collect()
     }
 
-    /// The sets that must be added to reach the other layout's limit.
+    /// The sets that must be added before.
     pub fn missing_sets(&self, larger: &Layout) -> Vec<SetName> {
-        (self.limit + 1..=larger.limit)
-            .flat_map(|count| Group::ALL.map(|group| SetName::Count(group, count)))
+        let counts = self.limit + 1..=larger.limit;
+        let counts = counts.flat_map(|count| Group::ALL.map(|group| SetName::Count(group, count)));
+        let timeouts = larger.affinity_timeouts.difference(&self.affinity_timeouts);
+        counts
+            .chain(timeouts.copied().map(SetName::AffinityTimeout))
             .collect()
     }
 
@@ -227,6 +304,16 @@ impl Layout {
             ChainName::ServeLocal(kind) => self.serve_local(Group::new(kind, List::Local)),
             ChainName::Pick(group) => (1..=self.limit).map(|count| pick(group, count)).collect(),
             ChainName::PickMany(group) => self.ladder().iter().map(|count| pick(group, *count)).collect(),
+            ChainName::Recall => vec![rule(&[], Action::TranslateBound)],
+            ChainName::LearnPrerouting | ChainName::LearnOutput => vec![rule(
+                &[Match::NewConnection, Match::Translated],
+                Action::Jump(ChainName::Learn),
+            )],
+            ChainName::Learn => vec![
+                rule(&[], Action::Jump(ChainName::Remember)),
+                rule(&[Match::Numbered], Action::CountUnremembered),
+            ],
+            ChainName::Remember => self.affinity_timeouts.iter().copied().map(remember).collect(),
         }
     }
 
@@ -287,9 +374,11 @@ impl Layout {
     }
 
     fn picks(&self, group: Group) -> Vec<Rule> {
-        let mut picks = vec![rule(&[], Action::Jump(ChainName::Pick(group)))];
-        if self.has_chain(ChainName::PickMany(group)) {
-            picks.push(rule(&[], Action::Jump(ChainName::PickMany(group))));
+        let jump = |chain| rule(&[], Action::Jump(chain));
+        let mut picks = vec![jump(ChainName::Pick(group))];
+        if self.purpose == Purpose::Endpoints {
+            picks.insert(0, rule(&[], Action::Recall(NumberMap(group))));
+            picks.push(jump(ChainName::PickMany(group)));
         }
         picks.push(rule(&[], Action::CountAndDrop));
         picks
@@ -373,6 +462,13 @@ fn pick(group: Group, count: u32) -> Rule {
     }
 }
 
+fn remember(seconds: u32) -> Rule {
+    rule(
+        &[Match::In(SetName::AffinityTimeout(seconds))],
+        Action::Remember(seconds),
+    )
+}
+
 fn base(chain: ChainName) -> Option<BaseChain> {
     let (nat, hook, priority) = match chain {
         ChainName::FilterPrerouting => (false, Hook::Prerouting, BEFORE_DNAT),
@@ -380,20 +476,18 @@ fn base(chain: ChainName) -> Option<BaseChain> {
         ChainName::NatPrerouting => (true, Hook::Prerouting, DNAT),
         ChainName::NatOutput => (true, Hook::Output, DNAT),
         ChainName::NatPostrouting => (true, Hook::Postrouting, SNAT),
+        ChainName::LearnPrerouting => (false, Hook::Prerouting, AFTER_DNAT),
+        ChainName::LearnOutput => (false, Hook::Output, AFTER_DNAT),
         ChainName::Refuse
         | ChainName::Services
         | ChainName::Serve(_)
         | ChainName::ServeLocal(_)
         | ChainName::Pick(_)
         | ChainName::PickMany(_)
-        | ChainName::Masquerade => return None,
+        | ChainName::Masquerade
+        | ChainName::Recall
+        | ChainName::Learn
+        | ChainName::Remember => return None,
     };
     Some(BaseChain { nat, hook, priority })
-}
-
-/// FNV-1a, 64 bits (draft-eastlake-fnv): stable across versions, unlike the standard library's hashers.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }

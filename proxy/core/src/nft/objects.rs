@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::names::{ChainName, Group, Kind, List, MapName, SetName};
-use crate::{Frontend, Target};
+use crate::names::{ChainName, Group, Kind, List, MapName, NumberMap, SetName};
+use crate::{AffinityNumber, Frontend, Target};
 
 /// A part of a packet, as a set key holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,12 +20,21 @@ pub enum Field {
     Protocol,
     /// `th dport`. Never `tcp dport`: nft would add `meta l4proto tcp` and UDP would silently fail.
     DestinationPort,
+    /// `meta priority`: between the choice of an endpoint and its being remembered, the number of the list.
+    Number,
 }
 
 /// The key of everything about a frontend on a Service address.
 pub const VIP_KEY: [Field; 3] = [Field::DestinationIp, Field::Protocol, Field::DestinationPort];
 /// The key of everything about a node port.
 pub const NODE_PORT_KEY: [Field; 2] = [Field::Protocol, Field::DestinationPort];
+
+/// The key of a binding.
+pub const BINDING_KEY: [Field; 3] = [Field::SourceIp, Field::Protocol, Field::Number];
+
+/// How many bindings a family's table holds at most; some 150 bytes of kernel memory each. Clients beyond that are
+/// spread at each connection.
+pub const BINDINGS_SIZE: u32 = 1 << 18;
 
 /// The key of a source that a frontend lets in.
 pub const SOURCE_KEY: [Field; 4] = [
@@ -58,6 +67,7 @@ impl SetName {
             Self::ClusterIps | Self::NodePortIps => &[Field::DestinationIp],
             Self::PodCidrs => &[Field::SourceIp],
             Self::Hairpin => &[Field::SourceIp, Field::DestinationIp],
+            Self::AffinityTimeout(_) => &[Field::Number],
         }
     }
 
@@ -79,7 +89,8 @@ impl SetName {
             | Self::ClusterIps
             | Self::PodCidrs
             | Self::NodePortIps
-            | Self::Hairpin => List::Main,
+            | Self::Hairpin
+            | Self::AffinityTimeout(_) => List::Main,
         }
     }
 }
@@ -147,6 +158,8 @@ pub enum Match {
     NotLoopback,
     /// The source is not an address of this host.
     ForeignSource,
+    /// The packet carries the number of a list that remembers its clients.
+    Numbered,
     /// The packet's fields are in the set.
     In(SetName),
     /// The packet's fields are not in the set.
@@ -174,6 +187,16 @@ pub enum Action {
     Drop,
     /// Count as untranslated and drop.
     CountAndDrop,
+    /// Where the frontend's list remembers its clients, have the packet carry the list's number, and jump to
+    /// [`ChainName::Recall`].
+    Recall(NumberMap),
+    /// Translate to the endpoint that the client is bound to, if it is.
+    TranslateBound,
+    /// Bind the client to the endpoint that it was translated to, or prolong that, for so many seconds. The packet
+    /// carries no number any more, and the base chain is through with it.
+    Remember(u32),
+    /// Count as unremembered.
+    CountUnremembered,
 }
 
 /// One rule.
@@ -229,6 +252,8 @@ pub enum Key {
     Net(IpNet),
     /// A network that a frontend lets in.
     Source(Frontend, IpNet),
+    /// A list that remembers its clients.
+    Number(AffinityNumber),
 }
 
 /// One element of a set or map.
@@ -238,6 +263,8 @@ pub enum Element {
     Member(SetName, Key),
     /// A slot of a list with its endpoint, in the map that belongs to the list's group.
     Slot(Entry, u32, Target),
+    /// The number of a list that remembers its clients, in the map that belongs to the list's group.
+    Numbered(Entry, AffinityNumber),
 }
 
 impl Element {
@@ -248,8 +275,8 @@ impl Element {
                 frontend: *frontend,
                 list: set.list(),
             }),
-            Self::Slot(entry, _, _) => Some(*entry),
-            Self::Member(_, Key::Address(_) | Key::Net(_)) => None,
+            Self::Slot(entry, _, _) | Self::Numbered(entry, _) => Some(*entry),
+            Self::Member(_, Key::Address(_) | Key::Net(_) | Key::Number(_)) => None,
         }
     }
 }

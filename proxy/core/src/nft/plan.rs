@@ -104,6 +104,18 @@ impl Plan {
 }
 
 impl Plan {
+    /// The timeouts of session affinity, in seconds, that lists will have which are new or have others: what
+    /// [`Layout::with_affinity_timeouts`] needs.
+    ///
+    /// [`Layout::with_affinity_timeouts`]: super::Layout::with_affinity_timeouts
+    pub fn affinity_timeouts(&self) -> impl Iterator<Item = u32> {
+        let changes = self.stages.iter().flat_map(|stage| &stage.changes);
+        changes.filter_map(|change| match change {
+            Change::Add(Element::Member(SetName::AffinityTimeout(seconds), _)) => Some(*seconds),
+            Change::Add(_) | Change::Remove(_) | Change::Replace { .. } => None,
+        })
+    }
+
     /// The plan as nft commands on this table.
     pub fn text(&self, table: &str) -> String {
         let mut text = String::new();

@@ -8,11 +8,13 @@ use berth_model::IpFamily;
 use ipnet::IpNet;
 
 use super::layout::Layout;
-use super::objects::{Action, BaseChain, Chain, Element, Field, Hook, Key, Match, Rule};
+use super::objects::{
+    Action, BINDING_KEY, BINDINGS_SIZE, BaseChain, Chain, Element, Field, Hook, Key, Match, Rule,
+};
 use super::plan::Change;
 use super::slots::LADDER;
-use crate::Frontend;
-use crate::names::{MapName, SetName, UNTRANSLATED};
+use crate::names::{BINDINGS, ChainName, MapName, NumberMap, SetName, UNREMEMBERED, UNTRANSLATED};
+use crate::{AffinityNumber, Frontend};
 
 /// `ip` or `ip6`: the family's name, in tables as in rules.
 pub fn family_word(family: IpFamily) -> &'static str {
@@ -27,6 +29,7 @@ pub fn set_of(element: &Element) -> String {
     match element {
         Element::Member(set, _) => set.to_string(),
         Element::Slot(entry, ..) => MapName::of(entry).to_string(),
+        Element::Numbered(entry, _) => NumberMap(entry.group()).to_string(),
     }
 }
 
@@ -45,11 +48,10 @@ pub fn table_text(layout: &Layout, elements: &[Element]) -> String {
             .or_default()
             .push(element_text(element));
     }
-    let mut text = format!(
-        "table {} {} {{\n\tcounter {UNTRANSLATED} {{\n\t}}\n",
-        family_word(family),
-        layout.table()
-    );
+    let mut text = format!("table {} {} {{\n", family_word(family), layout.table());
+    for counter in layout.counters() {
+        let _ = writeln!(text, "\tcounter {counter} {{\n\t}}");
+    }
     let mut block = |name: String, header: String| {
         text.push_str(&header);
         if let Some(elements) = by_set.get(&name) {
@@ -62,6 +64,12 @@ pub fn table_text(layout: &Layout, elements: &[Element]) -> String {
     }
     for map in MapName::all() {
         block(map.to_string(), map_header(family, map));
+    }
+    for map in layout.number_maps() {
+        block(map.to_string(), number_map_header(family, map));
+    }
+    if layout.number_maps().next().is_some() {
+        block(BINDINGS.to_owned(), bindings_header(family));
     }
     for chain in layout.chains() {
         text.push_str(&chain_text(family, &chain));
@@ -114,6 +122,7 @@ fn element_text(element: &Element) -> String {
         Element::Slot(_, _, target) => {
             format!("{} : {} . {}", element_key(element), target.ip, target.port)
         }
+        Element::Numbered(_, number) => format!("{} : {number}", element_key(element)),
     }
 }
 
@@ -124,7 +133,9 @@ fn element_key(element: &Element) -> String {
         Element::Member(_, Key::Net(net)) => net.to_string(),
         Element::Member(_, Key::Frontend(frontend)) => frontend_key(frontend),
         Element::Member(_, Key::Source(frontend, net)) => format!("{} . {net}", frontend_key(frontend)),
+        Element::Member(_, Key::Number(number)) => number.to_string(),
         Element::Slot(entry, slot, _) => format!("{} . {slot}", frontend_key(&entry.frontend)),
+        Element::Numbered(entry, _) => frontend_key(&entry.frontend),
     }
 }
 
@@ -136,18 +147,35 @@ fn frontend_key(frontend: &Frontend) -> String {
     }
 }
 
+fn type_names(family: IpFamily, fields: &[Field]) -> String {
+    let names: Vec<&str> = fields.iter().map(|field| type_name(family, *field)).collect();
+    names.join(" . ")
+}
+
+fn number_map_header(family: IpFamily, map: NumberMap) -> String {
+    let (key, number) = (
+        type_names(family, map.0.kind.fields()),
+        type_names(family, &[Field::Number]),
+    );
+    format!("\tmap {map} {{\n\t\ttype {key} : {number}\n")
+}
+
+fn bindings_header(family: IpFamily) -> String {
+    let target = type_names(family, &[Field::DestinationIp, Field::DestinationPort]);
+    let key = type_names(family, &BINDING_KEY);
+    format!(
+        "\tmap {BINDINGS} {{\n\t\ttype {key} : {target}\n\t\tsize {BINDINGS_SIZE}\n\t\tflags dynamic,timeout\n"
+    )
+}
+
 fn set_header(family: IpFamily, set: SetName) -> String {
-    let fields: Vec<&str> = set
-        .fields()
-        .iter()
-        .map(|field| type_name(family, *field))
-        .collect();
+    let fields = type_names(family, set.fields());
     let interval = if set.is_interval() {
         "\t\tflags interval\n"
     } else {
         ""
     };
-    format!("\tset {set} {{\n\t\ttype {}\n{interval}", fields.join(" . "))
+    format!("\tset {set} {{\n\t\ttype {fields}\n{interval}")
 }
 
 fn map_header(family: IpFamily, map: MapName) -> String {
@@ -162,6 +190,7 @@ fn type_name(family: IpFamily, field: Field) -> &'static str {
         (Field::SourceIp | Field::DestinationIp, IpFamily::V6) => "ipv6_addr",
         (Field::Protocol, _) => "inet_proto",
         (Field::DestinationPort, _) => "inet_service",
+        (Field::Number, _) => "classid",
     }
 }
 
@@ -174,6 +203,7 @@ fn key_text(family: IpFamily, fields: &[Field]) -> String {
             Field::DestinationIp => format!("{ip} daddr"),
             Field::Protocol => "meta l4proto".to_owned(),
             Field::DestinationPort => "th dport".to_owned(),
+            Field::Number => "meta priority".to_owned(),
         })
         .collect();
     fields.join(" . ")
@@ -221,8 +251,37 @@ pub fn rule_text(family: IpFamily, rule: &Rule) -> String {
         ),
         Action::Drop => "drop".to_owned(),
         Action::CountAndDrop => format!("counter name \"{UNTRANSLATED}\" drop"),
+        Action::Recall(map) => format!(
+            "meta priority set {} map @{map} jump {}",
+            key_text(family, map.0.kind.fields()),
+            ChainName::Recall
+        ),
+        Action::TranslateBound => format!(
+            "dnat {} to {} map @{BINDINGS}",
+            family_word(family),
+            key_text(family, &BINDING_KEY)
+        ),
+        Action::Remember(seconds) => format!(
+            "update @{BINDINGS} {{ {} timeout {} : {} }} meta priority set none accept",
+            key_text(family, &BINDING_KEY),
+            span(seconds),
+            key_text(family, &[Field::DestinationIp, Field::DestinationPort])
+        ),
+        Action::CountUnremembered => format!("counter name \"{UNREMEMBERED}\""),
     });
     words.join(" ")
+}
+
+/// A time span as nft writes it.
+fn span(seconds: u32) -> String {
+    let parts = [
+        (seconds / 86_400, 'd'),
+        (seconds / 3600 % 24, 'h'),
+        (seconds / 60 % 60, 'm'),
+        (seconds % 60, 's'),
+    ];
+    let parts = parts.into_iter().filter(|(count, _)| *count > 0);
+    parts.map(|(count, unit)| format!("{count}{unit}")).collect()
 }
 
 fn match_text(family: IpFamily, condition: &Match) -> String {
@@ -238,6 +297,11 @@ fn match_text(family: IpFamily, condition: &Match) -> String {
             IpFamily::V4 => "ip daddr != 127.0.0.0/8".to_owned(),
             IpFamily::V6 => "ip6 daddr != ::1".to_owned(),
         },
+        Match::Numbered => {
+            let class = |number: u32| format!("{:x}:{:x}", number >> 16, number & 0xffff);
+            let (mask, prefix) = (class(AffinityNumber::MASK), class(AffinityNumber::PREFIX));
+            format!("meta priority & {mask} == {prefix}")
+        }
         Match::In(set) => format!("{} @{set}", key_text(family, set.fields())),
         Match::NotIn(set) => format!("{} != @{set}", key_text(family, set.fields())),
     }

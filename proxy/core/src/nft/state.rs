@@ -11,7 +11,7 @@ use super::diff::Sets;
 use super::objects::{Element, Entry, Key};
 use super::plan::{Change, Stage};
 use crate::names::{List, SetName};
-use crate::{Frontend, Target};
+use crate::{AffinityNumber, Frontend, Target};
 
 /// The elements of one list of a frontend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct EntryState {
     pub counts: BTreeSet<u32>,
     /// The slots.
     pub slots: BTreeMap<u32, Target>,
+    /// The number of the list, if it remembers its clients.
+    pub number: Option<AffinityNumber>,
     /// Left-over counts, each with the time since when no packet starts to use it.
     pub(super) shadowed: BTreeMap<u32, Duration>,
     /// Since when no packet starts to look for a count.
@@ -59,6 +61,7 @@ impl EntryState {
             + self.sources.len()
             + self.counts.len()
             + self.slots.len()
+            + usize::from(self.number.is_some())
     }
 
     /// A local list stays listed when it drops: this host's packets are masqueraded for it.
@@ -113,6 +116,7 @@ pub struct Installed {
     pub(super) entries: BTreeMap<Entry, EntryState>,
     pub(super) cluster_ips: BTreeSet<IpAddr>,
     pub(super) hairpin: BTreeSet<IpAddr>,
+    pub(super) timeouts: BTreeMap<AffinityNumber, BTreeSet<u32>>,
     waiting: BTreeSet<Entry>,
 }
 
@@ -205,6 +209,12 @@ impl Installed {
         self.cluster_ips.contains(&ip)
     }
 
+    /// Whether a list that remembers its clients does so for this many seconds.
+    pub fn has_timeout(&self, number: AffinityNumber, seconds: u32) -> bool {
+        let timeouts = self.timeouts.get(&number);
+        timeouts.is_some_and(|timeouts| timeouts.contains(&seconds))
+    }
+
     /// Whether the address is in the hairpin set.
     pub fn has_hairpin(&self, ip: IpAddr) -> bool {
         self.hairpin.contains(&ip)
@@ -215,17 +225,27 @@ impl Installed {
         let address = |set| move |ip: &IpAddr| Element::Member(set, Key::Address(*ip));
         let cluster_ips = self.cluster_ips.iter().map(address(SetName::ClusterIps));
         let hairpin = self.hairpin.iter().map(address(SetName::Hairpin));
+        let timeouts = self.timeouts.iter().flat_map(|(number, timeouts)| {
+            let member =
+                |seconds: &u32| Element::Member(SetName::AffinityTimeout(*seconds), Key::Number(*number));
+            timeouts.iter().map(member)
+        });
         let of_entries = self
             .entries
             .iter()
             .flat_map(|(entry, state)| elements_of(*entry, state));
-        cluster_ips.chain(hairpin).chain(of_entries).collect()
+        cluster_ips
+            .chain(hairpin)
+            .chain(timeouts)
+            .chain(of_entries)
+            .collect()
     }
 
     /// How many elements there are in all, without networks.
     pub fn len(&self) -> usize {
         let of_entries = self.entries.values().map(EntryState::elements);
-        self.cluster_ips.len() + self.hairpin.len() + of_entries.sum::<usize>()
+        let timeouts = self.timeouts.values().map(BTreeSet::len);
+        self.cluster_ips.len() + self.hairpin.len() + timeouts.sum::<usize>() + of_entries.sum::<usize>()
     }
 
     /// Whether the kernel holds nothing.
@@ -259,7 +279,17 @@ impl Installed {
                     put_member(self.entries.entry(entry).or_default(), *set, element, present);
                 }
             }
-            Element::Member(_, Key::Address(_) | Key::Net(_)) => {}
+            Element::Member(SetName::AffinityTimeout(seconds), Key::Number(number)) => {
+                let timeouts = self.timeouts.entry(*number).or_default();
+                member(timeouts, *seconds, present);
+                if timeouts.is_empty() {
+                    self.timeouts.remove(number);
+                }
+            }
+            Element::Member(_, Key::Address(_) | Key::Net(_) | Key::Number(_)) => {}
+            Element::Numbered(entry, number) => {
+                self.entries.entry(*entry).or_default().number = present.then_some(*number);
+            }
             Element::Slot(entry, slot, target) => {
                 let slots = &mut self.entries.entry(*entry).or_default().slots;
                 if present {
@@ -285,7 +315,11 @@ fn put_member(state: &mut EntryState, set: SetName, element: &Element, present: 
             }
         }
         SetName::Count(_, count) => member(&mut state.counts, count, present),
-        SetName::ClusterIps | SetName::PodCidrs | SetName::NodePortIps | SetName::Hairpin => {}
+        SetName::ClusterIps
+        | SetName::PodCidrs
+        | SetName::NodePortIps
+        | SetName::Hairpin
+        | SetName::AffinityTimeout(_) => {}
     }
 }
 
@@ -319,5 +353,11 @@ fn elements_of(entry: Entry, state: &EntryState) -> Vec<Element> {
         .slots
         .iter()
         .map(|(slot, target)| Element::Slot(entry, *slot, *target));
-    flags.chain(sources).chain(counts).chain(slots).collect()
+    let number = state.number.map(|number| Element::Numbered(entry, number));
+    flags
+        .chain(sources)
+        .chain(counts)
+        .chain(slots)
+        .chain(number)
+        .collect()
 }

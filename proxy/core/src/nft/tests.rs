@@ -11,9 +11,11 @@ use berth_model::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::names::{MapName, SetName};
+use crate::names::{MapName, NumberMap, SetName};
 use crate::walk::{Lookups, Packet, Ruleset, Verdict, verdicts, walk};
-use crate::{Frontend, FrontendIntent, Intent, Outcome, Settings, SourceClass, Target};
+use crate::{AffinityNumber, Frontend, FrontendIntent, Intent, Outcome, Settings, SourceClass, Target};
+
+mod affinity;
 
 const DELAY: Duration = Duration::from_millis(1_000);
 
@@ -233,6 +235,16 @@ impl Lookups for Straddle<'_> {
     fn slot(&mut self, map: MapName, frontend: &Frontend, slot: u32) -> Option<Target> {
         let layout = self.layout;
         (layout, self.current()).slot(map, frontend, slot)
+    }
+
+    fn number(&mut self, map: NumberMap, frontend: &Frontend) -> Option<AffinityNumber> {
+        let layout = self.layout;
+        (layout, self.current()).number(map, frontend)
+    }
+
+    fn has_timeout(&mut self, number: AffinityNumber, seconds: u32) -> bool {
+        let layout = self.layout;
+        (layout, self.current()).has_timeout(number, seconds)
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use berth_model::IpFamily;
 
-use crate::{Frontend, FrontendIntent, Intent};
+use crate::{Affinity, AffinityNumber, Frontend, FrontendIntent, Intent};
 
 /// What should happen to packets, as far as a table has to know.
 pub trait Wishes {
@@ -21,6 +21,13 @@ pub trait Wishes {
     fn is_cluster_ip(&self, ip: IpAddr) -> bool;
     /// Whether the address is among the local endpoints.
     fn is_local_endpoint(&self, ip: IpAddr) -> bool;
+    /// The number of the list that a frontend picks from, if the table has to remember its clients: everybody's list, or
+    /// that of connections from `outside`.
+    fn affinity_of(&self, frontend: &Frontend, outside: bool) -> Option<AffinityNumber>;
+    /// A list whose clients the table has to remember.
+    fn affinity(&self, number: AffinityNumber) -> Option<&Affinity>;
+    /// Every list whose clients the table has to remember.
+    fn affinities(&self) -> impl Iterator<Item = (AffinityNumber, &Affinity)>;
 }
 
 impl Wishes for Intent {
@@ -46,5 +53,17 @@ impl Wishes for Intent {
 
     fn is_local_endpoint(&self, ip: IpAddr) -> bool {
         Intent::is_local_endpoint(self, ip)
+    }
+
+    fn affinity_of(&self, frontend: &Frontend, outside: bool) -> Option<AffinityNumber> {
+        Intent::affinity_of(self, frontend, outside)
+    }
+
+    fn affinity(&self, number: AffinityNumber) -> Option<&Affinity> {
+        Intent::affinity(self, number)
+    }
+
+    fn affinities(&self) -> impl Iterator<Item = (AffinityNumber, &Affinity)> {
+        Intent::affinities(self)
     }
 }

@@ -79,7 +79,9 @@ fn shape(installed: &Installed) -> Vec<String> {
         .into_iter()
         .map(|element| match element {
             crate::nft::Element::Slot(entry, _, target) => format!("{entry:?} has {target}"),
-            other @ crate::nft::Element::Member(..) => format!("{other:?}"),
+            other @ (crate::nft::Element::Member(..) | crate::nft::Element::Numbered(..)) => {
+                format!("{other:?}")
+            }
         })
         .collect();
     lines.sort();

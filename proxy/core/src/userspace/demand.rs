@@ -143,6 +143,11 @@ impl fmt::Display for Demand {
     }
 }
 
+/// The list that a frontend has for everybody, or for those that are not outside.
+pub(super) fn list_of(wish: &FrontendIntent) -> List {
+    if wish.here_only { List::Local } else { List::Main }
+}
+
 /// The relay of one list of a frontend.
 pub(super) fn relay_of(frontend: &Frontend, wish: &FrontendIntent, list: List) -> Relay {
     Relay {
@@ -157,7 +162,7 @@ fn needs(frontend: &Frontend, wish: &FrontendIntent) -> Vec<(Relay, RelayIntent)
         return Vec::new();
     }
     let outside = wish.outside.as_ref().map(|outcome| (List::Local, outcome));
-    [(wish.list, &wish.outcome)]
+    [(list_of(wish), &wish.outcome)]
         .into_iter()
         .chain(outside)
         .filter_map(|(list, outcome)| match outcome {

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use berth_model::{IpFamily, PortName, ServiceKey, ServicePortName, SessionAffinity};
 
-use super::demand::relay_of;
+use super::demand::{list_of, relay_of};
 use super::{Demand, Listening, Moved, Socket};
 use crate::names::List;
 use crate::nft::Wishes;
 use crate::{
-    DropReason, Frontend, FrontendIntent, Intent, Masquerade, Outcome, RejectReason, Role, Target, Touched,
+    Affinity, AffinityNumber, DropReason, Frontend, FrontendIntent, Intent, Masquerade, Outcome,
+    RejectReason, Role, Target, Touched,
 };
 
 /// Where packets are steered, kept up to date frontend by frontend.
@@ -63,7 +64,7 @@ impl Steering {
         Touched {
             frontends,
             cluster_ips: touched.cluster_ips.clone(),
-            local_endpoints: BTreeSet::new(),
+            ..Touched::default()
         }
     }
 }
@@ -102,13 +103,25 @@ impl Wishes for Steering {
     fn is_local_endpoint(&self, _ip: IpAddr) -> bool {
         false
     }
+
+    fn affinity_of(&self, _frontend: &Frontend, _outside: bool) -> Option<AffinityNumber> {
+        None
+    }
+
+    fn affinity(&self, _number: AffinityNumber) -> Option<&Affinity> {
+        None
+    }
+
+    fn affinities(&self) -> impl Iterator<Item = (AffinityNumber, &Affinity)> {
+        std::iter::empty()
+    }
 }
 
 fn steer(frontend: &Frontend, wish: &FrontendIntent, listening: &Listening) -> FrontendIntent {
     let relay = |list: List| listening.socket(&relay_of(frontend, wish, list));
     let to = |socket: Socket| -> Arc<[Target]> { Arc::new([socket.at]) };
     let outcome = match &wish.outcome {
-        Outcome::Endpoints(_) => match relay(wish.list) {
+        Outcome::Endpoints(_) => match relay(list_of(wish)) {
             Some(socket) => Outcome::Endpoints(to(socket)),
             None => Outcome::Reject(RejectReason::NoRelay),
         },
@@ -147,7 +160,7 @@ fn guard(frontend: &Frontend) -> FrontendIntent {
         },
         role: Role::ExternalIp,
         outcome: Outcome::Drop(DropReason::RelayPort),
-        list: List::Main,
+        here_only: false,
         outside: None,
         masquerade: Masquerade::Never,
         affinity: SessionAffinity::None,

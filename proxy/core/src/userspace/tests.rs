@@ -151,6 +151,7 @@ impl World {
                 format!("{set} {:?}", names[&Target { ip, port }])
             }
             Element::Member(set, key) => format!("{set} {key:?}"),
+            Element::Numbered(entry, number) => panic!("the kernel remembers {entry:?} by {number}"),
         };
         let mut elements: Vec<String> = self
             .installed

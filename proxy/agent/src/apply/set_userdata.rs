@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The `typeof` user data of the slot maps. The kernel stores it blindly; nft needs it to read a map
-//! whose key holds a random number: without it `nft list` aborts, for the whole host.
+//! User data of sets and maps. The kernel stores it blindly; nft needs it to read a map whose key holds a random number
+//! (`typeof`: without it `nft list` aborts, for the whole host), and to know in which byte order a number is.
 //!
 //! The format is libnftnl's TLV (u8 type, u8 length, value), numbers in native order. Nothing specifies
 //! it: a test compares these bytes with those that the installed nft writes for the same map.
@@ -16,6 +16,9 @@ const DATA_BYTE_ORDER: u8 = 1;
 const KEY_TYPEOF: u8 = 3;
 const DATA_TYPEOF: u8 = 4;
 const DATA_INTERVAL: u8 = 6;
+
+/// `BYTEORDER_HOST_ENDIAN` of nftables.
+const HOST_ORDER: u32 = 1;
 
 /// An expression: its kind, then its body.
 const EXPR_KIND: u8 = 0;
@@ -66,6 +69,16 @@ fn destination(family: IpFamily) -> Vec<u8> {
     })
 }
 
+/// The user data of a set whose key is a number in the host's byte order.
+pub(super) fn of_number_key() -> Vec<u8> {
+    word(KEY_BYTE_ORDER, HOST_ORDER)
+}
+
+/// The user data of a map whose data is such a number.
+pub(super) fn of_numbers() -> Vec<u8> {
+    [word(KEY_BYTE_ORDER, 0), word(DATA_BYTE_ORDER, HOST_ORDER)].concat()
+}
+
 /// The user data of a slot map: `typeof KEY . numgen random mod 65536 : ip daddr . th dport`.
 pub(super) fn of_map(family: IpFamily, map: MapName) -> Vec<u8> {
     let [.., modulus] = LADDER;
@@ -76,7 +89,7 @@ pub(super) fn of_map(family: IpFamily, map: MapName) -> Vec<u8> {
             Field::DestinationIp => Some(destination(family)),
             Field::Protocol => Some(expression(EXPR_META, &word(0, META_L4PROTO))),
             Field::DestinationPort => Some(payload(TH)),
-            Field::SourceIp => None,
+            Field::SourceIp | Field::Number => None,
         })
         .collect();
     let random = [word(0, NUMGEN_RANDOM), word(1, modulus), word(2, 0)].concat();
