@@ -40,11 +40,12 @@ pub struct ProxyArgs {
     #[arg(long, env = "BERTH_RETIRE_DELAY", value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub retire_delay: Duration,
 
-    /// Remove Berth's tables from this node and exit
+    /// Remove Berth's tables of every mode from this node and exit
     #[arg(long)]
     pub cleanup: bool,
 
-    /// Print the tables as nft text once Services and EndpointSlices are listed, write nothing, and exit
+    /// Print the tables as nft text (mode userspace: the relays) once Services and EndpointSlices are listed, write
+    /// nothing, and exit
     #[arg(long)]
     pub dry_run: bool,
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The seam between the sync loop and what carries its intent out: one trait, and the backend that was chosen.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::Error;
 use crate::apply::nft::{Counters, Nft};
 use crate::nftables::Nftables;
 use crate::options::ProxyMode;
-use crate::userspace::{Capacity, Userspace};
+use crate::userspace::{Capacity, Refusal, Userspace};
 
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,6 +121,16 @@ impl Chosen {
                 let backend = Userspace::new(nft, settings, retire_delay, ports, capacity, runtime);
                 Ok(Self::Userspace(Box::new(backend)))
             }
+        }
+    }
+}
+
+impl Chosen {
+    /// What was not relayed, by reason; nothing where nothing is relayed.
+    pub(crate) fn refusals(&self) -> BTreeMap<Refusal, u64> {
+        match self {
+            Self::Nftables(_) => BTreeMap::new(),
+            Self::Userspace(backend) => backend.refusals(),
         }
     }
 }

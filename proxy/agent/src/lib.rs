@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The node proxy: watches Services and EndpointSlices and keeps this node's nftables tables.
+//! The node proxy: watches Services and EndpointSlices and keeps this node's nftables tables, or relays connections itself.
 //!
 //! In: flags or a kube-proxy configuration, an API server. Out: the tables `ip berth-proxy` and `ip6
-//! berth-proxy`, conntrack clean-ups, answers to health checks, events, metrics, readiness. Touches: the
-//! kernel by netlink, nothing but its own tables; TCP ports that Services ask to be checked on.
+//! berth-proxy` (mode userspace: `berth-relay`), conntrack clean-ups, answers to health checks, events, metrics, readiness.
+//! Touches: the kernel by netlink, nothing but its own tables; TCP ports that Services ask to be checked on; in mode
+//! userspace the sockets of relays.
 //!
 //! ```text
 //!  watch --> snapshot::Index --> core::Intent --diff--> Plan --apply--> kernel

@@ -3,6 +3,7 @@
 
 use berth_proxy_core::Intent;
 use berth_proxy_core::nft::full_script;
+use berth_proxy_core::userspace::Demand;
 use berth_runtime::exit::ExitError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend;
 use crate::feed::{Event, State};
 use crate::node::own_addresses;
-use crate::options::Options;
+use crate::options::{Options, ProxyMode};
 
 /// Removes what Berth wrote, in whatever mode, and nothing else.
 ///
@@ -42,6 +43,11 @@ pub(crate) async fn dry_run(
     let own = own_addresses().unwrap_or_default();
     let settings = options.settings(state.node.as_ref(), &own);
     let intent = Intent::of(state.index.view(), settings);
-    print!("{}", full_script(&intent));
+    let text = match options.mode {
+        ProxyMode::Nftables => full_script(&intent),
+        // The table is made of the ports that relays come to have: what they are for says more.
+        ProxyMode::Userspace => Demand::of(&intent).to_string(),
+    };
+    print!("{text}");
     Ok(())
 }

@@ -339,6 +339,9 @@ impl Agent {
     }
 
     async fn read_counters(&self) {
+        for (reason, count) in self.syncer.backend().refusals() {
+            self.metrics.not_relayed(reason, count);
+        }
         for family in IpFamily::ALL {
             match self.syncer.backend().counters(family).await {
                 Ok(None) => {}

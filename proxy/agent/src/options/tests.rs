@@ -160,7 +160,12 @@ fn bad_values_say_what_would_be_good() {
     says(metrics_address("10249").map(drop), "IP:PORT");
     says(metrics_address("").map(drop), "IP:PORT");
     says(healthz_address("localhost:10256").map(drop), "[::]:10256");
-    says("ipvs".parse::<ProxyMode>().map(drop), "nftables");
+    says("ipvs".parse::<ProxyMode>().map(drop), "userspace");
+    assert!(
+        ProxyMode::ALL
+            .iter()
+            .all(|mode| mode.to_string().parse() == Ok(*mode))
+    );
     says("BridgeInterface".parse::<DetectLocalMode>().map(drop), "NodeCIDR");
     says("10.0.0.1".parse::<NodePortAddress>().map(drop), "192.0.2.0/24");
     says(proxy_name("a b").map(drop), "label");

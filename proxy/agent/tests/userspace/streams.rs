@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use berth_proxy_core::userspace::PortRange;
 use berth_testkit::in_sandbox_async;
 use berth_testkit::netns::Netns;
 use berth_testkit::wait::eventually;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::cluster::{Cluster, PORT, TARGET_PORT, cluster_ips, pod_ips, retire};
 use crate::ground::{CAPACITY, Proxy, all_settings, mk_node, mk_proxy, mk_proxy_with};
@@ -293,6 +295,48 @@ fn above_the_limit_connections_wait_for_their_turn() {
         let far = accepted.recv_timeout(PATIENCE)?;
         send_all(&third, b"at last")?;
         ensure!(read_all(&far)? == b"at last");
+        anyhow::Ok(())
+    });
+}
+
+/// Leaves room for so many more descriptors, below the lowest that is free.
+fn limit_descriptors(more: u64) -> anyhow::Result<(u64, u64)> {
+    let before = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let free = std::fs::File::open("/dev/null")?.as_raw_fd();
+    setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(free)? + more, before.1)?;
+    Ok(before)
+}
+
+#[test]
+fn without_descriptors_connections_wait_or_are_reset_and_then_it_goes_on() {
+    in_sandbox_async!(async {
+        let (client, accepted, _cluster, proxy) = mk_pair().await?;
+        let to = SocketAddr::from((cluster_ips(1)[0], PORT));
+        let exhausted = || proxy.backend().refusals()[&Refusal::Exhausted];
+        let counted = |above: u64| async move {
+            match exhausted() {
+                count if count > above => Ok(count),
+                count => Err(format!("{count}")),
+            }
+        };
+        // One for the client's own end: none is left to accept its connection.
+        let (soft, hard) = limit_descriptors(1)?;
+        let near = client.run(|| TcpStream::connect_timeout(&to, PATIENCE))??;
+        let count = eventually("a count", PATIENCE, || counted(0)).await?;
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        let far = accepted.recv_timeout(PATIENCE)?;
+        send_all(&near, b"at last")?;
+        ensure!(read_all(&far)? == b"at last");
+        // One more: it is accepted, and there is none to go on.
+        limit_descriptors(2)?;
+        let near = client.run(|| TcpStream::connect_timeout(&to, PATIENCE))??;
+        let end = read_all(&near).map_err(|error| error.kind());
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        ensure!(end == Err(ErrorKind::ConnectionReset), "{end:?}");
+        ensure!(exhausted() > count);
+        let (near, far) = connected(&client, to, &accepted)?;
+        send_all(&near, b"again")?;
+        ensure!(read_all(&far)? == b"again");
         anyhow::Ok(())
     });
 }
