@@ -74,6 +74,12 @@ impl World {
         }
         self.balancers
             .retain(|relay, _| self.board.listening().socket(relay).is_some());
+        let led_to = self.installed.iter().flat_map(Installed::targets);
+        for (frontend, at) in led_to {
+            let protocol = frontend.protocol();
+            let listens = self.board.listening().relay(&Socket { protocol, at }).is_some();
+            assert!(listens, "{frontend} leads to {at}, where nobody listens");
+        }
         made
     }
 
@@ -381,6 +387,76 @@ fn a_relay_that_is_wanted_again_at_once_keeps_its_socket() {
     assert_eq!(world.board.listening().socket(&relay), socket);
     world.settle();
     assert_eq!(world.board.listening().socket(&relay), socket);
+}
+
+#[test]
+fn a_service_refuses_while_its_relays_cannot_be_opened() {
+    let mut sample = mk_sample();
+    sample.service.external_policy = berth_model::TrafficPolicy::Local;
+    let view = mk_view(std::slice::from_ref(&sample));
+    let mut world = World::new(Settings::default());
+    world.failing = Some(1);
+    world.sync(&view, &keys(&view));
+    let to = |destination| Packet {
+        source: [203, 0, 113, 5].into(),
+        destination,
+        protocol: Protocol::Tcp,
+        port: Port::new(80).unwrap(),
+        to_this_node: false,
+        from_this_node: false,
+    };
+    let both = [sample.service.cluster_ips[0], sample.service.external_ips[0]].map(to);
+    for packet in &both {
+        assert_eq!(world.verdicts(packet), [Verdict::Rejected].into(), "{packet:?}");
+    }
+    assert!(world.board.lacks());
+    // The next turn tries again, whatever it is about.
+    world.failing = None;
+    world.turn(&Touched::default());
+    let settings = world.intent.settings().clone();
+    for packet in &both {
+        assert_eq!(
+            world.verdicts(packet),
+            expected(packet, &view, &settings),
+            "{packet:?}"
+        );
+    }
+    assert!(!world.board.lacks());
+}
+
+#[test]
+fn sctp_is_refused() {
+    let mut sample = mk_sample();
+    let endpoints = std::mem::take(&mut sample.endpoints);
+    for port in &mut sample.service.ports {
+        port.protocol = Protocol::Sctp;
+    }
+    let with_sctp = endpoints.into_iter().map(|(mut join, list)| {
+        join.protocol = Protocol::Sctp;
+        (join, list)
+    });
+    sample.endpoints = with_sctp.collect();
+    let (world, _) = mk_world(std::slice::from_ref(&sample));
+    assert!(world.board.demand().is_empty());
+    let packet = Packet {
+        source: [10, 244, 0, 1].into(),
+        destination: sample.service.cluster_ips[0],
+        protocol: Protocol::Sctp,
+        port: Port::new(80).unwrap(),
+        to_this_node: false,
+        from_this_node: false,
+    };
+    assert_eq!(world.verdicts(&packet), [Verdict::Rejected].into());
+}
+
+#[test]
+fn plans_can_be_read() {
+    let view = mk_view(&[mk_sample()]);
+    let mut world = World::new(Settings::default());
+    let touched = world.intent.update(&view, &keys(&view));
+    let plan = world.board.plan(&world.intent, &touched);
+    assert!(!plan.is_empty());
+    insta::assert_snapshot!(format!("{plan}---\n{}", world.board.demand()));
 }
 
 #[test]
