@@ -132,6 +132,7 @@ pub(crate) const ROOMS: &[Room] = &[
             "anyhow",
             "clap",
             "fastrand",
+            "flate2",
             "futures",
             "http",
             "http-body-util",

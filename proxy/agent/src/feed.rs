@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_model::{IpFamily, NodeName, ServiceKey};
-use berth_runtime::watch::{ObjectKey, WatchEvent, WatchMetrics, watch_with};
+use berth_runtime::watch::{
+    ObjectKey, Selection as Wanted, WatchEvent, WatchMetrics, watch_protobuf, watch_with,
+};
 use berth_snapshot::Index;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Node, Service};
@@ -54,17 +56,15 @@ const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 pub(crate) fn start(client: &Client, selection: &Selection, metrics: WatchMetrics) -> mpsc::Receiver<Event> {
     let (sender, receiver) = mpsc::channel(BACKLOG);
     // Headless ones are none of ours: kube-proxy's filters.
-    let services = watcher::Config::default()
-        .labels(&selection.services())
+    let services = Wanted::everything()
+        .in_pages()
+        .labels(selection.services())
         .fields("spec.clusterIP!=None");
-    let slices = watcher::Config::default().labels("!service.kubernetes.io/headless");
-    let services = watch_with(Api::all(client.clone()), services, "services", metrics.clone());
-    let slices = watch_with(
-        Api::all(client.clone()),
-        slices,
-        "endpointslices",
-        metrics.clone(),
-    );
+    let slices = Wanted::everything()
+        .in_pages()
+        .labels("!service.kubernetes.io/headless");
+    let services = watch_protobuf(client.clone(), services, "services", metrics.clone());
+    let slices = watch_protobuf(client.clone(), slices, "endpointslices", metrics.clone());
     forward(services, sender.clone(), |event| Event::Service(Box::new(event)));
     forward(slices, sender.clone(), |event| Event::Slice(Box::new(event)));
     let own = format!("metadata.name={}", selection.node.as_str());

@@ -7,6 +7,8 @@
 //!      |      +--- refused: Paged, to the end -----+      |  ^
 //!      +------------- broken off: anew                    +--+ broken off: from the last version
 //! ```
+//!
+//! Where lists are wanted in pages, Paged takes the place of Streaming.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -76,6 +78,25 @@ pub(super) enum Reaction {
     Pause(Fault, String),
 }
 
+/// How lists come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Listing {
+    /// As the beginning of a watch.
+    #[default]
+    Stream,
+    /// In pages.
+    Pages,
+}
+
+impl Listing {
+    fn begin(self) -> Phase {
+        match self {
+            Self::Stream => Phase::Streaming,
+            Self::Pages => Phase::Paged { next: String::new() },
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
     Streaming,
@@ -86,6 +107,7 @@ enum Phase {
 /// Where a watch stands.
 #[derive(Debug)]
 pub(super) struct Session {
+    listing: Listing,
     phase: Phase,
     /// The keys of the list under way.
     keys: BTreeSet<ObjectKey>,
@@ -95,10 +117,12 @@ pub(super) struct Session {
     bookmarked: bool,
 }
 
-impl Default for Session {
-    fn default() -> Self {
+impl Session {
+    /// Nothing is known yet.
+    pub(super) fn new(listing: Listing) -> Self {
         Self {
-            phase: Phase::Streaming,
+            listing,
+            phase: listing.begin(),
             keys: BTreeSet::new(),
             moved: true,
             bookmarked: false,
@@ -194,7 +218,7 @@ impl Session {
             Trouble::Refused(refusal) => self.refused(&refusal),
             Trouble::Broken(fault, text) => Reaction::Pause(fault, text),
             Trouble::Malformed(text) => {
-                self.phase = Phase::Streaming;
+                self.phase = self.listing.begin();
                 Reaction::Pause(Fault::Malformed, text)
             }
             Trouble::Silent(after) => self.unfinished(format!("nothing came for {after:?}")),
@@ -215,7 +239,7 @@ impl Session {
             }
             Phase::Paged { .. } if refusal.code == 410 => self.phase = Phase::Paged { next: String::new() },
             Phase::Watching { .. } if refusal.code == 410 || invalid || is_ahead(refusal) => {
-                self.phase = Phase::Streaming;
+                self.phase = self.listing.begin();
                 // A server that forgets what it has just listed is left in peace.
                 if refusal.code == 410 && self.moved {
                     return Reaction::ListAnew(Fault::Expired, text);

@@ -45,7 +45,7 @@ fn code(fault: Fault) -> u16 {
 }
 
 fn listing() -> Session {
-    let mut session = Session::default();
+    let mut session = Session::new(Listing::Stream);
     assert_eq!(session.ask(), Ask::StreamList);
     session
 }
@@ -258,4 +258,23 @@ fn silence_is_judged_by_what_the_connection_has_shown() {
         timeout + Duration::from_secs(10),
         "another server may not send any"
     );
+}
+
+#[test]
+fn lists_come_in_pages_where_that_is_wanted_also_after_history_was_forgotten() {
+    let mut session = Session::new(Listing::Pages);
+    assert_eq!(session.ask(), page(""));
+    session.applied(&key("a"), "3");
+    assert_eq!(session.page("5", "more"), None);
+    assert_eq!(session.ask(), page("more"));
+    session.applied(&key("b"), "4");
+    assert_eq!(names(&session.page("5", "").unwrap()), ["a", "b"]);
+    assert_eq!(session.ask(), watch("5"));
+    session.applied(&key("c"), "6");
+    let reaction = session.failed(refusal(410, ""));
+    assert!(
+        matches!(reaction, Reaction::ListAnew(Fault::Expired, _)),
+        "{reaction:?}"
+    );
+    assert_eq!(session.ask(), page(""));
 }
