@@ -6,7 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use berth_model::IpFamily;
+use berth_model::{IpFamily, ServiceKey};
 use berth_proxy_core::conntrack::StaleFlows;
 use berth_proxy_core::userspace::PortRange;
 use berth_proxy_core::{Intent, Settings, Touched};
@@ -47,6 +47,8 @@ pub struct Turned {
     pub done: Done,
     /// Flows of frontends that it found and that nobody claims: no update will ever touch them.
     pub stale: StaleFlows,
+    /// Services that the kernel refuses, each with its reason: they are left as they are, and the others are served.
+    pub refused: BTreeMap<ServiceKey, String>,
 }
 
 /// Brings an intent about and keeps it. It owns what is known of the kernel, reads that when it starts, and touches

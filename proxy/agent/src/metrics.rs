@@ -41,6 +41,7 @@ pub(crate) struct Metrics {
     unremembered: Family<FamilyLabel, Gauge<u64, AtomicU64>>,
     unbound: Counter,
     not_relayed: Family<ReasonLabel, Gauge<u64, AtomicU64>>,
+    refused: Gauge,
     conflicts: Gauge,
     health_ports: Gauge,
     sysctls_refused: Gauge,
@@ -60,6 +61,7 @@ impl Metrics {
             unremembered: Family::default(),
             unbound: Counter::default(),
             not_relayed: Family::default(),
+            refused: Gauge::default(),
             conflicts: Gauge::default(),
             health_ports: Gauge::default(),
             sysctls_refused: Gauge::default(),
@@ -112,6 +114,11 @@ impl Metrics {
             self.unremembered.clone(),
         );
         proxy.register(
+            "refused_services",
+            "Services that the kernel refuses and that are left as they were",
+            self.refused.clone(),
+        );
+        proxy.register(
             "unbound_clients",
             "Clients freed of an endpoint that session affinity bound them to and that left its Service",
             self.unbound.clone(),
@@ -162,6 +169,10 @@ impl Metrics {
     pub(crate) fn unremembered(&self, family: IpFamily, connections: u64) -> u64 {
         let before = self.unremembered.get_or_create(&label(family)).set(connections);
         connections.saturating_sub(before)
+    }
+
+    pub(crate) fn refused(&self, services: usize) {
+        self.refused.set(i64::try_from(services).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn unbound(&self, bindings: usize) {

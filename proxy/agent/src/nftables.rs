@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The nftables backend: two tables, written by netlink in the stages that the core plans. Owns what is known of them.
 
+mod isolate;
+
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use berth_model::IpFamily;
+use berth_model::{IpFamily, ServiceKey};
 use berth_proxy_core::conntrack::StaleFlows;
 use berth_proxy_core::nft::bindings::stale;
 use berth_proxy_core::nft::{Installed, Layout, Plan, Scope, Wishes, diff};
@@ -13,6 +16,7 @@ use crate::Error;
 use crate::apply::Observed;
 use crate::apply::nft::{Counters, Nft};
 use crate::backend::{Backend, Done, Turned};
+use isolate::{Refused, is_about_elements};
 
 /// How often bindings are listed again because one of them expired between that and its removal.
 const UNBIND_ATTEMPTS: u32 = 5;
@@ -39,6 +43,8 @@ pub struct Nftables {
     generation: Option<u32>,
     /// When to look for bindings that do not count any more.
     unbind_at: Option<Duration>,
+    /// Services that the kernel refused, by table.
+    refused: BTreeMap<(IpFamily, ServiceKey), Refused>,
 }
 
 impl Nftables {
@@ -66,6 +72,7 @@ impl Nftables {
             started: Instant::now(),
             generation: None,
             unbind_at: None,
+            refused: BTreeMap::new(),
         }
     }
 
@@ -127,9 +134,20 @@ impl Nftables {
         }
         let before = self.nft.commits();
         let mut turned = Turned::default();
+        let scope = if self.forgive(intent, touched) {
+            Scope::All
+        } else {
+            Scope::Touched(touched)
+        };
         for index in 0..self.tables.len() {
-            self.family(index, intent, touched, &mut turned).await?;
+            self.family(index, intent, scope, &mut turned).await?;
         }
+        // Who is gone is refused nothing.
+        self.refused.retain(|(_, service), _| intent.has_service(service));
+        let refused = self.refused.iter();
+        turned.refused = refused
+            .map(|((_, service), refused)| (service.clone(), refused.why.clone()))
+            .collect();
         turned.done.unbound = self.unbind(intent, touched, unknown).await?;
         let commits = self.nft.commits().wrapping_sub(before);
         self.generation = self.generation.map(|known| later(known, commits));
@@ -166,14 +184,13 @@ impl Nftables {
         &mut self,
         index: usize,
         intent: &impl Wishes,
-        touched: &Touched,
+        mut scope: Scope<'_>,
         turned: &mut Turned,
     ) -> Result<(), Error> {
         let Some(table) = self.tables.get_mut(index) else {
             return Ok(());
         };
         let family = table.layout.family();
-        let mut scope = Scope::Touched(touched);
         if table.suspect {
             let now = self.started.elapsed();
             match self.nft.observe(&table.layout, now).await {
@@ -197,7 +214,7 @@ impl Nftables {
                     scope = Scope::All;
                 }
                 Ok(other @ (Observed::Absent | Observed::Foreign { .. })) => {
-                    return rebuild(&self.nft, table, intent, &other, &mut turned.done).await;
+                    return self.rebuild(index, intent, &other, &mut turned.done).await;
                 }
                 // Updates must not wait for whoever writes that much.
                 Err(error @ Error::Unstable { .. }) if table.installed.is_some() => {
@@ -208,12 +225,32 @@ impl Nftables {
                 Err(error) => return Err(error),
             }
         }
-        let Some(installed) = table.installed.as_mut() else {
+        let Some(installed) = table.installed.as_ref() else {
             return Ok(());
         };
         let now = self.started.elapsed();
         let plan = diff(family, installed, intent, scope, now, self.retire_delay);
-        let larger = table.layout.grown_for(&plan);
+        let plan = plan.without(&self.left_out(family, intent));
+        match self.carry_out(index, &plan).await {
+            Ok(changes) => turned.done.changes += changes,
+            Err(error) if is_about_elements(&error) => {
+                turned.done.changes += self.isolate(index, intent, error).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Carries a plan out; yields how many changes it had.
+    async fn carry_out(&mut self, index: usize, plan: &Plan) -> Result<usize, Error> {
+        let Some(table) = self.tables.get_mut(index) else {
+            return Ok(0);
+        };
+        let Some(installed) = table.installed.as_mut() else {
+            return Ok(0);
+        };
+        let family = table.layout.family();
+        let larger = table.layout.grown_for(plan);
         if larger != table.layout {
             tracing::info!(%family, limit = larger.limit(), "rules for more endpoints, or for another timeout");
             self.nft.grow(&table.layout, &larger).await?;
@@ -222,9 +259,79 @@ impl Nftables {
         for stage in &plan.stages {
             self.nft.change(family, &stage.changes).await?;
             installed.apply(stage, self.started.elapsed());
-            turned.done.changes += stage.changes.len();
+        }
+        Ok(plan.stages.iter().map(|stage| stage.changes.len()).sum())
+    }
+
+    /// Makes the table anew.
+    async fn rebuild(
+        &mut self,
+        index: usize,
+        intent: &impl Wishes,
+        observed: &Observed,
+        done: &mut Done,
+    ) -> Result<(), Error> {
+        let Some(family) = self.tables.get(index).map(|table| table.layout.family()) else {
+            return Ok(());
+        };
+        let left_out = self.left_out(family, intent);
+        let Some(table) = self.tables.get_mut(index) else {
+            return Ok(());
+        };
+        if let Observed::Foreign { why } = observed {
+            tracing::warn!(%family, %why, "the table is not of this layout and is replaced");
+        }
+        let mut installed = Installed::default();
+        let plan = diff(
+            family,
+            &installed,
+            intent,
+            Scope::All,
+            Duration::ZERO,
+            Duration::ZERO,
+        )
+        .without(&left_out);
+        let layout = table.layout.grown_for(&plan);
+        let stages = plan.stages.iter();
+        let changes: Vec<_> = stages.flat_map(|stage| stage.changes.iter().copied()).collect();
+        let present = *observed != Observed::Absent;
+        let written = self.nft.rebuild(&layout, present, &changes).await;
+        table.layout = layout;
+        table.suspect = false;
+        done.rebuilt += 1;
+        match written {
+            Ok(()) => {
+                for stage in &plan.stages {
+                    installed.apply(stage, Duration::ZERO);
+                }
+                tracing::info!(%family, elements = installed.len(), "table written");
+                table.installed = Some(installed);
+                done.changes += changes.len();
+            }
+            Err(error) if is_about_elements(&error) => {
+                let present = self.nft.has_table(family).await?;
+                self.nft.rebuild(&table.layout, present, &[]).await?;
+                table.installed = Some(installed);
+                done.changes += self.isolate(index, intent, error).await?;
+            }
+            Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Services that are to be tried again: because it is time, or because something about them is new.
+    fn forgive(&mut self, intent: &impl Wishes, touched: &Touched) -> bool {
+        let before = self.refused.len();
+        let now = self.started.elapsed();
+        self.refused.retain(|_, refused| refused.again_at > now);
+        let due = self.refused.len() < before;
+        for frontend in &touched.frontends {
+            if let Some(intent) = intent.get(frontend) {
+                let family = frontend.family();
+                self.refused.remove(&(family, intent.owner.service.clone()));
+            }
+        }
+        due
     }
 }
 
@@ -260,6 +367,7 @@ impl Backend for Nftables {
             .iter()
             .filter_map(|table| table.installed.as_ref()?.next_retirement(self.retire_delay))
             .chain(self.unbind_at)
+            .chain(self.refused.values().map(|refused| refused.again_at))
             .min()?;
         Some(due.saturating_sub(self.started.elapsed()))
     }
@@ -298,44 +406,4 @@ async fn unbind_family(nft: &Nft, family: IpFamily, intent: &impl Wishes) -> Res
 fn later(generation: u32, commits: u32) -> u32 {
     let (sum, wrapped) = generation.overflowing_add(commits);
     sum + u32::from(wrapped)
-}
-
-async fn rebuild(
-    nft: &Nft,
-    table: &mut Table,
-    intent: &impl Wishes,
-    observed: &Observed,
-    done: &mut Done,
-) -> Result<(), Error> {
-    let family = table.layout.family();
-    if let Observed::Foreign { why } = observed {
-        tracing::warn!(%family, %why, "the table is not of this layout and is replaced");
-    }
-    let mut installed = Installed::default();
-    let plan = diff(
-        family,
-        &installed,
-        intent,
-        Scope::All,
-        Duration::ZERO,
-        Duration::ZERO,
-    );
-    let layout = table.layout.grown_for(&plan);
-    let changes: Vec<_> = plan
-        .stages
-        .iter()
-        .flat_map(|stage| stage.changes.iter().copied())
-        .collect();
-    let present = *observed != Observed::Absent;
-    nft.rebuild(&layout, present, &changes).await?;
-    plan.stages
-        .iter()
-        .for_each(|stage| installed.apply(stage, Duration::ZERO));
-    tracing::info!(%family, elements = installed.len(), "table written");
-    table.layout = layout;
-    table.installed = Some(installed);
-    table.suspect = false;
-    done.rebuilt += 1;
-    done.changes += changes.len();
-    Ok(())
 }

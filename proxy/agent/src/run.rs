@@ -2,10 +2,10 @@
 //! From flags to a running process, and to its orderly end: the rules stay, so that traffic goes on
 //! while the process is restarted or replaced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use berth_model::IpFamily;
+use berth_model::{IpFamily, ServiceKey};
 use berth_proxy_core::nft::BINDINGS_SIZE;
 use berth_proxy_core::{Conflict, Settings};
 use berth_runtime::admin::Admin;
@@ -43,6 +43,9 @@ const RETRY: Backoff = Backoff {
 const COUNTER_PERIOD: Duration = Duration::from_secs(10);
 /// How often the ruleset is looked at for changes of somebody else's, who may have flushed our tables.
 const AUDIT_PERIOD: Duration = Duration::from_secs(15);
+
+/// Why a Service is not served as it should be.
+const REFUSED: &str = "RefusedByKernel";
 
 /// How long the first write waits for the own Node.
 const NODE_PATIENCE: Duration = Duration::from_secs(5);
@@ -90,6 +93,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         retry_at: None,
         paused_until: None,
         conflicts: BTreeSet::new(),
+        refused: BTreeMap::new(),
         ports: HealthPorts::new(health.clone()),
         health,
         upstream,
@@ -130,6 +134,7 @@ struct Agent {
     paused_until: Option<Instant>,
     /// Those that were warned of.
     conflicts: BTreeSet<Conflict>,
+    refused: BTreeMap<ServiceKey, String>,
     options: Options,
     settings: Settings,
     /// Whether rules were written once.
@@ -308,6 +313,7 @@ impl Agent {
                         self.paused_until = Some(Instant::now() + self.options.min_sync_period);
                     }
                 }
+                self.report_refused();
                 for (family, count) in self.syncer.backend().elements() {
                     self.metrics.elements(family, count);
                 }
@@ -336,6 +342,25 @@ impl Agent {
         }
         self.metrics.conflicts(conflicts.len());
         self.conflicts = conflicts;
+    }
+
+    /// Each Service that the kernel refuses is named once, and again when it is taken.
+    fn report_refused(&mut self) {
+        let refused = self.syncer.refused();
+        for (service, why) in refused {
+            if self.refused.get(service) != Some(why) {
+                tracing::error!(reason = REFUSED, %service, why, "the kernel refuses a Service, which stays as it was");
+            }
+        }
+        for service in self
+            .refused
+            .keys()
+            .filter(|service| !refused.contains_key(service))
+        {
+            tracing::info!(%service, "the kernel does not refuse the Service any more, or it is gone");
+        }
+        self.metrics.refused(refused.len());
+        self.refused.clone_from(refused);
     }
 
     async fn read_counters(&self) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From the view to the kernel, one turn at a time, whatever the backend.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use berth_model::{ServiceKey, View};
@@ -22,6 +22,7 @@ pub struct Syncer<B> {
     pending: Touched,
     flows: Flows,
     stale: StaleFlows,
+    refused: BTreeMap<ServiceKey, String>,
 }
 
 impl<B: Backend> Syncer<B> {
@@ -34,6 +35,7 @@ impl<B: Backend> Syncer<B> {
             pending: Touched::default(),
             flows: Flows::default(),
             stale: StaleFlows::default(),
+            refused: BTreeMap::new(),
         }
     }
 
@@ -45,6 +47,11 @@ impl<B: Backend> Syncer<B> {
     /// What carries it out.
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// Services that the kernel refuses, each with its reason, as of the last turn.
+    pub fn refused(&self) -> &BTreeMap<ServiceKey, String> {
+        &self.refused
     }
 
     /// What clean-ups of conntrack did since the last call.
@@ -93,6 +100,7 @@ impl<B: Backend> Syncer<B> {
         let turned = self.backend.turn(&self.intent, &self.pending).await?;
         self.pending = Touched::default();
         self.stale.merge(turned.stale);
+        self.refused = turned.refused;
         let mut done = turned.done;
         if !self.stale.is_empty() {
             match self.conntrack.forget(&self.stale).await {

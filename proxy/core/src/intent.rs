@@ -310,6 +310,11 @@ impl Intent {
         of_family(&self.local_endpoints, family)
     }
 
+    /// Whether there is this Service, with or without a frontend.
+    pub fn has_service(&self, service: &ServiceKey) -> bool {
+        self.services.contains_key(service)
+    }
+
     /// Whether the address is some Service's ClusterIP.
     pub fn is_cluster_ip(&self, ip: IpAddr) -> bool {
         self.cluster_ips.contains_key(&ip)

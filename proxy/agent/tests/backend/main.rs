@@ -7,5 +7,6 @@ mod affinity;
 mod cluster;
 mod packets;
 mod policies;
+mod refused;
 mod structure;
 mod traffic;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Changes as values: stages, in order, that can be printed, counted and carried out.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
 use berth_model::IpFamily;
@@ -8,8 +9,8 @@ use berth_model::IpFamily;
 use super::objects::{Element, Entry};
 use super::render::change_text;
 use super::slots::EXACT;
-use crate::Target;
 use crate::names::{SetName, TABLE};
+use crate::{Frontend, Target};
 
 /// What a stage is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,6 +105,40 @@ impl Plan {
 }
 
 impl Plan {
+    /// The frontends that it changes something of.
+    pub fn frontends(&self) -> BTreeSet<Frontend> {
+        let changes = self.stages.iter().flat_map(|stage| &stage.changes);
+        changes
+            .filter_map(|change| Some(change.entry()?.frontend))
+            .collect()
+    }
+
+    /// The same but for what is about these frontends.
+    #[must_use]
+    pub fn without(self, frontends: &BTreeSet<Frontend>) -> Self {
+        self.filtered(|change| {
+            let entry = change.entry();
+            entry.is_none_or(|entry| !frontends.contains(&entry.frontend))
+        })
+    }
+
+    /// Only what is about these frontends.
+    #[must_use]
+    pub fn only(self, frontends: &BTreeSet<Frontend>) -> Self {
+        self.filtered(|change| {
+            let entry = change.entry();
+            entry.is_some_and(|entry| frontends.contains(&entry.frontend))
+        })
+    }
+
+    fn filtered(mut self, keep: impl Fn(&Change) -> bool) -> Self {
+        for stage in &mut self.stages {
+            stage.changes.retain(&keep);
+        }
+        self.stages.retain(|stage| !stage.changes.is_empty());
+        self
+    }
+
     /// The timeouts of session affinity, in seconds, that lists will have which are new or have others: what
     /// [`Layout::with_affinity_timeouts`] needs.
     ///

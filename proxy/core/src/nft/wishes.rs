@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use berth_model::IpFamily;
+use berth_model::{IpFamily, ServiceKey};
 
 use crate::{Affinity, AffinityNumber, Frontend, FrontendIntent, Intent};
 
@@ -13,6 +13,8 @@ pub trait Wishes {
     fn get(&self, frontend: &Frontend) -> Option<&FrontendIntent>;
     /// Every frontend, ordered.
     fn frontends(&self) -> impl Iterator<Item = (&Frontend, &FrontendIntent)>;
+    /// Whether there is this Service, with or without a frontend.
+    fn has_service(&self, service: &ServiceKey) -> bool;
     /// The ClusterIPs of one family.
     fn cluster_ips(&self, family: IpFamily) -> impl Iterator<Item = IpAddr>;
     /// The endpoints' addresses of one family whose connections may come back to themselves.
@@ -37,6 +39,10 @@ impl Wishes for Intent {
 
     fn frontends(&self) -> impl Iterator<Item = (&Frontend, &FrontendIntent)> {
         Intent::frontends(self)
+    }
+
+    fn has_service(&self, service: &ServiceKey) -> bool {
+        Intent::has_service(self, service)
     }
 
     fn cluster_ips(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> {

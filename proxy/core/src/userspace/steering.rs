@@ -87,6 +87,12 @@ impl Wishes for Steering {
         self.frontends.iter()
     }
 
+    /// A Service without frontends needs no steering, and is asked about only where the kernel refused it.
+    fn has_service(&self, service: &ServiceKey) -> bool {
+        let mut owners = self.frontends.values().map(|wish| &wish.owner.service);
+        owners.any(|owner| owner == service)
+    }
+
     fn cluster_ips(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> {
         let ips = self.cluster_ips.iter().copied();
         ips.filter(move |ip| IpFamily::of(*ip) == family)
