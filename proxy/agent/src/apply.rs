@@ -10,9 +10,26 @@ mod rules;
 mod set_userdata;
 
 use berth_model::IpFamily;
+use berth_proxy_core::nft::Layout;
 use nlink::netlink::nftables::Family;
 
 pub use observe::Observed;
+
+/// One of our tables.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    table: &'static str,
+    family: IpFamily,
+}
+
+impl Place {
+    fn of(layout: &Layout) -> Self {
+        Self {
+            table: layout.table(),
+            family: layout.family(),
+        }
+    }
+}
 
 fn family_of(family: IpFamily) -> Family {
     match family {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_proxy_core::ipvs::Scheduler;
+use berth_proxy_core::userspace::PortRange;
 use berth_runtime::duration::parse as duration;
 use ipnet::IpNet;
 
@@ -50,7 +51,8 @@ pub struct ProxyArgs {
     #[arg(long)]
     pub cleanup: bool,
 
-    /// Print the tables as text (for nft, or for iptables-restore) once Services and EndpointSlices are listed, write nothing, and exit
+    /// Print what would be written (text for nft or iptables-restore; mode userspace: the relays) once Services and
+    /// EndpointSlices are listed, write nothing, and exit
     #[arg(long)]
     pub dry_run: bool,
 
@@ -63,8 +65,9 @@ pub struct ProxyArgs {
 #[derive(clap::Args, Clone, Debug, Default, PartialEq)]
 #[command(next_help_heading = "kube-proxy")]
 pub struct SharedArgs {
-    /// How the rules are written: nftables [default], iptables (kube-proxy's chains; needs the programs of iptables) or ipvs
-    /// (needs the kernel's IPVS and the programs ipset and iptables)
+    /// How Services are served: nftables [default], iptables (kube-proxy's chains; needs the programs of iptables), ipvs
+    /// (needs the kernel's IPVS and the programs ipset and iptables), or userspace (connections end at relays of this
+    /// process, which try another endpoint where one refuses; sources are lost)
     #[arg(long, value_name = "MODE")]
     pub proxy_mode: Option<ProxyMode>,
 
@@ -94,6 +97,10 @@ pub struct SharedArgs {
     /// Which of the node's addresses node ports are served on: CIDRs, and primary, localhost, all [default: all]
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub nodeport_addresses: Option<Vec<NodePortAddress>>,
+
+    /// Mode userspace: the ports that relays may take, FIRST-LAST or FIRST+COUNT [default: any that is free]
+    #[arg(long, env = "BERTH_PROXY_PORT_RANGE", value_name = "RANGE")]
+    pub proxy_port_range: Option<PortRange>,
 
     /// The node's own address, where its Node object has another one first; nothing is bound to it
     #[arg(long, value_name = "IP")]
@@ -202,6 +209,7 @@ impl SharedArgs {
             ("--masquerade-all", self.masquerade_all.is_some()),
             ("--masquerade-bit", self.masquerade_bit.is_some()),
             ("--nodeport-addresses", self.nodeport_addresses.is_some()),
+            ("--proxy-port-range", self.proxy_port_range.is_some()),
             ("--bind-address", self.bind_address.is_some()),
             ("--healthz-bind-address", self.healthz_bind_address.is_some()),
             ("--metrics-bind-address", self.metrics_bind_address.is_some()),

@@ -10,13 +10,15 @@ use std::time::Duration;
 use berth_model::{IpFamily, ServiceKey};
 use berth_proxy_core::conntrack::StaleFlows;
 use berth_proxy_core::{Intent, Settings, Touched};
+use tokio::runtime::Handle;
 
 use crate::Error;
 use crate::apply::nft::{Counters, Nft};
 use crate::iptables::{self, Iptables, Variant};
-use crate::ipvs::{self, Ipvs, IpvsOptions};
+use crate::ipvs::{self, Ipvs};
 use crate::nftables::Nftables;
-use crate::options::ProxyMode;
+use crate::options::{Options, ProxyMode};
+use crate::userspace::{Capacity, Refusal, Userspace};
 
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,6 +107,8 @@ pub enum Chosen {
     Iptables(Iptables),
     /// Virtual servers in IPVS.
     Ipvs(Box<Ipvs>),
+    /// Relays in this process.
+    Userspace(Box<Userspace>),
 }
 
 impl Chosen {
@@ -113,12 +117,11 @@ impl Chosen {
     /// # Errors
     /// Missing privileges, or a kernel without what it takes.
     pub(crate) async fn open(
-        mode: ProxyMode,
+        options: &Options,
         settings: &Settings,
         retire_delay: Duration,
-        ipvs: &IpvsOptions,
     ) -> Result<Self, Error> {
-        match mode {
+        match options.mode {
             ProxyMode::Nftables => {
                 let nft = Nft::open()?;
                 // Missing privileges show here, before anything else is waited for.
@@ -132,9 +135,33 @@ impl Chosen {
                 Ok(Self::Iptables(backend))
             }
             ProxyMode::Ipvs => {
-                let backend = Ipvs::open(settings, ipvs.clone()).await?;
+                let backend = Ipvs::open(settings, options.ipvs.clone()).await?;
                 Ok(Self::Ipvs(Box::new(backend)))
             }
+            ProxyMode::Userspace => {
+                let nft = Userspace::nft()?;
+                nft.has_table(IpFamily::V4).await?;
+                let (capacity, runtime) = (Capacity::of_process(), Handle::current());
+                let backend = Userspace::new(
+                    nft,
+                    settings,
+                    retire_delay,
+                    options.proxy_ports,
+                    capacity,
+                    runtime,
+                );
+                Ok(Self::Userspace(Box::new(backend)))
+            }
+        }
+    }
+}
+
+impl Chosen {
+    /// What was not relayed, by reason; nothing where nothing is relayed.
+    pub(crate) fn refusals(&self) -> BTreeMap<Refusal, u64> {
+        match self {
+            Self::Nftables(_) | Self::Iptables(_) | Self::Ipvs(_) => BTreeMap::new(),
+            Self::Userspace(backend) => backend.refusals(),
         }
     }
 }
@@ -145,6 +172,7 @@ impl Backend for Chosen {
             Self::Nftables(backend) => backend.reconfigure(settings),
             Self::Iptables(backend) => backend.reconfigure(settings),
             Self::Ipvs(backend) => backend.reconfigure(settings),
+            Self::Userspace(backend) => backend.reconfigure(settings),
         }
     }
 
@@ -153,6 +181,7 @@ impl Backend for Chosen {
             Self::Nftables(backend) => backend.turn(intent, touched).await,
             Self::Iptables(backend) => backend.turn(intent, touched).await,
             Self::Ipvs(backend) => backend.turn(intent, touched).await,
+            Self::Userspace(backend) => backend.turn(intent, touched).await,
         }
     }
 
@@ -161,6 +190,7 @@ impl Backend for Chosen {
             Self::Nftables(backend) => backend.audit().await,
             Self::Iptables(backend) => backend.audit().await,
             Self::Ipvs(backend) => backend.audit().await,
+            Self::Userspace(backend) => backend.audit().await,
         }
     }
 
@@ -169,6 +199,7 @@ impl Backend for Chosen {
             Self::Nftables(backend) => backend.next_wake(),
             Self::Iptables(backend) => backend.next_wake(),
             Self::Ipvs(backend) => backend.next_wake(),
+            Self::Userspace(backend) => backend.next_wake(),
         }
     }
 
@@ -177,6 +208,7 @@ impl Backend for Chosen {
             Self::Nftables(backend) => backend.elements(),
             Self::Iptables(backend) => backend.elements(),
             Self::Ipvs(backend) => backend.elements(),
+            Self::Userspace(backend) => backend.elements(),
         }
     }
 
@@ -185,6 +217,7 @@ impl Backend for Chosen {
             Self::Nftables(backend) => backend.counters(family).await,
             Self::Iptables(backend) => backend.counters(family).await,
             Self::Ipvs(backend) => backend.counters(family).await,
+            Self::Userspace(backend) => backend.counters(family).await,
         }
     }
 }
@@ -206,11 +239,7 @@ pub(crate) async fn remove(but: Option<ProxyMode>) -> Result<(), Error> {
         }
         match mode {
             ProxyMode::Nftables => {
-                let nft = Nft::open()?;
-                for family in IpFamily::ALL {
-                    let removed = nft.remove(family).await?;
-                    tracing::info!(%mode, %family, removed, "clean-up");
-                }
+                remove_tables(mode, &Nft::open()?).await?;
             }
             ProxyMode::Iptables => {
                 let chains = iptables::remove(&path()).await?;
@@ -220,7 +249,16 @@ pub(crate) async fn remove(but: Option<ProxyMode>) -> Result<(), Error> {
                 let removed = ipvs::remove().await?;
                 tracing::info!(%mode, removed, "clean-up");
             }
+            ProxyMode::Userspace => remove_tables(mode, &Userspace::nft()?).await?,
         }
+    }
+    Ok(())
+}
+
+async fn remove_tables(mode: ProxyMode, nft: &Nft) -> Result<(), Error> {
+    for family in IpFamily::ALL {
+        let removed = nft.remove(family).await?;
+        tracing::info!(%mode, %family, removed, "clean-up");
     }
     Ok(())
 }

@@ -94,6 +94,7 @@ fn general(top: &mut Fields<'_>, config: &mut Config) {
     });
     args.bind_address_hard_fail = top.flag("bindAddressHardFail");
     args.proxy_mode = top.parsed("mode", |text| text.parse().map_err(said));
+    args.proxy_port_range = top.parsed("portRange", |text| text.parse().map_err(said));
     args.detect_local_mode = top.parsed("detectLocalMode", |text| text.parse().map_err(said));
     args.cluster_cidr = top.parsed("clusterCIDR", |text| {
         let cidrs = text.split(',').map(|cidr| {
@@ -239,7 +240,6 @@ fn unused(top: &mut Fields<'_>) {
         "oomScoreAdj",
         "set it in the Pod's priority class or the service unit",
     );
-    top.ignore("portRange", "kube-proxy has no use for it either");
     top.ignore("winkernel", "it is about Windows");
     top.ignore("windowsRunAsService", "it is about Windows");
 }

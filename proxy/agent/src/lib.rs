@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The node proxy: watches Services and EndpointSlices and keeps this node's nftables tables, or in mode ipvs its virtual
-//! servers, sets and rules.
+//! The node proxy: watches Services and EndpointSlices and keeps this node's nftables tables, or in another mode kube-proxy's
+//! chains in iptables or virtual servers with sets and rules, or relays connections itself.
 //!
 //! In: flags or a kube-proxy configuration, an API server. Out: the tables `ip berth-proxy` and `ip6
-//! berth-proxy`, conntrack clean-ups, answers to health checks, events, metrics, readiness. Touches: the
-//! kernel by netlink, nothing but its own tables; TCP ports that Services ask to be checked on.
+//! berth-proxy` (mode userspace: `berth-relay`), conntrack clean-ups, answers to health checks, events, metrics, readiness.
+//! Touches: the kernel by netlink, nothing but its own tables; TCP ports that Services ask to be checked on; in mode
+//! userspace the sockets of relays.
 //!
 //! ```text
 //!  watch --> snapshot::Index --> core::Intent --diff--> Plan --apply--> kernel
@@ -34,6 +35,7 @@ mod state_file;
 pub mod sync;
 mod sysctl;
 mod upstream;
+pub mod userspace;
 
 pub use args::{ProxyArgs, SharedArgs};
 pub use error::Error;

@@ -11,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::userspace::Refusal;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FamilyLabel {
     ip_family: &'static str,
@@ -19,6 +21,11 @@ struct FamilyLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabel {
     result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
 }
 
 /// Everything the node proxy counts. Clones count into the same place.
@@ -33,6 +40,7 @@ pub(crate) struct Metrics {
     forgotten: Counter,
     unremembered: Family<FamilyLabel, Gauge<u64, AtomicU64>>,
     unbound: Counter,
+    not_relayed: Family<ReasonLabel, Gauge<u64, AtomicU64>>,
     refused: Gauge,
     conflicts: Gauge,
     health_ports: Gauge,
@@ -52,6 +60,7 @@ impl Metrics {
             forgotten: Counter::default(),
             unremembered: Family::default(),
             unbound: Counter::default(),
+            not_relayed: Family::default(),
             refused: Gauge::default(),
             conflicts: Gauge::default(),
             health_ports: Gauge::default(),
@@ -115,6 +124,11 @@ impl Metrics {
             self.unbound.clone(),
         );
         proxy.register(
+            "not_relayed",
+            "Connections and datagrams that user-space relays did not pass on, and relays that could not be opened",
+            self.not_relayed.clone(),
+        );
+        proxy.register(
             "health_check_listeners",
             "Listeners of health-check node ports",
             self.health_ports.clone(),
@@ -163,6 +177,13 @@ impl Metrics {
 
     pub(crate) fn unbound(&self, bindings: usize) {
         self.unbound.inc_by(u64::try_from(bindings).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn not_relayed(&self, reason: Refusal, count: u64) {
+        let label = ReasonLabel {
+            reason: reason.as_str(),
+        };
+        self.not_relayed.get_or_create(&label).set(count);
     }
 
     pub(crate) fn forgotten(&self, flows: usize) {

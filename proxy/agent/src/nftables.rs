@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use berth_model::{IpFamily, ServiceKey};
 use berth_proxy_core::conntrack::StaleFlows;
 use berth_proxy_core::nft::bindings::stale;
-use berth_proxy_core::nft::{Installed, Layout, Plan, Scope, diff};
+use berth_proxy_core::nft::{Installed, Layout, Plan, Scope, Wishes, diff};
 use berth_proxy_core::{Intent, Settings, Touched};
 
 use crate::Error;
@@ -31,7 +31,7 @@ struct Table {
     suspect: bool,
 }
 
-/// Keeps the tables `ip berth-proxy` and `ip6 berth-proxy` as the intent wants them.
+/// Keeps a table of each family, `berth-proxy` or that of the user-space backend, as the intent wants it.
 #[derive(Debug)]
 pub struct Nftables {
     nft: Nft,
@@ -51,8 +51,17 @@ impl Nftables {
     /// A backend that knows nothing of the kernel yet. What no new connection uses any more is left for
     /// `retire_delay`.
     pub fn new(nft: Nft, settings: &Settings, retire_delay: Duration) -> Self {
+        Self::with_layouts(nft, |family| Layout::new(family, settings), retire_delay)
+    }
+
+    /// The same for tables with these layouts.
+    pub(crate) fn with_layouts(
+        nft: Nft,
+        layout: impl Fn(IpFamily) -> Layout,
+        retire_delay: Duration,
+    ) -> Self {
         let table = |family| Table {
-            layout: Layout::new(family, settings),
+            layout: layout(family),
             installed: None,
             suspect: true,
         };
@@ -98,7 +107,26 @@ impl Nftables {
         }
     }
 
-    async fn tables(&mut self, intent: &Intent, touched: &Touched) -> Result<Turned, Error> {
+    /// What the kernel holds of each family, as far as known.
+    pub(crate) fn installed(&self) -> impl Iterator<Item = &Installed> {
+        self.tables.iter().filter_map(|table| table.installed.as_ref())
+    }
+
+    /// A turn of [`Backend`], for whatever the tables are made from.
+    pub(crate) async fn follow(&mut self, wishes: &impl Wishes, touched: &Touched) -> Result<Turned, Error> {
+        let turned = self.tables(wishes, touched).await;
+        if turned.is_err() {
+            // Whatever broke one table, such as a flush of the ruleset, may have met the other one as well.
+            for table in &mut self.tables {
+                table.installed = None;
+                table.suspect = true;
+            }
+            self.generation = None;
+        }
+        turned
+    }
+
+    async fn tables(&mut self, intent: &impl Wishes, touched: &Touched) -> Result<Turned, Error> {
         let unknown = self.tables.iter().any(|table| table.installed.is_none());
         // Not known although the tables are: they could not be read, which the next audit tries again.
         if unknown || self.generation.is_some() {
@@ -129,7 +157,14 @@ impl Nftables {
     /// Removes bindings to endpoints that have left: as soon as no new client is bound to them, and once more after the
     /// retire delay, since a packet that was on its way through the rules may have bound its client meanwhile. At
     /// `start` nobody knows what happened before.
-    async fn unbind(&mut self, intent: &Intent, touched: &Touched, start: bool) -> Result<usize, Error> {
+    async fn unbind(&mut self, intent: &impl Wishes, touched: &Touched, start: bool) -> Result<usize, Error> {
+        if self
+            .tables
+            .iter()
+            .all(|table| table.layout.number_maps().next().is_none())
+        {
+            return Ok(0);
+        }
         let now = self.started.elapsed();
         let left = start || !touched.left.is_empty();
         let due = self.unbind_at.is_some_and(|at| at <= now);
@@ -148,7 +183,7 @@ impl Nftables {
     async fn family(
         &mut self,
         index: usize,
-        intent: &Intent,
+        intent: &impl Wishes,
         mut scope: Scope<'_>,
         turned: &mut Turned,
     ) -> Result<(), Error> {
@@ -232,7 +267,7 @@ impl Nftables {
     async fn rebuild(
         &mut self,
         index: usize,
-        intent: &Intent,
+        intent: &impl Wishes,
         observed: &Observed,
         done: &mut Done,
     ) -> Result<(), Error> {
@@ -285,7 +320,7 @@ impl Nftables {
     }
 
     /// Services that are to be tried again: because it is time, or because something about them is new.
-    fn forgive(&mut self, intent: &Intent, touched: &Touched) -> bool {
+    fn forgive(&mut self, intent: &impl Wishes, touched: &Touched) -> bool {
         let before = self.refused.len();
         let now = self.started.elapsed();
         self.refused.retain(|_, refused| refused.again_at > now);
@@ -305,7 +340,7 @@ impl Backend for Nftables {
     /// are replaced in place.
     fn reconfigure(&mut self, settings: &Settings) {
         for table in &mut self.tables {
-            let layout = Layout::new(table.layout.family(), settings).grown_like(&table.layout);
+            let layout = table.layout.under(settings);
             if layout != table.layout {
                 table.layout = layout;
                 table.suspect = true;
@@ -314,16 +349,7 @@ impl Backend for Nftables {
     }
 
     async fn turn(&mut self, intent: &Intent, touched: &Touched) -> Result<Turned, Error> {
-        let turned = self.tables(intent, touched).await;
-        if turned.is_err() {
-            // Whatever broke one table, such as a flush of the ruleset, may have met the other one as well.
-            for table in &mut self.tables {
-                table.installed = None;
-                table.suspect = true;
-            }
-            self.generation = None;
-        }
-        turned
+        self.follow(intent, touched).await
     }
 
     /// Our tables may have been among what somebody else changed of the ruleset.
@@ -356,7 +382,7 @@ impl Backend for Nftables {
     }
 }
 
-async fn unbind_family(nft: &Nft, family: IpFamily, intent: &Intent) -> Result<usize, Error> {
+async fn unbind_family(nft: &Nft, family: IpFamily, intent: &impl Wishes) -> Result<usize, Error> {
     let mut attempt = 1;
     loop {
         let gone = stale(nft.bindings(family).await?, intent);

@@ -6,6 +6,7 @@ use berth_proxy_core::Intent;
 use berth_proxy_core::iptables::{self, Choices};
 use berth_proxy_core::ipvs::{self, Choice};
 use berth_proxy_core::nft::full_script;
+use berth_proxy_core::userspace::Demand;
 use berth_runtime::exit::ExitError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +68,8 @@ pub(crate) async fn dry_run(
             };
             ipvs::full_script(&intent, &choice)
         }
+        // The table is made of the ports that relays come to have: what they are for says more.
+        ProxyMode::Userspace => Demand::of(&intent).to_string(),
     };
     print!("{text}");
     Ok(())

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use berth_model::{IpFamily, NodeName};
+use berth_proxy_core::userspace::PortRange;
 use berth_proxy_core::{NodePortAddresses, Settings, SettingsError};
 use ipnet::IpNet;
 
@@ -94,6 +95,8 @@ pub(crate) struct Options {
     /// What does not depend on the Node.
     pub(crate) base: Settings,
     pub(crate) nodeport_addresses: Vec<NodePortAddress>,
+    /// User-space mode: from where relays take their ports.
+    pub(crate) proxy_ports: PortRange,
     pub(crate) bind_address: Option<IpAddr>,
     pub(crate) healthz: BindTo,
     pub(crate) metrics: SocketAddr,
@@ -154,6 +157,7 @@ impl Options {
             cluster_cidrs,
             base,
             nodeport_addresses: args.nodeport_addresses.unwrap_or_default(),
+            proxy_ports: args.proxy_port_range.unwrap_or_default(),
             bind_address: args.bind_address.filter(|ip| !ip.is_unspecified()),
             healthz: args.healthz_bind_address.unwrap_or(healthz),
             metrics: args

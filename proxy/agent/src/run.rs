@@ -71,7 +71,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         let events = source.read(&selection, WatchMetrics::default(), &stop).await?;
         return dry_run(&options, events, &stop).await;
     }
-    let backend = Chosen::open(options.mode, &settings, args.retire_delay, &options.ipvs).await?;
+    let backend = Chosen::open(&options, &settings, args.retire_delay).await?;
     let admin = Admin::bind("--metrics-bind-address", options.metrics).await?;
     let registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
     let metrics = registry.register(Metrics::register);
@@ -381,6 +381,9 @@ impl Agent {
     }
 
     async fn read_counters(&self) {
+        for (reason, count) in self.syncer.backend().refusals() {
+            self.metrics.not_relayed(reason, count);
+        }
         for family in IpFamily::ALL {
             match self.syncer.backend().counters(family).await {
                 Ok(None) => {}

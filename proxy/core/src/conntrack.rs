@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use berth_model::{IpFamily, Protocol};
 
-use crate::nft::Installed;
-use crate::{Frontend, Intent, Target, Touched};
+use crate::nft::{Installed, Wishes};
+use crate::{Frontend, Target, Touched};
 
 /// Which endpoints served each UDP frontend when flows were last looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,7 +22,7 @@ impl Flows {
     /// What an update of the intent means for tracked flows. A frontend's flows are looked at when an
     /// endpoint left the serving ones, when the first one came, when the frontend went, and when the
     /// frontend is not known yet (which is every one after a restart).
-    pub fn changed(&mut self, touched: &Touched, intent: &Intent) -> StaleFlows {
+    pub fn changed(&mut self, touched: &Touched, intent: &impl Wishes) -> StaleFlows {
         let mut stale = StaleFlows::default();
         let udp = |frontend: &&Frontend| frontend.protocol() == Protocol::Udp;
         for frontend in touched.frontends.iter().filter(udp) {
@@ -70,7 +70,7 @@ pub struct StaleFlows {
 impl StaleFlows {
     /// UDP frontends that the kernel holds and nobody claims: their Services went while nobody watched,
     /// and no update will ever touch them.
-    pub fn unclaimed(installed: &Installed, intent: &Intent) -> Self {
+    pub fn unclaimed(installed: &Installed, intent: &impl Wishes) -> Self {
         let unclaimed = installed
             .frontends()
             .into_iter()

@@ -28,6 +28,7 @@ mod outcome;
 #[cfg(test)]
 mod sample;
 mod settings;
+pub mod userspace;
 pub mod walk;
 
 pub use categorize::{Usable, categorize};

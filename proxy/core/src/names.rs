@@ -9,6 +9,9 @@ use std::str::FromStr;
 /// The table, one in family `ip` and one in `ip6`.
 pub const TABLE: &str = "berth-proxy";
 
+/// The table of the user-space backend, one in family `ip` and one in `ip6`.
+pub const RELAY_TABLE: &str = "berth-relay";
+
 /// The named counter of packets that had a frontend and found no endpoint: 0 unless Berth is wrong.
 pub const UNTRANSLATED: &str = "untranslated";
 

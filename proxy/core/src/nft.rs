@@ -9,6 +9,7 @@ pub mod plan;
 pub mod render;
 pub mod slots;
 pub mod state;
+mod wishes;
 
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ pub use objects::{
 pub use plan::{Change, Plan, Stage, StageKind};
 pub use render::{script, table_text};
 pub use state::{EntryState, Installed};
+pub use wishes::Wishes;
 
 /// The complete tables of both families as one script for `nft -f`: what a node that starts from nothing comes to
 /// have. For people: `berth plan -o nft` and `berth proxy --dry-run`.

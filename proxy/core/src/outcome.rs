@@ -39,12 +39,15 @@ impl fmt::Display for Role {
 pub enum RejectReason {
     /// No endpoint of the Service port can take a connection.
     NoEndpoints,
+    /// User-space backend: the relay that would take the connection could not be opened.
+    NoRelay,
 }
 
 impl fmt::Display for RejectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoEndpoints => f.write_str("NoEndpoints"),
+            Self::NoRelay => f.write_str("NoRelay"),
         }
     }
 }
@@ -54,12 +57,18 @@ impl fmt::Display for RejectReason {
 pub enum DropReason {
     /// Traffic policy Local, and endpoints on other nodes only.
     NoLocalEndpoints,
+    /// User-space backend: the relay for connections from outside could not be opened.
+    NoRelay,
+    /// User-space backend: a relay's own port, which only steered connections may reach.
+    RelayPort,
 }
 
 impl fmt::Display for DropReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoLocalEndpoints => f.write_str("NoLocalEndpoints"),
+            Self::NoRelay => f.write_str("NoRelay"),
+            Self::RelayPort => f.write_str("RelayPort"),
         }
     }
 }

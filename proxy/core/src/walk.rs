@@ -367,7 +367,9 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
         match condition {
             Match::NewConnection => true,
             Match::Translated => self.translated.is_some(),
+            Match::Untranslated => self.translated.is_none(),
             Match::Marked(bit) => self.mark & bit == *bit,
+            Match::Unmarked(bit) => self.mark & bit == 0,
             Match::LocalDestination => self.packet.to_this_node,
             Match::ForeignSource => !self.packet.from_this_node,
             Match::NotLoopback => !self.destination.is_loopback(),

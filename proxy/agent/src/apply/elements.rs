@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use berth_model::{IpFamily, Port, Protocol, address_bits};
-use berth_proxy_core::names::{BINDINGS, MapName, NumberMap, SetName, TABLE};
+use berth_proxy_core::names::{BINDINGS, MapName, NumberMap, SetName};
 use berth_proxy_core::nft::bindings::Binding;
 use berth_proxy_core::nft::{BINDING_KEY, BINDINGS_SIZE, Element, Entry, Field, Key};
 use berth_proxy_core::{AffinityNumber, Frontend, Target};
 use ipnet::IpNet;
 use nlink::netlink::nftables::{Set, SetDataType, SetElement, SetElementData, SetKeyType};
 
-use super::family_of;
+use super::{Place, family_of};
 use crate::Error;
 
 /// nft's `TYPE_INTEGER`: what a random number is.
@@ -38,14 +38,15 @@ fn field_types(family: IpFamily, fields: &[Field]) -> Vec<SetKeyType> {
 }
 
 /// The declaration of a set.
-pub(super) fn set(family: IpFamily, name: SetName) -> Set {
+pub(super) fn set(place: Place, name: SetName) -> Set {
+    let Place { table, family } = place;
     let mut types = field_types(family, name.fields());
     let key = if types.len() == 1 {
         types.remove(0)
     } else {
         SetKeyType::Concat(types)
     };
-    let set = Set::new(TABLE, &name.to_string())
+    let set = Set::new(table, &name.to_string())
         .family(family_of(family))
         .key_type(key);
     if name.is_interval() { set.interval() } else { set }
@@ -63,9 +64,10 @@ pub(super) fn map_types(family: IpFamily, name: MapName) -> (SetKeyType, SetKeyT
 }
 
 /// A slot map, for its elements; its declaration needs user data besides.
-pub(super) fn map(family: IpFamily, name: MapName) -> Set {
+pub(super) fn map(place: Place, name: MapName) -> Set {
+    let Place { table, family } = place;
     let (key, data) = map_types(family, name);
-    Set::new(TABLE, &name.to_string())
+    Set::new(table, &name.to_string())
         .family(family_of(family))
         .key_type(key)
         .map(SetDataType::Value(data))
@@ -78,18 +80,20 @@ pub(super) fn number_types(family: IpFamily, name: NumberMap) -> (SetKeyType, Se
 }
 
 /// Such a map, for its elements.
-pub(super) fn number_map(family: IpFamily, name: NumberMap) -> Set {
+pub(super) fn number_map(place: Place, name: NumberMap) -> Set {
+    let Place { table, family } = place;
     let (key, data) = number_types(family, name);
-    Set::new(TABLE, &name.to_string())
+    Set::new(table, &name.to_string())
         .family(family_of(family))
         .key_type(key)
         .map(SetDataType::Value(data))
 }
 
 /// The map of bindings. Packets fill it.
-pub(super) fn bindings(family: IpFamily) -> Set {
+pub(super) fn bindings(place: Place) -> Set {
+    let Place { table, family } = place;
     let data = vec![address_type(family), SetKeyType::InetService];
-    Set::new(TABLE, BINDINGS)
+    Set::new(table, BINDINGS)
         .family(family_of(family))
         .key_type(SetKeyType::Concat(field_types(family, &BINDING_KEY)))
         .map(SetDataType::Value(SetKeyType::Concat(data)))

@@ -18,7 +18,7 @@ use nlink::netlink::nftables::{
 use nlink::netlink::{Connection, Nftables};
 
 use super::attributes::{attribute, number, text};
-use super::{elements, family_of, rules, set_userdata};
+use super::{Place, elements, family_of, rules, set_userdata};
 use crate::Error;
 
 /// `nla_len` has 16 bits: 400 of our largest elements (IPv6 with a source range, about 120 bytes) fit.
@@ -61,6 +61,8 @@ const RAW_IDS: u32 = 1 << 20;
 /// A netlink socket in the current network namespace.
 pub struct Nft {
     pub(super) connection: Connection<Nftables>,
+    /// The table, of this name in both families.
+    pub(super) table: &'static str,
     /// How many bytes one transaction may have.
     budget: usize,
     /// Transactions committed here.
@@ -70,6 +72,7 @@ pub struct Nft {
 impl fmt::Debug for Nft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Nft")
+            .field("table", &self.table)
             .field("budget", &self.budget)
             .finish_non_exhaustive()
     }
@@ -94,11 +97,19 @@ enum Part {
 }
 
 impl Nft {
-    /// Opens the socket with as large a buffer as this process may have.
+    /// Opens a socket for the nftables backend's table.
     ///
     /// # Errors
     /// The kernel has no nf_tables, or the socket cannot be opened.
     pub fn open() -> Result<Self, Error> {
+        Self::open_for(TABLE)
+    }
+
+    /// Opens a socket for this table, with as large a buffer as this process may have.
+    ///
+    /// # Errors
+    /// The kernel has no nf_tables, or the socket cannot be opened.
+    pub fn open_for(table: &'static str) -> Result<Self, Error> {
         let connection = Connection::<Nftables>::new().map_err(Error::kernel("open a netlink socket"))?;
         let socket = connection.socket();
         // In a user namespace only the second one works, up to net.core.wmem_max.
@@ -109,9 +120,17 @@ impl Nft {
         tracing::debug!(bytes = granted, "netlink send buffer");
         Ok(Self {
             connection,
+            table,
             budget: granted.saturating_sub(MARGIN),
             commits: AtomicU32::new(0),
         })
+    }
+
+    fn place(&self, family: IpFamily) -> Place {
+        Place {
+            table: self.table,
+            family,
+        }
     }
 
     /// Makes transactions no larger than this, to exercise splitting.
@@ -136,7 +155,7 @@ impl Nft {
         let family = layout.family();
         let mut transaction = self.connection.transaction();
         if present {
-            transaction = transaction.del_table(TABLE, family_of(family));
+            transaction = transaction.del_table(self.table, family_of(family));
         }
         transaction = add_structure(transaction, layout, Part::Inner)?;
         let rules: usize = layout.chains().iter().map(|chain| chain.rules.len()).sum();
@@ -144,7 +163,7 @@ impl Nft {
             + layout.sets().len() * 2 * MESSAGE_BYTES
             + messages(changes).iter().map(message_bytes).sum::<usize>();
         if size <= budget {
-            transaction = add_changes(transaction, family, changes)?;
+            transaction = add_changes(transaction, self.place(family), changes)?;
             transaction = add_structure(transaction, layout, Part::Hooks)?;
             return self.commit("rebuild the table", transaction).await;
         }
@@ -164,10 +183,11 @@ impl Nft {
         let mut transaction = self.connection.transaction();
         let mut ids = RAW_IDS..;
         for set in layout.missing_sets(larger) {
-            transaction = add_set(transaction, family, set, &mut ids);
+            transaction = add_set(transaction, self.place(family), set, &mut ids);
         }
         for (chain, rule) in layout.missing_rules(larger) {
-            transaction = transaction.add_rule(rules::lower(family, &chain.to_string(), &rule)?);
+            let rule = rules::lower(self.place(family), &chain.to_string(), &rule)?;
+            transaction = transaction.add_rule(rule);
         }
         self.commit("add rules for more endpoints", transaction).await
     }
@@ -180,9 +200,9 @@ impl Nft {
         let family = layout.family();
         let mut transaction = self.connection.transaction();
         for (set, _) in layout.networks() {
-            transaction = transaction.raw(flush_set(family, set));
+            transaction = transaction.raw(flush_set(self.place(family), set));
         }
-        transaction = add_changes(transaction, family, &networks(layout))?;
+        transaction = add_changes(transaction, self.place(family), &networks(layout))?;
         self.commit("replace the networks", transaction).await
     }
 
@@ -198,7 +218,7 @@ impl Nft {
         for part in split(changes, budget) {
             let transaction = add_changes(
                 self.connection.transaction(),
-                family,
+                self.place(family),
                 changes.get(part).unwrap_or_default(),
             )?;
             self.commit("change elements", transaction).await?;
@@ -213,7 +233,7 @@ impl Nft {
     pub async fn counters(&self, family: IpFamily) -> Result<Counters, Error> {
         let objects = self
             .connection
-            .list_objects_in(TABLE, family_of(family))
+            .list_objects_in(self.table, family_of(family))
             .await
             .map_err(Error::kernel("read the counters"))?;
         let count = |name: &str| {
@@ -236,7 +256,7 @@ impl Nft {
     pub async fn bindings(&self, family: IpFamily) -> Result<Vec<Binding>, Error> {
         let listed = self
             .connection
-            .list_set_elements(TABLE, BINDINGS, family_of(family))
+            .list_set_elements(self.table, BINDINGS, family_of(family))
             .await
             .map_err(Error::kernel("list the bindings of clients"))?;
         let bindings = listed
@@ -250,7 +270,7 @@ impl Nft {
     /// # Errors
     /// The kernel refused: one of them had expired meanwhile, for example.
     pub async fn unbind(&self, family: IpFamily, bindings: &[Binding]) -> Result<(), Error> {
-        let set = elements::bindings(family);
+        let set = elements::bindings(self.place(family));
         for part in bindings.chunks(ELEMENTS_PER_MESSAGE) {
             let keys: Vec<SetElement> = part.iter().map(elements::encode_binding).collect();
             let transaction = self.connection.transaction().del_set_elements(&set, &keys);
@@ -285,7 +305,7 @@ impl Nft {
             .list_tables_in(family_of(family))
             .await
             .map_err(Error::kernel("list nftables tables"))?;
-        Ok(tables.iter().any(|table| table.name.as_str() == TABLE))
+        Ok(tables.iter().any(|table| table.name.as_str() == self.table))
     }
 
     /// Removes the family's table; says whether there was one.
@@ -294,9 +314,9 @@ impl Nft {
     /// The kernel refused.
     pub async fn remove(&self, family: IpFamily) -> Result<bool, Error> {
         self.connection
-            .del_table_if_exists(TABLE, family_of(family))
+            .del_table_if_exists(self.table, family_of(family))
             .await
-            .map_err(Error::kernel(format!("delete table {TABLE}")))
+            .map_err(Error::kernel(format!("delete table {}", self.table)))
     }
 
     async fn commit(&self, what: &str, transaction: Transaction) -> Result<(), Error> {
@@ -310,53 +330,56 @@ impl Nft {
 }
 
 fn add_structure(mut transaction: Transaction, layout: &Layout, part: Part) -> Result<Transaction, Error> {
-    let family = layout.family();
+    let place = Place::of(layout);
+    let Place { table, family } = place;
     let table_family = family_of(family);
     if matches!(part, Part::Inner) {
-        transaction = transaction
-            .add_table(TABLE, table_family)
-            .add_object(&Object::counter(TABLE, UNTRANSLATED).family(table_family))
-            .add_object(&Object::counter(TABLE, UNREMEMBERED).family(table_family));
+        transaction = transaction.add_table(table, table_family);
+        for counter in layout.counters() {
+            transaction = transaction.add_object(&Object::counter(table, counter).family(table_family));
+        }
         let mut ids = RAW_IDS..;
         for set in layout.sets() {
-            transaction = add_set(transaction, family, set, &mut ids);
+            transaction = add_set(transaction, place, set, &mut ids);
         }
         for (map, id) in MapName::all().zip(&mut ids) {
             let types = elements::map_types(family, map);
             transaction = transaction.raw(new_map(
-                family,
+                place,
                 &map.to_string(),
                 types,
                 id,
                 &set_userdata::of_map(family, map),
             ));
         }
-        for (map, id) in NumberMap::all().zip(&mut ids) {
+        for (map, id) in layout.number_maps().zip(&mut ids) {
             let types = elements::number_types(family, map);
             transaction = transaction.raw(new_map(
-                family,
+                place,
                 &map.to_string(),
                 types,
                 id,
                 &set_userdata::of_numbers(),
             ));
         }
-        transaction = transaction.add_set(elements::bindings(family));
-        transaction = add_changes(transaction, family, &networks(layout))?;
+        if layout.number_maps().next().is_some() {
+            transaction = transaction.add_set(elements::bindings(place));
+        }
+        transaction = add_changes(transaction, place, &networks(layout))?;
     }
     let hooks = matches!(part, Part::Hooks);
     let chains = layout.chains();
     let ours = || chains.iter().filter(|chain| chain.base.is_some() == hooks);
     for chain in ours() {
-        transaction = transaction.add_chain(rules::chain(family, chain)?);
+        transaction = transaction.add_chain(rules::chain(place, chain)?);
     }
     for chain in ours() {
         for rule in &chain.rules {
-            transaction = transaction.add_rule(rules::lower(family, &chain.name.to_string(), rule)?);
+            transaction = transaction.add_rule(rules::lower(place, &chain.name.to_string(), rule)?);
         }
     }
     if hooks {
-        transaction = transaction.add_chain(rules::named_chain(family, &layout.marker())?);
+        transaction = transaction.add_chain(rules::named_chain(place, &layout.marker())?);
     }
     Ok(transaction)
 }
@@ -372,7 +395,7 @@ fn networks(layout: &Layout) -> Vec<Change> {
 
 /// A map's declaration. nlink writes no user data, so the message is made here.
 fn new_map(
-    family: IpFamily,
+    place: Place,
     name: &str,
     (key, data): (SetKeyType, SetKeyType),
     id: u32,
@@ -382,11 +405,11 @@ fn new_map(
         number(SET_DATA_TYPE, data.type_id()),
         number(SET_DATA_LEN, data.len()),
     ];
-    new_set(family, name, FLAG_MAP, &key, id, &data.concat(), userdata)
+    new_set(place, name, FLAG_MAP, &key, id, &data.concat(), userdata)
 }
 
 fn new_set(
-    family: IpFamily,
+    place: Place,
     name: &str,
     flags: u32,
     key: &SetKeyType,
@@ -395,7 +418,7 @@ fn new_set(
     userdata: &[u8],
 ) -> RawMessage {
     let attributes = [
-        text(SET_TABLE, TABLE),
+        text(SET_TABLE, place.table),
         text(SET_NAME, name),
         number(SET_FLAGS, flags),
         number(SET_KEY_TYPE, key.type_id()),
@@ -404,7 +427,7 @@ fn new_set(
         number(SET_ID, id),
         attribute(SET_USERDATA, userdata),
     ];
-    RawMessage::new(NFT_MSG_NEWSET, family_of(family))
+    RawMessage::new(NFT_MSG_NEWSET, family_of(place.family))
         .flags(CREATE)
         .attrs(attributes.concat())
 }
@@ -412,13 +435,13 @@ fn new_set(
 /// A set's declaration. One whose key is a number of the host's byte order says so in its user data.
 fn add_set(
     transaction: Transaction,
-    family: IpFamily,
+    place: Place,
     set: SetName,
     ids: &mut impl Iterator<Item = u32>,
 ) -> Transaction {
     match (set, ids.next()) {
         (SetName::AffinityTimeout(_), Some(id)) => transaction.raw(new_set(
-            family,
+            place,
             &set.to_string(),
             0,
             &elements::CLASS,
@@ -426,14 +449,17 @@ fn add_set(
             &[],
             &set_userdata::of_number_key(),
         )),
-        _ => transaction.add_set(elements::set(family, set)),
+        _ => transaction.add_set(elements::set(place, set)),
     }
 }
 
 /// Removes all elements: the message that names none.
-fn flush_set(family: IpFamily, set: SetName) -> RawMessage {
-    let attributes = [text(ELEMENTS_TABLE, TABLE), text(ELEMENTS_SET, &set.to_string())];
-    RawMessage::new(NFT_MSG_DELSETELEM, family_of(family)).attrs(attributes.concat())
+fn flush_set(place: Place, set: SetName) -> RawMessage {
+    let attributes = [
+        text(ELEMENTS_TABLE, place.table),
+        text(ELEMENTS_SET, &set.to_string()),
+    ];
+    RawMessage::new(NFT_MSG_DELSETELEM, family_of(place.family)).attrs(attributes.concat())
 }
 
 /// What one netlink message can hold: changes of one kind to one set.
@@ -495,11 +521,7 @@ fn split(changes: &[Change], budget: usize) -> Vec<Range<usize>> {
     parts
 }
 
-fn add_changes(
-    mut transaction: Transaction,
-    family: IpFamily,
-    changes: &[Change],
-) -> Result<Transaction, Error> {
+fn add_changes(mut transaction: Transaction, place: Place, changes: &[Change]) -> Result<Transaction, Error> {
     for run in messages(changes) {
         let run = changes.get(run).unwrap_or_default();
         let Some(first) = run.first() else {
@@ -512,13 +534,13 @@ fn add_changes(
         let (removed, added) = (encoded(removed)?, encoded(added)?);
         let set = match ends(first) {
             (Some(Element::Member(name, _)), _) | (_, Some(Element::Member(name, _))) => {
-                elements::set(family, name)
+                elements::set(place, name)
             }
             (Some(Element::Slot(entry, ..)), _) | (_, Some(Element::Slot(entry, ..))) => {
-                elements::map(family, MapName::of(&entry))
+                elements::map(place, MapName::of(&entry))
             }
             (Some(Element::Numbered(entry, _)), _) | (_, Some(Element::Numbered(entry, _))) => {
-                elements::number_map(family, NumberMap(entry.group()))
+                elements::number_map(place, NumberMap(entry.group()))
             }
             (None, None) => continue,
         };
@@ -530,7 +552,7 @@ fn add_changes(
             (_, Some(Element::Member(SetName::AllowedSources, _)))
         );
         if concatenated {
-            transaction = transaction.raw(add_ranges(family, SetName::AllowedSources, &added));
+            transaction = transaction.raw(add_ranges(place, SetName::AllowedSources, &added));
         } else if !added.is_empty() {
             transaction = transaction.add_set_elements(&set, &added);
         }
@@ -540,7 +562,7 @@ fn add_changes(
 
 /// Adds elements whose key has a range in it. Each names its end, even where that is its start: nft reads an
 /// element without one as the start of the next (seen with nft 1.0.6), and nlink leaves it out.
-fn add_ranges(family: IpFamily, set: SetName, elements: &[SetElement]) -> RawMessage {
+fn add_ranges(place: Place, set: SetName, elements: &[SetElement]) -> RawMessage {
     let value = |kind, bytes: &[u8]| attribute(kind, &attribute(DATA_VALUE, bytes));
     let element = |element: &SetElement| {
         let end = element.key_end().unwrap_or(element.key());
@@ -552,11 +574,11 @@ fn add_ranges(family: IpFamily, set: SetName, elements: &[SetElement]) -> RawMes
     };
     let list: Vec<u8> = elements.iter().flat_map(element).collect();
     let attributes = [
-        text(ELEMENTS_TABLE, TABLE),
+        text(ELEMENTS_TABLE, place.table),
         text(ELEMENTS_SET, &set.to_string()),
         attribute(ELEMENTS_LIST, &list),
     ];
-    RawMessage::new(NFT_MSG_NEWSETELEM, family_of(family))
+    RawMessage::new(NFT_MSG_NEWSETELEM, family_of(place.family))
         .flags(CREATE)
         .attrs(attributes.concat())
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use berth_model::IpFamily;
-use berth_proxy_core::names::{BINDINGS, ChainName, Group, Kind, List, MapName, NumberMap, SetName, TABLE};
+use berth_proxy_core::names::{BINDINGS, ChainName, Group, Kind, List, MapName, SetName};
 use berth_proxy_core::nft::{Element, Installed, Layout};
 use nlink::netlink::nftables::ChainInfo;
 
@@ -110,7 +110,7 @@ impl Nft {
                     .filter_map(|element| elements::decode_slot(family, map, element)),
             );
         }
-        for map in NumberMap::all() {
+        for map in layout.number_maps() {
             let listed = self.list(family, &map.to_string()).await?;
             found.extend(
                 listed
@@ -131,7 +131,7 @@ impl Nft {
         set: &str,
     ) -> Result<Vec<nlink::netlink::nftables::SetElement>, Error> {
         self.connection
-            .list_set_elements(TABLE, set, family_of(family))
+            .list_set_elements(self.table, set, family_of(family))
             .await
             .map_err(Error::kernel(format!("list set {set}")))
     }
@@ -141,17 +141,17 @@ impl Nft {
         let family = family_of(layout.family());
         let chains = self
             .connection
-            .list_chains_in(TABLE, family)
+            .list_chains_in(self.table, family)
             .await
             .map_err(Error::kernel("list chains"))?;
         let rules = self
             .connection
-            .list_rules(TABLE, family)
+            .list_rules(self.table, family)
             .await
             .map_err(Error::kernel("list rules"))?;
         let sets = self
             .connection
-            .list_sets_in(TABLE, family)
+            .list_sets_in(self.table, family)
             .await
             .map_err(Error::kernel("list sets"))?;
         let mut rule_counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -215,12 +215,13 @@ fn compare(
     }
     let names = layout.sets().iter().map(SetName::to_string).collect::<Vec<_>>();
     let slots = MapName::all().map(|map| map.to_string());
-    let numbers = NumberMap::all().map(|map| map.to_string());
+    let numbers = layout.number_maps().map(|map| map.to_string());
+    let bindings = layout.number_maps().next().map(|_| BINDINGS.to_owned());
     let wanted: BTreeSet<String> = names
         .into_iter()
         .chain(slots)
         .chain(numbers)
-        .chain([BINDINGS.to_owned()])
+        .chain(bindings)
         .collect();
     (*sets != wanted).then_some(Mismatch::Sets)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use berth_model::IpFamily;
 use berth_proxy_core::AffinityNumber;
-use berth_proxy_core::names::{BINDINGS, ChainName, TABLE, UNREMEMBERED, UNTRANSLATED};
+use berth_proxy_core::names::{BINDINGS, ChainName, UNREMEMBERED, UNTRANSLATED};
 use berth_proxy_core::nft::{
     Action, BINDING_KEY, BaseChain as Base, Chain as OurChain, Field, Hook, Match, Rule as OurRule,
 };
@@ -15,7 +15,7 @@ use nlink::netlink::nftables::{
 };
 
 use super::attributes::number;
-use super::family_of;
+use super::{Place, family_of};
 use crate::Error;
 
 /// `NF_CT_STATE_BIT(IP_CT_NEW)` and `IPS_DST_NAT`.
@@ -37,8 +37,9 @@ const MASQUERADE_FLAGS: u16 = 1;
 const FULLY_RANDOM: u32 = 1 << 4;
 
 /// A rule, ready to be sent.
-pub(super) fn lower(family: IpFamily, chain: &str, rule: &OurRule) -> Result<Rule, Error> {
-    let mut lowered = Rule::new(TABLE, chain).family(family_of(family));
+pub(super) fn lower(place: Place, chain: &str, rule: &OurRule) -> Result<Rule, Error> {
+    let Place { table, family } = place;
+    let mut lowered = Rule::new(table, chain).family(family_of(family));
     for condition in &rule.matches {
         lowered = matches(family, condition)
             .into_iter()
@@ -64,8 +65,8 @@ pub(super) fn lower(family: IpFamily, chain: &str, rule: &OurRule) -> Result<Rul
 }
 
 /// A chain without its rules.
-pub(super) fn chain(family: IpFamily, chain: &OurChain) -> Result<Chain, Error> {
-    let named = named_chain(family, &chain.name.to_string())?;
+pub(super) fn chain(place: Place, chain: &OurChain) -> Result<Chain, Error> {
+    let named = named_chain(place, &chain.name.to_string())?;
     Ok(match chain.base {
         None => named,
         Some(base) => named.base(base_chain(base).policy(Policy::Accept)),
@@ -73,9 +74,9 @@ pub(super) fn chain(family: IpFamily, chain: &OurChain) -> Result<Chain, Error> 
 }
 
 /// A regular chain of this name.
-pub(super) fn named_chain(family: IpFamily, name: &str) -> Result<Chain, Error> {
-    Chain::new(TABLE, name)
-        .map(|chain| chain.family(family_of(family)))
+pub(super) fn named_chain(place: Place, name: &str) -> Result<Chain, Error> {
+    Chain::new(place.table, name)
+        .map(|chain| chain.family(family_of(place.family)))
         .map_err(Error::kernel(format!("chain {name}")))
 }
 
@@ -199,15 +200,28 @@ fn load_mark() -> Expr {
     }
 }
 
+fn marked(bit: u32, op: CmpOp) -> Vec<Expr> {
+    vec![
+        load_mark(),
+        bitwise(bit, 0),
+        compare(op, bit.to_ne_bytes().to_vec()),
+    ]
+}
+
 fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
     match condition {
         Match::NewConnection => conntrack_bit(CtKey::State, CT_NEW),
         Match::Translated => conntrack_bit(CtKey::Status, CT_STATUS_DNAT),
-        Match::Marked(bit) => vec![
-            load_mark(),
-            bitwise(*bit, 0),
-            compare(CmpOp::Eq, bit.to_ne_bytes().to_vec()),
+        Match::Untranslated => vec![
+            Expr::Ct {
+                dreg: Register::R0,
+                key: CtKey::Status,
+            },
+            bitwise(CT_STATUS_DNAT, 0),
+            compare(CmpOp::Eq, vec![0; 4]),
         ],
+        Match::Marked(bit) => marked(*bit, CmpOp::Eq),
+        Match::Unmarked(bit) => marked(*bit, CmpOp::Neq),
         Match::LocalDestination => address_type(FibFlags::DADDR, CmpOp::Eq),
         Match::ForeignSource => address_type(FibFlags::SADDR, CmpOp::Neq),
         Match::NotLoopback => not_loopback(family),

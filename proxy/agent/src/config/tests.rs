@@ -113,7 +113,7 @@ fn what_kubeadm_writes_is_read_without_a_word() {
 fn every_field_with_a_meaning_here_is_taken() {
     let config = read(
         "bindAddress: 192.0.2.1\nbindAddressHardFail: true\nhostnameOverride: Node-7\n\
-         healthzBindAddress: 127.0.0.1\nmetricsBindAddress: '[::1]:9000'\nmode: nftables\n\
+         healthzBindAddress: 127.0.0.1\nmetricsBindAddress: '[::1]:9000'\nmode: nftables\nportRange: 40000-40010\n\
          detectLocalMode: NodeCIDR\nnodePortAddresses: [primary, 10.0.0.0/8]\n\
          nftables: {masqueradeAll: true, masqueradeBit: 3, syncPeriod: 1m0s, minSyncPeriod: 500ms}\n\
          conntrack: {maxPerCore: 0, min: 5, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 2h, \
@@ -130,6 +130,7 @@ fn every_field_with_a_meaning_here_is_taken() {
             NodePortAddress::Primary,
             NodePortAddress::Net("10.0.0.0/8".parse().unwrap()),
         ]),
+        proxy_port_range: Some("40000-40010".parse().unwrap()),
         bind_address: Some("192.0.2.1".parse().unwrap()),
         healthz_bind_address: Some(BindTo::Address("127.0.0.1:10256".parse().unwrap())),
         metrics_bind_address: Some("[::1]:9000".parse().unwrap()),
@@ -196,7 +197,7 @@ fn mode_ipvs_has_its_own_section_and_the_bit_of_iptables() {
 fn fields_without_effect_are_named_with_the_reason_if_they_say_something() {
     let config = read(
         "featureGates: {A: true}\nconfigSyncPeriod: 15m\nlogging: {verbosity: 4}\noomScoreAdj: -999\n\
-         enableProfiling: true\nshowHiddenMetricsForVersion: '1.36'\nportRange: 1-2\n\
+         enableProfiling: true\nshowHiddenMetricsForVersion: '1.36'\n\
          ipvs: {scheduler: rr, strictARP: true}\niptables: {localhostNodePorts: true}\n\
          clientConnection: {qps: 5, burst: 10, contentType: x}\ndetectLocal: {bridgeInterface: cni0}\n\
          winkernel: {networkName: x}\nwindowsRunAsService: true\n",
@@ -222,7 +223,6 @@ fn fields_without_effect_are_named_with_the_reason_if_they_say_something() {
             "ipvs.strictARP",
             "logging",
             "oomScoreAdj",
-            "portRange",
             "showHiddenMetricsForVersion",
             "windowsRunAsService",
             "winkernel",

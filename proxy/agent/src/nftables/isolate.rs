@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use berth_model::{IpFamily, ServiceKey};
-use berth_proxy_core::nft::{Installed, Plan, Scope, diff};
-use berth_proxy_core::{Frontend, Intent};
+use berth_proxy_core::Frontend;
+use berth_proxy_core::nft::{Installed, Plan, Scope, Wishes, diff};
 
 use super::Nftables;
 use crate::Error;
@@ -48,7 +48,7 @@ pub(super) fn is_about_elements(error: &Error) -> bool {
 /// Frontends by the Service that they belong to; of those that nobody wants any more, `None`.
 fn by_owner(
     frontends: &BTreeSet<Frontend>,
-    intent: &Intent,
+    intent: &impl Wishes,
 ) -> Vec<(Option<ServiceKey>, BTreeSet<Frontend>)> {
     let mut owners: BTreeMap<Option<ServiceKey>, BTreeSet<Frontend>> = BTreeMap::new();
     for frontend in frontends {
@@ -60,7 +60,7 @@ fn by_owner(
 
 impl Nftables {
     /// The frontends of Services that a family's table was refused and that are not to be tried yet.
-    pub(super) fn left_out(&self, family: IpFamily, intent: &Intent) -> BTreeSet<Frontend> {
+    pub(super) fn left_out(&self, family: IpFamily, intent: &impl Wishes) -> BTreeSet<Frontend> {
         let now = self.started.elapsed();
         let resting: BTreeSet<&ServiceKey> = self
             .refused
@@ -82,7 +82,7 @@ impl Nftables {
     pub(super) async fn isolate(
         &mut self,
         index: usize,
-        intent: &Intent,
+        intent: &impl Wishes,
         refusal: Error,
     ) -> Result<usize, Error> {
         let mut done = 0;
@@ -144,7 +144,7 @@ impl Nftables {
         Ok(done)
     }
 
-    fn plan(&self, index: usize, intent: &Intent) -> Plan {
+    fn plan(&self, index: usize, intent: &impl Wishes) -> Plan {
         let nothing = Installed::default();
         let table = self.tables.get(index);
         let family = table.map_or(IpFamily::V4, |table| table.layout.family());

@@ -24,11 +24,13 @@ pub enum ProxyMode {
     Iptables,
     /// By IPVS, with ipset and iptables for the rest.
     Ipvs,
+    /// Connections end at relays of this process; nftables steers them there.
+    Userspace,
 }
 
 impl ProxyMode {
     /// All of them.
-    pub const ALL: [ProxyMode; 3] = [Self::Nftables, Self::Iptables, Self::Ipvs];
+    pub const ALL: [ProxyMode; 4] = [Self::Nftables, Self::Iptables, Self::Ipvs, Self::Userspace];
 }
 
 impl fmt::Display for ProxyMode {
@@ -37,6 +39,7 @@ impl fmt::Display for ProxyMode {
             Self::Nftables => "nftables",
             Self::Iptables => "iptables",
             Self::Ipvs => "ipvs",
+            Self::Userspace => "userspace",
         })
     }
 }
@@ -49,8 +52,9 @@ impl FromStr for ProxyMode {
             "" | "nftables" => Ok(Self::Nftables),
             "iptables" => Ok(Self::Iptables),
             "ipvs" => Ok(Self::Ipvs),
+            "userspace" => Ok(Self::Userspace),
             _ => Err(ValueError(format!(
-                "{text:?} is no mode; write nftables, iptables or ipvs, or leave it out for nftables"
+                "{text:?} is no mode; write nftables, iptables, ipvs or userspace, or leave it out for nftables"
             ))),
         }
     }

@@ -7,6 +7,7 @@ use berth_model::{
 };
 
 use super::*;
+use crate::Intent;
 use crate::Settings;
 use crate::nft::{Scope, diff};
 

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use berth_model::Protocol;
 
-use crate::{AffinityNumber, Intent, Target};
+use super::Wishes;
+use crate::{AffinityNumber, Target};
 
 /// One client's binding to an endpoint of a list that remembers its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +36,7 @@ impl fmt::Display for Binding {
 }
 
 /// The bindings to endpoints that their lists do not have.
-pub fn stale(bindings: impl IntoIterator<Item = Binding>, intent: &Intent) -> Vec<Binding> {
+pub fn stale(bindings: impl IntoIterator<Item = Binding>, intent: &impl Wishes) -> Vec<Binding> {
     let holds = |binding: &Binding| {
         let affinity = intent.affinity(binding.number);
         affinity.is_some_and(|affinity| affinity.targets.contains(&binding.target))

@@ -25,9 +25,10 @@ use super::objects::{Element, Entry, Key};
 use super::plan::{Change, Plan, Stage, StageKind};
 use super::slots::{reassign, slot_count};
 use super::state::{EntryState, Installed};
+use super::wishes::Wishes;
 use crate::intent::Touched;
 use crate::names::{Group, List, SetName};
-use crate::{AffinityNumber, Frontend, Intent, Masquerade, Outcome, Target};
+use crate::{AffinityNumber, Frontend, Masquerade, Outcome, Target};
 
 /// What to compare.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +83,7 @@ fn rank(change: &Change) -> u8 {
 pub fn diff(
     family: IpFamily,
     installed: &Installed,
-    intent: &Intent,
+    intent: &impl Wishes,
     scope: Scope<'_>,
     now: Duration,
     delay: Duration,
@@ -111,7 +112,7 @@ struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
-    fn of(intent: &'a Intent, entry: &Entry) -> Option<Self> {
+    fn of(intent: &'a impl Wishes, entry: &Entry) -> Option<Self> {
         let frontend = intent.get(&entry.frontend)?;
         match entry.list {
             List::Main => Some(Self {
@@ -142,7 +143,12 @@ impl Due {
     }
 }
 
-fn entries(family: IpFamily, installed: &Installed, intent: &Intent, scope: Scope<'_>) -> BTreeSet<Entry> {
+fn entries(
+    family: IpFamily,
+    installed: &Installed,
+    intent: &impl Wishes,
+    scope: Scope<'_>,
+) -> BTreeSet<Entry> {
     let both = |frontend: &Frontend| [Entry::main(*frontend), Entry::local(*frontend)];
     let all: BTreeSet<Entry> = match scope {
         Scope::All => {
@@ -363,7 +369,13 @@ impl Stages {
     }
 
     /// A list remembers for as long as its number's sets say; where it has two, a packet takes either.
-    fn affinities(&mut self, family: IpFamily, installed: &Installed, intent: &Intent, scope: Scope<'_>) {
+    fn affinities(
+        &mut self,
+        family: IpFamily,
+        installed: &Installed,
+        intent: &impl Wishes,
+        scope: Scope<'_>,
+    ) {
         let numbers: BTreeSet<AffinityNumber> = match scope {
             Scope::All => {
                 let wanted = intent.affinities().map(|(number, _)| number);
@@ -388,7 +400,7 @@ impl Stages {
         }
     }
 
-    fn addresses(&mut self, family: IpFamily, installed: &Installed, intent: &Intent, scope: Scope<'_>) {
+    fn addresses(&mut self, family: IpFamily, installed: &Installed, intent: &impl Wishes, scope: Scope<'_>) {
         let (cluster_ips, local): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = match scope {
             Scope::All => (
                 installed

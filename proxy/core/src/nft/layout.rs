@@ -12,7 +12,10 @@ use super::plan::Plan;
 use super::slots::{EXACT, LADDER};
 use crate::Settings;
 use crate::hash::fnv1a;
-use crate::names::{ChainName, Group, Kind, LAYOUT_PREFIX, List, MapName, NumberMap, SetName};
+use crate::names::{
+    ChainName, Group, Kind, LAYOUT_PREFIX, List, MapName, NumberMap, RELAY_TABLE, SetName, TABLE,
+    UNREMEMBERED, UNTRANSLATED,
+};
 
 /// Grows whenever the layout changes in a way its text does not show.
 const VERSION: u32 = 3;
@@ -38,10 +41,21 @@ const AFTER_DNAT: i32 = -90;
 /// `NF_IP_PRI_NAT_SRC`.
 const SNAT: i32 = 100;
 
+/// What a table's translation leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// Endpoints: the nftables backend.
+    Endpoints,
+    /// Relays of this process: the user-space backend. A list has one slot, its relay, which remembers clients itself. The
+    /// mark is the relays' own: their connections to endpoints are left alone.
+    Relays,
+}
+
 /// The static part of one family's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     family: IpFamily,
+    purpose: Purpose,
     mark: u32,
     pod_cidrs: Vec<IpNet>,
     node_port_ips: Vec<IpNet>,
@@ -62,6 +76,7 @@ impl Layout {
         };
         Self {
             family,
+            purpose: Purpose::Endpoints,
             mark: settings.mark,
             pod_cidrs: disjoint(settings.pod_cidrs(family).map(IpNet::trunc).collect()),
             node_port_ips: disjoint(node_port_ips),
@@ -73,9 +88,39 @@ impl Layout {
         }
     }
 
+    /// The layout for a family that leads every list to its one relay: small, and of fixed size.
+    pub fn of_relays(family: IpFamily, settings: &Settings) -> Self {
+        Self {
+            purpose: Purpose::Relays,
+            limit: 1,
+            affinity_timeouts: BTreeSet::new(),
+            ..Self::new(family, settings)
+        }
+    }
+
+    /// The same under other settings, with whatever it grew by.
+    #[must_use]
+    pub fn under(&self, settings: &Settings) -> Self {
+        match self.purpose {
+            Purpose::Endpoints => Self::new(self.family, settings).grown_like(self),
+            Purpose::Relays => Self::of_relays(self.family, settings),
+        }
+    }
+
+    /// The table that it is the layout of.
+    pub fn table(&self) -> &'static str {
+        match self.purpose {
+            Purpose::Endpoints => TABLE,
+            Purpose::Relays => RELAY_TABLE,
+        }
+    }
+
     /// The same layout with rules for at least this slot count. Never shrinks.
     #[must_use]
     pub fn with_limit_for(&self, count: u32) -> Self {
+        if self.purpose == Purpose::Relays {
+            return self.clone();
+        }
         let exact = count.clamp(1, EXACT);
         Self {
             limit: self.limit.max(exact.next_multiple_of(STEP)),
@@ -117,7 +162,7 @@ impl Layout {
 
     /// Whether frontends with this slot count can be served without another rule.
     pub fn covers(&self, count: u32) -> bool {
-        count <= self.limit || LADDER.contains(&count)
+        count <= self.limit || self.ladder().contains(&count)
     }
 
     /// The sets of networks with their elements, which are disjoint. They may be changed in place.
@@ -132,7 +177,10 @@ impl Layout {
     /// and the networks.
     pub fn marker(&self) -> String {
         let base = Self {
-            limit: 0,
+            limit: match self.purpose {
+                Purpose::Endpoints => 0,
+                Purpose::Relays => self.limit,
+            },
             affinity_timeouts: BTreeSet::new(),
             ..self.clone()
         };
@@ -143,23 +191,69 @@ impl Layout {
 
     /// Every set.
     pub fn sets(&self) -> Vec<SetName> {
-        let counts = (1..=self.limit).chain(LADDER);
+        let counts = (1..=self.limit).chain(self.ladder().iter().copied());
         let per_count = counts.flat_map(|count| Group::ALL.map(|group| SetName::Count(group, count)));
         let per_timeout = self
             .affinity_timeouts
             .iter()
             .copied()
             .map(SetName::AffinityTimeout);
-        SetName::FIXED
-            .into_iter()
-            .chain(per_count)
-            .chain(per_timeout)
-            .collect()
+        let fixed = SetName::FIXED.into_iter().filter(|set| self.has_set(*set));
+        fixed.chain(per_count).chain(per_timeout).collect()
+    }
+
+    /// The maps from frontend to the number of a list that remembers its clients. Without any there is no map of bindings
+    /// either.
+    pub fn number_maps(&self) -> impl Iterator<Item = NumberMap> {
+        let remembers = self.purpose == Purpose::Endpoints;
+        NumberMap::all().filter(move |_| remembers)
+    }
+
+    /// The named counters.
+    pub fn counters(&self) -> &'static [&'static str] {
+        match self.purpose {
+            Purpose::Endpoints => &[UNTRANSLATED, UNREMEMBERED],
+            Purpose::Relays => &[UNTRANSLATED],
+        }
+    }
+
+    /// A relay's connections leave with the node's address anyway: nothing of masquerading is there.
+    fn has_set(&self, set: SetName) -> bool {
+        match self.purpose {
+            Purpose::Endpoints => true,
+            Purpose::Relays => !matches!(set, SetName::Masquerade(_) | SetName::Hairpin),
+        }
+    }
+
+    fn has_chain(&self, chain: ChainName) -> bool {
+        match self.purpose {
+            Purpose::Endpoints => true,
+            Purpose::Relays => !matches!(
+                chain,
+                ChainName::PickMany(_)
+                    | ChainName::Masquerade
+                    | ChainName::NatPostrouting
+                    | ChainName::Recall
+                    | ChainName::LearnPrerouting
+                    | ChainName::LearnOutput
+                    | ChainName::Learn
+                    | ChainName::Remember
+            ),
+        }
+    }
+
+    /// The rungs for lists with many endpoints.
+    fn ladder(&self) -> &'static [u32] {
+        match self.purpose {
+            Purpose::Endpoints => &LADDER,
+            Purpose::Relays => &[],
+        }
     }
 
     /// Every chain, referred ones before those that refer to them, but for the marker.
     pub fn chains(&self) -> Vec<Chain> {
         ChainName::all()
+            .filter(|name| self.has_chain(*name))
             .map(|name| Chain {
                 name,
                 base: base(name),
@@ -191,10 +285,10 @@ impl Layout {
     fn rules(&self, chain: ChainName) -> Vec<Rule> {
         match chain {
             ChainName::FilterPrerouting | ChainName::FilterOutput => {
-                vec![rule(&[Match::NewConnection], Action::Jump(ChainName::Refuse))]
+                vec![rule(&self.refusable(), Action::Jump(ChainName::Refuse))]
             }
             ChainName::NatPrerouting | ChainName::NatOutput => {
-                vec![rule(&[], Action::Jump(ChainName::Services))]
+                vec![rule(&self.served(), Action::Jump(ChainName::Services))]
             }
             ChainName::NatPostrouting => vec![
                 rule(
@@ -207,9 +301,9 @@ impl Layout {
             ChainName::Refuse => refuse(),
             ChainName::Services => services(),
             ChainName::Serve(kind) => self.serve(kind),
-            ChainName::ServeLocal(kind) => serve_local(Group::new(kind, List::Local)),
+            ChainName::ServeLocal(kind) => self.serve_local(Group::new(kind, List::Local)),
             ChainName::Pick(group) => (1..=self.limit).map(|count| pick(group, count)).collect(),
-            ChainName::PickMany(group) => LADDER.into_iter().map(|count| pick(group, count)).collect(),
+            ChainName::PickMany(group) => self.ladder().iter().map(|count| pick(group, *count)).collect(),
             ChainName::Recall => vec![rule(&[], Action::TranslateBound)],
             ChainName::LearnPrerouting | ChainName::LearnOutput => vec![rule(
                 &[Match::NewConnection, Match::Translated],
@@ -237,6 +331,11 @@ impl Layout {
         let mark = Action::Mark(self.mark);
         let local = [Match::In(SetName::Local(kind)), Match::NotIn(SetName::PodCidrs)];
         let from_outside = [&local[..], &[Match::ForeignSource]].concat();
+        if self.purpose == Purpose::Relays {
+            let mut rules = vec![rule(&from_outside, Action::Goto(ChainName::ServeLocal(kind)))];
+            rules.extend(self.picks(Group::new(kind, List::Main)));
+            return rules;
+        }
         let always = [Match::In(SetName::Masquerade(kind))];
         let mut rules = vec![
             rule(&always, mark),
@@ -248,7 +347,48 @@ impl Layout {
             let not_from_pod = [Match::In(SetName::ClusterIps), Match::NotIn(SetName::PodCidrs)];
             rules.push(rule(&not_from_pod, mark));
         }
-        rules.extend(picks(Group::new(kind, List::Main)));
+        rules.extend(self.picks(Group::new(kind, List::Main)));
+        rules
+    }
+
+    /// Which packets may be refused. What is steered from this host to a relay comes by again on the loopback link,
+    /// still as a new connection, and must not be taken for one that addresses the relay itself.
+    fn refusable(&self) -> Vec<Match> {
+        match self.purpose {
+            Purpose::Endpoints => vec![Match::NewConnection],
+            Purpose::Relays => vec![
+                Match::NewConnection,
+                Match::Untranslated,
+                Match::Unmarked(self.mark),
+            ],
+        }
+    }
+
+    /// Which packets may be led elsewhere. An endpoint may have the address of a Service or of a node port: a relay's
+    /// connection goes there, as a translated one would, and not to a relay again.
+    fn served(&self) -> Vec<Match> {
+        match self.purpose {
+            Purpose::Endpoints => Vec::new(),
+            Purpose::Relays => vec![Match::Unmarked(self.mark)],
+        }
+    }
+
+    fn picks(&self, group: Group) -> Vec<Rule> {
+        let jump = |chain| rule(&[], Action::Jump(chain));
+        let mut picks = vec![jump(ChainName::Pick(group))];
+        if self.purpose == Purpose::Endpoints {
+            picks.insert(0, rule(&[], Action::Recall(NumberMap(group))));
+            picks.push(jump(ChainName::PickMany(group)));
+        }
+        picks.push(rule(&[], Action::CountAndDrop));
+        picks
+    }
+
+    /// Whoever passed `refuse` before the frontend began to drop, and comes here after it became Local, is dropped as
+    /// wished and not counted.
+    fn serve_local(&self, group: Group) -> Vec<Rule> {
+        let mut rules = vec![rule(&[Match::In(SetName::Drop(group))], Action::Drop)];
+        rules.extend(self.picks(group));
         rules
     }
 }
@@ -264,23 +404,6 @@ fn rule(matches: &[Match], action: Action) -> Rule {
         matches: matches.to_vec(),
         action,
     }
-}
-
-fn picks(group: Group) -> [Rule; 4] {
-    [
-        rule(&[], Action::Recall(NumberMap(group))),
-        rule(&[], Action::Jump(ChainName::Pick(group))),
-        rule(&[], Action::Jump(ChainName::PickMany(group))),
-        rule(&[], Action::CountAndDrop),
-    ]
-}
-
-/// Whoever passed `refuse` before the frontend began to drop, and comes here after it became Local, is dropped as
-/// wished and not counted.
-fn serve_local(group: Group) -> Vec<Rule> {
-    let mut rules = vec![rule(&[Match::In(SetName::Drop(group))], Action::Drop)];
-    rules.extend(picks(group));
-    rules
 }
 
 /// The route lookup comes last: it costs most.

@@ -146,8 +146,12 @@ pub enum Match {
     NewConnection,
     /// The connection's destination was translated.
     Translated,
+    /// The connection's destination was not translated, yet.
+    Untranslated,
     /// The mark has this bit.
     Marked(u32),
+    /// The mark does not have this bit.
+    Unmarked(u32),
     /// The destination is an address of this host.
     LocalDestination,
     /// The destination is not a loopback address: node ports are not served there.

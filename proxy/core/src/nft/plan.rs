@@ -2,14 +2,14 @@
 //! Changes as values: stages, in order, that can be printed, counted and carried out.
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use berth_model::IpFamily;
 
 use super::objects::{Element, Entry};
 use super::render::change_text;
 use super::slots::EXACT;
-use crate::names::SetName;
+use crate::names::{SetName, TABLE};
 use crate::{Frontend, Target};
 
 /// What a stage is for.
@@ -150,16 +150,21 @@ impl Plan {
             Change::Add(_) | Change::Remove(_) | Change::Replace { .. } => None,
         })
     }
+
+    /// The plan as nft commands on this table.
+    pub fn text(&self, table: &str) -> String {
+        let mut text = String::new();
+        for stage in &self.stages {
+            let _ = writeln!(text, "# {}", stage.kind);
+            let changes = stage.changes.iter();
+            text.extend(changes.map(|change| change_text(table, self.family, change)));
+        }
+        text
+    }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for stage in &self.stages {
-            writeln!(f, "# {}", stage.kind)?;
-            for change in &stage.changes {
-                f.write_str(&change_text(self.family, change))?;
-            }
-        }
-        Ok(())
+        f.write_str(&self.text(TABLE))
     }
 }

@@ -13,7 +13,7 @@ use super::objects::{
 };
 use super::plan::Change;
 use super::slots::LADDER;
-use crate::names::{BINDINGS, ChainName, MapName, NumberMap, SetName, TABLE, UNREMEMBERED, UNTRANSLATED};
+use crate::names::{BINDINGS, ChainName, MapName, NumberMap, SetName, UNREMEMBERED, UNTRANSLATED};
 use crate::{AffinityNumber, Frontend};
 
 /// `ip` or `ip6`: the family's name, in tables as in rules.
@@ -48,10 +48,10 @@ pub fn table_text(layout: &Layout, elements: &[Element]) -> String {
             .or_default()
             .push(element_text(element));
     }
-    let mut text = format!(
-        "table {} {TABLE} {{\n\tcounter {UNTRANSLATED} {{\n\t}}\n\tcounter {UNREMEMBERED} {{\n\t}}\n",
-        family_word(family)
-    );
+    let mut text = format!("table {} {} {{\n", family_word(family), layout.table());
+    for counter in layout.counters() {
+        let _ = writeln!(text, "\tcounter {counter} {{\n\t}}");
+    }
     let mut block = |name: String, header: String| {
         text.push_str(&header);
         if let Some(elements) = by_set.get(&name) {
@@ -65,10 +65,12 @@ pub fn table_text(layout: &Layout, elements: &[Element]) -> String {
     for map in MapName::all() {
         block(map.to_string(), map_header(family, map));
     }
-    for map in NumberMap::all() {
+    for map in layout.number_maps() {
         block(map.to_string(), number_map_header(family, map));
     }
-    block(BINDINGS.to_owned(), bindings_header(family));
+    if layout.number_maps().next().is_some() {
+        block(BINDINGS.to_owned(), bindings_header(family));
+    }
     for chain in layout.chains() {
         text.push_str(&chain_text(family, &chain));
     }
@@ -78,15 +80,15 @@ pub fn table_text(layout: &Layout, elements: &[Element]) -> String {
 
 /// A script for `nft -f` that replaces the family's table by this one in one transaction.
 pub fn script(layout: &Layout, elements: &[Element]) -> String {
-    let family = family_word(layout.family());
+    let (family, table) = (family_word(layout.family()), layout.table());
     format!(
-        "add table {family} {TABLE}\ndelete table {family} {TABLE}\n{}",
+        "add table {family} {table}\ndelete table {family} {table}\n{}",
         table_text(layout, elements)
     )
 }
 
-/// The command for one change, with its line end.
-pub fn change_text(family: IpFamily, change: &Change) -> String {
+/// The command for one change to a table, with its line end.
+pub fn change_text(table: &str, family: IpFamily, change: &Change) -> String {
     let command = |verb: &str, element: &Element| {
         let shown = if verb == "add" {
             element_text(element)
@@ -94,7 +96,7 @@ pub fn change_text(family: IpFamily, change: &Change) -> String {
             element_key(element)
         };
         let (family, set) = (family_word(family), set_of(element));
-        format!("{verb} element {family} {TABLE} {set} {{ {shown} }}\n")
+        format!("{verb} element {family} {table} {set} {{ {shown} }}\n")
     };
     match change {
         Change::Add(element) => command("add", element),
@@ -286,6 +288,8 @@ fn match_text(family: IpFamily, condition: &Match) -> String {
     match condition {
         Match::NewConnection => "ct state new".to_owned(),
         Match::Translated => "ct status dnat".to_owned(),
+        Match::Untranslated => "ct status ! dnat".to_owned(),
+        Match::Unmarked(bit) => format!("meta mark & {bit:#010x} != {bit:#010x}"),
         Match::Marked(bit) => format!("meta mark & {bit:#010x} == {bit:#010x}"),
         Match::LocalDestination => "fib daddr type local".to_owned(),
         Match::ForeignSource => "fib saddr type != local".to_owned(),

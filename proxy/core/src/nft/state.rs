@@ -184,6 +184,16 @@ impl Installed {
         self.entries.keys().map(|entry| entry.frontend).collect()
     }
 
+    /// Every endpoint in a slot, with the frontend whose slot it is.
+    pub fn targets(&self) -> impl Iterator<Item = (Frontend, Target)> {
+        let of_entry = |(entry, state): (&'_ Entry, &'_ EntryState)| {
+            let frontend = entry.frontend;
+            let targets: Vec<Target> = state.slots.values().copied().collect();
+            targets.into_iter().map(move |target| (frontend, target))
+        };
+        self.entries.iter().flat_map(of_entry)
+    }
+
     /// The ClusterIPs in the kernel.
     pub fn cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
         self.cluster_ips.iter().copied()
