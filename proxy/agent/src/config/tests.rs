@@ -261,7 +261,7 @@ fn what_is_wrong_is_named_by_its_path_with_the_way_out() {
             &["nodePortAddresses[1]:", "eth0", "primary"],
         ),
         ("nodePortAddresses: all\n", &["nodePortAddresses:", "no list"]),
-        ("mode: iptables\n", &["mode:", "iptables", "nftables"]),
+        ("mode: winkernel\n", &["mode:", "iptables", "nftables"]),
         (
             "detectLocalMode: Bridge\n",
             &["detectLocalMode:", "Bridge", "NodeCIDR"],
@@ -294,7 +294,7 @@ fn what_is_wrong_is_named_by_its_path_with_the_way_out() {
 
 #[test]
 fn all_faults_are_said_at_once() {
-    let said = faults("apiVersion: v1\nmode: iptables\nfoo: 1\n");
+    let said = faults("apiVersion: v1\nmode: winkernel\nfoo: 1\n");
     for part in ["apiVersion: \"v1\"", "kind: it is missing", "mode:", "foo:"] {
         assert!(said.contains(part), "{said}");
     }
