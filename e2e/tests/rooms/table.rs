@@ -239,6 +239,7 @@ pub(crate) const ROOMS: &[Room] = &[
             "nix",
             "nlink",
             "prometheus-client",
+            "serde",
             "serde-saphyr",
             "serde_json",
             "thiserror",
