@@ -47,6 +47,11 @@ pub struct ProxyArgs {
     #[arg(long, env = "BERTH_RETIRE_DELAY", value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub retire_delay: Duration,
 
+    /// Once the rules are written, remove what a kube-proxy left on this node: its nftables tables and iptables chains,
+    /// which would go on refusing and dropping. Not beside a kube-proxy that runs
+    #[arg(long, env = "BERTH_PROXY_TAKEOVER")]
+    pub takeover: bool,
+
     /// Remove from this node what Berth wrote, in whatever mode, and exit
     #[arg(long)]
     pub cleanup: bool,

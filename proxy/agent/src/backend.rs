@@ -130,7 +130,7 @@ impl Chosen {
                 Ok(Self::Nftables(Box::new(backend)))
             }
             ProxyMode::Iptables => {
-                let backend = Iptables::open(&path(), Variant::Default)?;
+                let backend = Iptables::open(&program_path(), Variant::Default)?;
                 backend.check().await?;
                 Ok(Self::Iptables(backend))
             }
@@ -223,7 +223,7 @@ impl Backend for Chosen {
 }
 
 /// Where programs are looked for.
-fn path() -> OsString {
+pub(crate) fn program_path() -> OsString {
     std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into())
 }
 
@@ -242,7 +242,7 @@ pub(crate) async fn remove(but: Option<ProxyMode>) -> Result<(), Error> {
                 remove_tables(mode, &Nft::open()?).await?;
             }
             ProxyMode::Iptables => {
-                let chains = iptables::remove(&path()).await?;
+                let chains = iptables::remove(&program_path(), iptables::Whose::Ours).await?;
                 tracing::info!(%mode, chains, "clean-up");
             }
             ProxyMode::Ipvs => {

@@ -202,12 +202,21 @@ fn unclaimed(installed: &Installed, intent: &Intent) -> StaleFlows {
     }
 }
 
-/// Removes our chains from both families and both variants' tables, and nothing else: where our mark is missing they
-/// are kube-proxy's. Programs that are missing have left nothing behind.
+/// Whose chains are removed: kube-proxy's have the same names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Ours: where our mark is missing they are kube-proxy's and stay.
+    Ours,
+    /// Ours and kube-proxy's.
+    Anybody,
+}
+
+/// Removes chains from both families and both variants' tables. Programs that are missing have left nothing behind.
+/// Yields how many there were.
 ///
 /// # Errors
 /// The kernel refused.
-pub async fn remove(path: &OsStr) -> Result<usize, Error> {
+pub async fn remove(path: &OsStr, whose: Whose) -> Result<usize, Error> {
     let mut removed = 0;
     for variant in Variant::ALL {
         for family in IpFamily::ALL {
@@ -218,7 +227,7 @@ pub async fn remove(path: &OsStr) -> Result<usize, Error> {
                     continue;
                 }
             };
-            match (remove_family(&programs).await, variant) {
+            match (remove_family(&programs, whose).await, variant) {
                 (Ok(chains), _) => removed += chains,
                 (Err(error), Variant::Default) => return Err(error),
                 // The kernel may lack that variant's tables, which then hold nothing.
@@ -231,10 +240,10 @@ pub async fn remove(path: &OsStr) -> Result<usize, Error> {
     Ok(removed)
 }
 
-async fn remove_family(programs: &Programs) -> Result<usize, Error> {
+async fn remove_family(programs: &Programs, whose: Whose) -> Result<usize, Error> {
     let family = programs.family();
     let installed = Installed::read(family, &programs.save().await?);
-    if !installed.is_ours() {
+    if installed.is_empty() || (whose == Whose::Ours && !installed.is_ours()) {
         return Ok(0);
     }
     programs.restore(&installed.removal(family)).await?;

@@ -34,7 +34,7 @@ use crate::Error;
 use crate::apply::nft::Counters;
 use crate::backend::{Backend, Done, Turned};
 
-pub use self::remove::remove;
+pub use self::remove::{has_foreign_link, remove};
 
 /// What kube-proxy's flags of this mode say.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -34,6 +34,7 @@ mod start;
 mod state_file;
 pub mod sync;
 mod sysctl;
+pub mod takeover;
 mod upstream;
 pub mod userspace;
 

@@ -32,6 +32,7 @@ use crate::options::Options;
 use crate::source::Source;
 use crate::start::{self, Start};
 use crate::sync::Syncer;
+use crate::takeover::take_over;
 use crate::upstream::Upstream;
 use crate::{Error, ProxyArgs, sysctl};
 
@@ -86,6 +87,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         syncer: Syncer::new(backend, settings.clone()),
         settings,
         written: false,
+        takeover: args.takeover,
         node_patience: Instant::now() + NODE_PATIENCE,
         metrics,
         listed: readiness.register("lists-complete"),
@@ -138,6 +140,8 @@ struct Agent {
     settings: Settings,
     /// Whether rules were written once.
     written: bool,
+    /// Whether to remove what a kube-proxy left.
+    takeover: bool,
     /// Until when the first write waits for the own Node.
     node_patience: Instant,
     health: ProxyHealth,
@@ -294,10 +298,7 @@ impl Agent {
                     // Only now, since the rules have the kernel load the module.
                     let refused = sysctl::apply(&self.options.conntrack);
                     self.metrics.sysctls_refused(refused);
-                    // Only now, so that there is no time without rules.
-                    if let Err(error) = backend::remove(Some(self.options.mode)).await {
-                        tracing::warn!(%error, "what another mode may have left is not removed");
-                    }
+                    self.remove_others().await;
                 }
                 let now = Timestamp::now();
                 self.health.updated(now);
@@ -335,6 +336,31 @@ impl Agent {
             ) => {
                 self.failed(&error);
                 Ok(())
+            }
+        }
+    }
+
+    /// What another mode left, and if it is wished what a kube-proxy left: only once our rules are written, so that there
+    /// is no time without any.
+    async fn remove_others(&self) {
+        let mode = self.options.mode;
+        if let Err(error) = backend::remove(Some(mode)).await {
+            tracing::warn!(%error, "what another mode may have left is not removed");
+        }
+        if !self.takeover {
+            return;
+        }
+        match take_over(mode).await {
+            Ok(taken) => {
+                tracing::info!(%taken, "what a kube-proxy left is removed");
+                if taken.servers_left {
+                    tracing::warn!(
+                        "link kube-ipvs0 and its virtual servers are left by kube-proxy's mode ipvs: run kube-proxy --cleanup"
+                    );
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "what a kube-proxy left is not removed; restart to try again")
             }
         }
     }

@@ -52,6 +52,19 @@ pub async fn remove() -> Result<bool, Error> {
     Ok(true)
 }
 
+/// Whether there is a link of the name that kube-proxy and we use, and it is not ours.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub async fn has_foreign_link() -> Result<bool, Error> {
+    let ours = match sets::names().await {
+        Ok(ours) => !ours.is_empty(),
+        Err(Error::Missing { .. }) => false,
+        Err(error) => return Err(error),
+    };
+    Ok(!ours && Link::open()?.find().await?.is_some())
+}
+
 /// The servers that our sets know: the bit of the mark that they were made with need not be known.
 fn claims(members: Vec<(SetName, Member)>) -> BTreeSet<ServerKey> {
     let claim = |(set, member)| match (set, member) {

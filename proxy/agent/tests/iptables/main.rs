@@ -10,5 +10,6 @@ mod ground;
 mod packets;
 mod policies;
 mod structure;
+mod takeover;
 #[path = "../backend/traffic.rs"]
 mod traffic;

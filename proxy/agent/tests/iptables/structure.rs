@@ -6,7 +6,7 @@ use berth_model::{
     Conditions, IpFamily, IpMode, LoadBalancerIngress, NodeName, ServiceKind, SessionAffinity, TrafficPolicy,
 };
 use berth_proxy_agent::Error;
-use berth_proxy_agent::iptables::{Iptables, Variant, remove};
+use berth_proxy_agent::iptables::{Iptables, Variant, Whose, remove};
 use berth_proxy_core::iptables::walk::Ruleset;
 use berth_testkit::in_sandbox_async;
 
@@ -74,7 +74,7 @@ fn a_restart_on_unchanged_state_writes_nothing_and_what_is_listed_is_understood(
             restarted.take(&cluster.view, &all(&cluster));
             let done = restarted.turn().await?;
             ensure!(done.is_nothing(), "{variant}: {done:?}");
-            ensure!(remove(&path()).await? > 0);
+            ensure!(remove(&path(), Whose::Ours).await? > 0);
         }
         anyhow::Ok(())
     });
@@ -122,7 +122,7 @@ fn a_large_cluster_is_written_in_short_rules_and_becomes_small_again() {
             let inline = picks.filter(|line| line.contains("DNAT")).count();
             ensure!(inline == 0, "{variant}: still short");
             ensure!(listed.matches("\n:KUBE-SEP-").count() == 2 * 40, "{variant}");
-            ensure!(remove(&path()).await? > 0);
+            ensure!(remove(&path(), Whose::Ours).await? > 0);
         }
         anyhow::Ok(())
     });
@@ -146,7 +146,7 @@ fn removal_leaves_what_is_not_ours() {
             everything(&mut cluster);
             cluster.sync(&mut mk_syncer(variant, &settings())?).await?;
             ensure!(save(variant, IpFamily::V4)? != before[0]);
-            ensure!(remove(&path()).await? > 0);
+            ensure!(remove(&path(), Whose::Ours).await? > 0);
             for (family, before) in IpFamily::ALL.into_iter().zip(before) {
                 let after = save(variant, family)?;
                 // Chains that the kernel made for us stay; they are nobody's.
@@ -162,7 +162,7 @@ fn removal_leaves_what_is_not_ours() {
                 );
                 ensure!(after.contains(":DOCKER") && after.contains(":KUBE-FIREWALL"));
             }
-            ensure!(remove(&path()).await? == 0);
+            ensure!(remove(&path(), Whose::Ours).await? == 0);
         }
         anyhow::Ok(())
     });
@@ -177,7 +177,7 @@ fn chains_of_a_kube_proxy_are_not_removed_and_a_chain_that_others_use_stays_empt
             let theirs = "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n:CNI-DN - [0:0]\n\
                           -A CNI-DN -s 10.244.0.0/16 -j KUBE-MARK-MASQ\n-A PREROUTING -j KUBE-SERVICES\nCOMMIT\n";
             run(&restore, &["--noflush"], theirs)?;
-            ensure!(remove(&path()).await? == 0, "{variant}");
+            ensure!(remove(&path(), Whose::Ours).await? == 0, "{variant}");
             ensure!(save(variant, family)?.contains("-A PREROUTING -j KUBE-SERVICES"));
             let mut cluster = Cluster::new();
             cluster
@@ -187,7 +187,7 @@ fn chains_of_a_kube_proxy_are_not_removed_and_a_chain_that_others_use_stays_empt
             let listed = save(variant, family)?;
             ensure!(listed.matches("-A PREROUTING").count() == 1, "{listed}");
             ensure!(!listed.contains("-A PREROUTING -j KUBE-SERVICES"), "{listed}");
-            ensure!(remove(&path()).await? > 0);
+            ensure!(remove(&path(), Whose::Ours).await? > 0);
             let listed = save(variant, family)?;
             let left: Vec<&str> = listed.lines().filter(|line| line.contains("KUBE")).collect();
             let wanted = [
@@ -229,7 +229,7 @@ fn what_others_flush_or_change_is_repaired() {
             restarted.take(&cluster.view, &all(&cluster));
             ensure!(!restarted.turn().await?.is_nothing());
             ensure!(save(variant, IpFamily::V4)? == before, "{variant}");
-            ensure!(remove(&path()).await? > 0);
+            ensure!(remove(&path(), Whose::Ours).await? > 0);
         }
         anyhow::Ok(())
     });
@@ -268,7 +268,7 @@ fn a_refused_restore_says_what_was_refused_and_the_next_turn_goes_on() {
             ensure!(!done.is_nothing(), "{variant}");
             ensure!(!save(variant, IpFamily::V4)?.contains("KUBE-SEP-"));
             ensure!(syncer.turn().await?.is_nothing());
-            ensure!(remove(&path()).await? > 0);
+            ensure!(remove(&path(), Whose::Ours).await? > 0);
             ensure!(installed(variant, IpFamily::V6)?.is_empty());
         }
         anyhow::Ok(())
