@@ -10,8 +10,8 @@ use berth_testkit::in_sandbox_async;
 
 use crate::ground::{VARIANTS, path, program, run, save};
 
-const TABLES: &str = "table ip kube-proxy { chain services { } }\ntable ip6 kube-proxy { chain services { } }\n\
-                      table ip somebody { chain c { } }\n";
+const TABLES: &str = "add table ip kube-proxy\nadd chain ip kube-proxy services\nadd table ip6 kube-proxy\n\
+                      add chain ip6 kube-proxy services\nadd table ip somebody\n";
 /// Stale refusals, and chains that are not kube-proxy's.
 const CHAINS: &str = "*filter\n:KUBE-SERVICES - [0:0]\n:KUBE-FIREWALL - [0:0]\n:DOCKER - [0:0]\n\
                       -A INPUT -j KUBE-FIREWALL\n-A OUTPUT -j KUBE-SERVICES\n\
