@@ -15,7 +15,7 @@ mod dataset;
 mod endpoints;
 mod figures;
 mod observe;
-mod proxy;
+pub(crate) mod proxy;
 mod row;
 mod run;
 mod scrape;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `make bench BENCH=proxy`: `berth proxy` beside kube-proxy in nftables mode, in turn.
 
-mod commits;
+pub(crate) mod commits;
 mod data;
 mod node;
 mod run;

@@ -26,11 +26,11 @@ const LOOK: i64 = 100;
 const DATAGRAM: usize = 1 << 18;
 
 /// A subscription to the transactions of a namespace. Writers pay a little for each event while it is open.
-pub(super) struct Commits(OwnedFd);
+pub(crate) struct Commits(OwnedFd);
 
 impl Commits {
     /// Subscribes.
-    pub(super) fn subscribe(netns: &Netns) -> Result<Self> {
+    pub(crate) fn subscribe(netns: &Netns) -> Result<Self> {
         let open = || -> nix::Result<OwnedFd> {
             let socket = socket(
                 AddressFamily::Netlink,
@@ -69,13 +69,14 @@ impl Commits {
         Ok(Instant::now())
     }
 
-    /// Forgets what has been told so far.
-    pub(super) fn drain(&self) -> Result<()> {
+    /// Forgets what has been told so far, and says in how many messages that was.
+    pub(crate) fn drain(&self) -> Result<usize> {
         let mut datagram = vec![0; DATAGRAM];
+        let mut messages = 0;
         loop {
             match self.receive(&mut datagram, MsgFlags::MSG_DONTWAIT) {
-                Ok(_) => {}
-                Err(Errno::EAGAIN) => return Ok(()),
+                Ok(_) => messages += 1,
+                Err(Errno::EAGAIN) => return Ok(messages),
                 Err(error) => return Err(error).context("read nftables events"),
             }
         }
