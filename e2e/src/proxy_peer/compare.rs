@@ -125,16 +125,31 @@ async fn send(
     Ok(())
 }
 
+/// Two proxies that are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pair {
+    /// Berth in one of its modes.
+    pub ours: Proxy,
+    /// kube-proxy, or Berth in another mode.
+    pub peer: Proxy,
+}
+
+impl fmt::Display for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} beside {}", self.ours, self.peer)
+    }
+}
+
 /// One packet that two proxies treat differently.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// Under whom it went otherwise than under Berth.
-    pub peer: Proxy,
+    /// Who treats it differently.
+    pub pair: Pair,
     /// Which packet.
     pub packet: Packet,
-    /// Under Berth.
+    /// Under the first of them.
     pub ours: Outcomes,
-    /// Under the peer.
+    /// Under the other.
     pub theirs: Outcomes,
     /// The known difference that this is; `None` for a fault.
     pub known: Option<Difference>,
@@ -147,7 +162,7 @@ impl fmt::Display for Finding {
             outcomes.join(", ")
         };
         let Self {
-            peer,
+            pair,
             packet,
             ours,
             theirs,
@@ -155,18 +170,23 @@ impl fmt::Display for Finding {
         } = self;
         write!(
             f,
-            "{packet}: berth [{}], {peer} [{}]",
+            "{packet}: {} [{}], {} [{}]",
+            pair.ours,
             listed(ours),
+            pair.peer,
             listed(theirs)
         )
     }
 }
 
-/// Everything in which a peer differs from Berth. Pure.
-pub fn findings(seen: &Seen) -> Vec<Finding> {
+/// Everything in which two proxies differ. Pure.
+pub fn findings(seen: &Seen, pair: Pair) -> Vec<Finding> {
     let mut found = Vec::new();
-    for ((peer, packet), theirs) in seen {
-        let Some(ours) = seen.get(&(Proxy::Berth, packet.clone())) else {
+    for ((proxy, packet), theirs) in seen {
+        if *proxy != pair.peer {
+            continue;
+        }
+        let Some(ours) = seen.get(&(pair.ours, packet.clone())) else {
             continue;
         };
         if alike(packet, ours, theirs) {
@@ -174,9 +194,9 @@ pub fn findings(seen: &Seen) -> Vec<Finding> {
         }
         let known = Difference::ALL
             .into_iter()
-            .find(|difference| difference.explains(packet, *peer, ours, theirs));
+            .find(|difference| difference.explains(packet, pair, ours, theirs));
         found.push(Finding {
-            peer: *peer,
+            pair,
             packet: packet.clone(),
             ours: ours.clone(),
             theirs: theirs.clone(),
@@ -235,7 +255,11 @@ mod tests {
     fn what_differs_is_a_fault_unless_both_sides_are_as_a_known_difference_has_it() {
         let iptables = Proxy::KubeProxyIptables(super::super::launch::Variant::Nft);
         let known = |aim, peer, ours: Outcome, theirs: Outcome| {
-            let found = findings(&seen(&packet(aim, false), peer, &[ours], &[theirs]));
+            let pair = Pair {
+                ours: Proxy::Berth,
+                peer,
+            };
+            let found = findings(&seen(&packet(aim, false), peer, &[ours], &[theirs]), pair);
             assert_eq!(found.len(), 1);
             found[0].known
         };

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use super::answer::{Outcome, Outcomes};
+use super::compare::Pair;
 use super::launch::Proxy;
 use super::scenario::{Aim, Packet};
 use super::world::Origin;
@@ -68,33 +69,30 @@ impl Difference {
         }
     }
 
-    /// Whether it is to be seen between Berth and this peer.
-    pub fn concerns(self, peer: Proxy) -> bool {
-        match (self, peer) {
+    /// Whether it is to be seen between these two.
+    pub fn concerns(self, Pair { ours, peer }: Pair) -> bool {
+        match (ours, peer) {
+            (Proxy::Berth, Proxy::KubeProxyIptables(_)) => self != Self::UnallocatedClusterIp,
+            (Proxy::Berth, Proxy::KubeProxyNftables) => self == Self::UnallocatedClusterIp,
+            (Proxy::Berth, Proxy::BerthIptables(_)) => self == Self::OtherPortOfClusterIp,
+            // Both send on what has no rule.
+            (Proxy::BerthIptables(_), Proxy::KubeProxyIptables(_)) => {
+                !matches!(self, Self::UnallocatedClusterIp | Self::OtherPortOfClusterIp)
+            }
             (
-                Self::OtherPortOfClusterIp
-                | Self::LoopbackNodePort
-                | Self::NoEndpointsFromHost
-                | Self::RangesBeforeRefusal
-                | Self::FarHairpin,
-                Proxy::KubeProxyIptables(_),
-            )
-            | (Self::UnallocatedClusterIp, Proxy::KubeProxyNftables)
-            | (Self::OtherPortOfClusterIp, Proxy::BerthIptables(_)) => true,
-            (
-                _,
                 Proxy::Berth
                 | Proxy::BerthIptables(_)
                 | Proxy::KubeProxyNftables
                 | Proxy::KubeProxyIptables(_),
+                _,
             ) => false,
         }
     }
 
     /// Whether this and nothing else is what a packet shows. Both sides have to be as expected.
-    pub fn explains(self, packet: &Packet, peer: Proxy, ours: &Outcomes, theirs: &Outcomes) -> bool {
+    pub fn explains(self, packet: &Packet, pair: Pair, ours: &Outcomes, theirs: &Outcomes) -> bool {
         let only = |outcomes: &Outcomes, outcome: Outcome| *outcomes == Outcomes::from([outcome]);
-        self.concerns(peer)
+        self.concerns(pair)
             && match self {
                 Self::OtherPortOfClusterIp => {
                     packet.aim == Aim::ClusterIpOtherPort
@@ -120,9 +118,11 @@ impl Difference {
                         && only(theirs, Outcome::Untouched)
                 }
                 Self::RangesBeforeRefusal => {
+                    // Of the node's own packets it refuses none for want of endpoints, as above.
+                    let from_host = packet.origin == Origin::Host && only(theirs, Outcome::Untouched);
                     packet.aim == Aim::LoadBalancer
                         && only(ours, Outcome::Dropped)
-                        && only(theirs, Outcome::Refused)
+                        && (from_host || only(theirs, Outcome::Refused))
                 }
                 Self::FarHairpin => {
                     packet.origin == Origin::FarPod
