@@ -46,7 +46,7 @@ const PAIRS: [Pair; 4] = [
 ];
 const SERVICES: u8 = 24;
 /// One whose packets show every known difference; those of another may lack one.
-const SEED: u64 = 1;
+const SEED: u64 = 5;
 const PACKETS: u64 = 1_000;
 
 #[test]

@@ -8,7 +8,7 @@ use super::answer::{Outcome, Outcomes};
 use super::compare::Pair;
 use super::launch::Proxy;
 use super::scenario::{Aim, Packet};
-use super::world::Origin;
+use super::world::{Origin, Site};
 
 /// A known difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,17 +25,20 @@ pub enum Difference {
     RangesBeforeRefusal,
     /// A Pod of another node that comes to itself by way of this node.
     FarHairpin,
+    /// A node port of ::1, under external policy Local without an endpoint here.
+    SilenceOnLoopback,
 }
 
 impl Difference {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::OtherPortOfClusterIp,
         Self::UnallocatedClusterIp,
         Self::LoopbackNodePort,
         Self::NoEndpointsFromHost,
         Self::RangesBeforeRefusal,
         Self::FarHairpin,
+        Self::SilenceOnLoopback,
     ];
 
     /// Why it is so, and why it stays.
@@ -65,6 +68,10 @@ impl Difference {
                 "kube-proxy's iptables mode masquerades a packet that an endpoint sends to itself, wherever it runs; \
                  Berth only for endpoints of its own node, as kube-proxy's nftables mode does, and the reply to a Pod \
                  of another node that asks this one is lost"
+            }
+            Self::SilenceOnLoopback => {
+                "kube-proxy's iptables mode drops by the node port's number on every address of the node, though it \
+                 serves none on ::1; Berth leaves loopback addresses alone, as kube-proxy's nftables mode does"
             }
         }
     }
@@ -125,12 +132,36 @@ impl Difference {
                         && (from_host || only(theirs, Outcome::Refused))
                 }
                 Self::FarHairpin => {
+                    let (itself, others) = parted(theirs);
                     packet.origin == Origin::FarPod
-                        && only(ours, Outcome::Dropped)
-                        && theirs.iter().all(Outcome::is_answer)
+                        && ours.contains(&Outcome::Dropped)
+                        && itself
+                        && without_drops(ours) == without_drops(&others)
+                }
+                Self::SilenceOnLoopback => {
+                    packet.aim == Aim::NodePortOnLoopback
+                        && packet.to.is_ipv6()
+                        && only(ours, Outcome::Refused)
+                        && only(theirs, Outcome::Dropped)
                 }
             }
     }
+}
+
+/// Whether the Pod that far Pods' packets come from answers itself, and what else came of them.
+fn parted(outcomes: &Outcomes) -> (bool, Outcomes) {
+    let by_itself = |outcome: &Outcome| match outcome {
+        Outcome::Answered(endpoint, _) => endpoint.starts_with(&format!("{}:", Site::FarA.name())),
+        Outcome::Refused | Outcome::Dropped | Outcome::Untouched | Outcome::Other(_) => false,
+    };
+    let others = outcomes.iter().filter(|outcome| !by_itself(outcome));
+    (outcomes.iter().any(by_itself), others.cloned().collect())
+}
+
+/// A Pod whose packets reach another one of its own host with its own address as the source hears nothing either.
+fn without_drops(outcomes: &Outcomes) -> Outcomes {
+    let answers = outcomes.iter().filter(|outcome| **outcome != Outcome::Dropped);
+    answers.cloned().collect()
 }
 
 impl fmt::Display for Difference {
