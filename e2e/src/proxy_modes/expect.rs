@@ -58,6 +58,8 @@ pub enum Seen {
 pub enum What {
     /// These endpoints answer, and no other.
     Answered(&'static [Site], Seen),
+    /// One of these endpoints answers, always the same.
+    AnsweredByOne(&'static [Site], Seen),
     /// An ICMP error or a reset.
     Refused,
     /// Nothing.
@@ -108,8 +110,8 @@ pub async fn check(world: &World, mode: Mode, expected: &[Expected]) -> Result<(
 
 async fn ask(world: &World, one: Expected, (protocol, ipv6): (Protocol, bool)) -> Result<Outcomes> {
     let count = match one.what {
-        What::Answered(sites, _) if sites.len() > 1 => CLIENTS,
-        What::Answered(..) | What::Refused | What::Dropped | What::Untouched => 2,
+        What::Answered(sites, _) | What::AnsweredByOne(sites, _) if sites.len() > 1 => CLIENTS,
+        What::Answered(..) | What::AnsweredByOne(..) | What::Refused | What::Dropped | What::Untouched => 2,
     };
     let bound: Option<IpAddr> = one.from.bound(ipv6);
     let clients = clients(world.origin(one.from), protocol, bound, ipv6, count)?;
@@ -134,26 +136,39 @@ impl What {
                 ensure!(draining || only(Outcome::Untouched), met());
             }
             Self::Answered(sites, source) => {
-                let wanted: BTreeSet<String> = sites
-                    .iter()
-                    .map(|site| format!("{}:{}", site.name(), TARGETS[0]))
-                    .collect();
-                let mut names = BTreeSet::new();
-                for outcome in outcomes {
-                    let Outcome::Answered(name, from) = outcome else {
-                        anyhow::bail!(met());
-                    };
-                    ensure!(source.is(mode, *from), met());
-                    names.insert(name.clone());
-                }
+                let names = source.of_all(mode, outcomes).with_context(met)?;
+                let wanted = names_of(sites);
                 ensure!(names.is_subset(&wanted) && (!whole || names == wanted), met());
+            }
+            Self::AnsweredByOne(sites, source) => {
+                let names = source.of_all(mode, outcomes).with_context(met)?;
+                ensure!(names.is_subset(&names_of(sites)) && names.len() == 1, met());
             }
         }
         Ok(())
     }
 }
 
+fn names_of(sites: &[Site]) -> BTreeSet<String> {
+    let name = |site: &Site| format!("{}:{}", site.name(), TARGETS[0]);
+    sites.iter().map(name).collect()
+}
+
 impl Seen {
+    /// Who answered, where all did, and saw such a source.
+    fn of_all(self, mode: Mode, outcomes: &Outcomes) -> Result<BTreeSet<String>> {
+        let name = |outcome: &Outcome| match outcome {
+            Outcome::Answered(name, source) if self.is(mode, *source) => Some(name.clone()),
+            Outcome::Answered(..)
+            | Outcome::Refused
+            | Outcome::Dropped
+            | Outcome::Untouched
+            | Outcome::Other(_) => None,
+        };
+        let names: Option<BTreeSet<String>> = outcomes.iter().map(name).collect();
+        names.context("not answered, or from another address")
+    }
+
     fn is(self, mode: Mode, source: Source) -> bool {
         let kept = source == Source::Kept;
         match self {
@@ -195,6 +210,9 @@ mod tests {
             let outcomes: Outcomes = outcomes.into_iter().collect();
             assert_eq!(what.judge(mode, &outcomes, true).is_ok(), holds, "{row}");
         }
+        let stays = What::AnsweredByOne(&[Site::B, Site::FarA], Seen::Kept);
+        assert!(stays.judge(nft, &Outcomes::from([far()]), true).is_ok());
+        assert!(stays.judge(nft, &Outcomes::from([far(), b()]), true).is_err());
         // Once both were seen, the next clients may meet one.
         assert!(both.judge(nft, &Outcomes::from([b()]), false).is_ok());
     }

@@ -11,6 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use berth_testkit::process::{Process, Spec, binary};
 use berth_testkit::sandbox::SCRATCH;
+use berth_testkit::wait::eventually;
 
 use super::Mode;
 use super::expect;
@@ -18,7 +19,7 @@ use super::life::{self, Step, life};
 use crate::cluster::{CLUSTER_CIDRS, PATIENCE, log_path, repository};
 use crate::proxy_peer::answer::Endpoints;
 use crate::proxy_peer::ground::stage_for;
-use crate::proxy_peer::launch::{Proxy, wait_ready};
+use crate::proxy_peer::launch::{Proxy, Variant, path_with, wait_ready};
 use crate::proxy_peer::world::{NODES, World};
 
 /// Says in the guest where the states are.
@@ -88,7 +89,7 @@ pub async fn live(states: &Path) -> Result<()> {
     let state = Path::new(SCRATCH).join("state.json");
     let steps = life();
     hand_over(states, 0, &state)?;
-    let mut process = start(&world, &["--state".to_owned(), state.display().to_string()])?;
+    let mut process = start(&world, &serving(Mode::Ipvs, &state))?;
     wait_ready(Proxy::Berth, &mut process)?;
     for (number, step) in steps.iter().enumerate() {
         println!("{}", step.name);
@@ -96,20 +97,64 @@ pub async fn live(states: &Path) -> Result<()> {
         let checked = expect::check(&world, Mode::Ipvs, &step.expected).await;
         checked.with_context(|| format!("{}: {}", step.name, process.log_end()))?;
     }
-    println!("clean-up");
+    println!("to mode iptables and back");
     let served = |step: &Step| step.expected == life::SERVED;
     let number = steps.iter().rposition(served).context("a step that serves")?;
     hand_over(states, number, &state)?;
     expect::check(&world, Mode::Ipvs, &life::SERVED).await?;
     ensure!(!left(&world)?.is_empty(), "nothing of ours is seen");
-    let status = process.terminate(PATIENCE)?;
-    ensure!(status.success(), "{status}: {}", process.log_end());
+    let process = to_iptables_and_back(&world, process, &state).await?;
+    end(process)?;
+    println!("clean-up");
     let mut cleanup = start(&world, &["--cleanup".to_owned()])?;
     let status = cleanup.wait(PATIENCE)?;
     ensure!(status.success(), "{status}: {}", cleanup.log_end());
     let left = left(&world)?;
     ensure!(left.is_empty(), "left: {left:?}");
     Ok(())
+}
+
+/// Each mode removes what the other wrote.
+async fn to_iptables_and_back(world: &World, ipvs: Process, state: &Path) -> Result<Process> {
+    end(ipvs)?;
+    let mut iptables = start(world, &serving(Mode::Iptables, state))?;
+    wait_ready(Proxy::Berth, &mut iptables)?;
+    expect::check(world, Mode::Iptables, &life::SERVED).await?;
+    eventually("nothing of mode ipvs", PATIENCE, || async {
+        let mut left = left(world)?;
+        // The mark of mode iptables.
+        left.retain(|line| !line.contains("BERTH-PROXY"));
+        ensure!(left.is_empty(), "left: {left:?}");
+        anyhow::Ok(())
+    })
+    .await?;
+    end(iptables)?;
+    let mut ipvs = start(world, &serving(Mode::Ipvs, state))?;
+    wait_ready(Proxy::Berth, &mut ipvs)?;
+    expect::check(world, Mode::Ipvs, &life::SERVED).await?;
+    eventually("nothing of mode iptables", PATIENCE, || async {
+        let listed = world.node().output("iptables-legacy-save", &[])?;
+        let left = listed
+            .lines()
+            .find(|line| line.contains("KUBE-") || line.contains("BERTH-PROXY"));
+        ensure!(left.is_none(), "left: {left:?}");
+        anyhow::Ok(())
+    })
+    .await?;
+    Ok(ipvs)
+}
+
+fn end(mut process: Process) -> Result<()> {
+    let status = process.terminate(PATIENCE)?;
+    ensure!(status.success(), "{status}: {}", process.log_end());
+    Ok(())
+}
+
+fn serving(mode: Mode, state: &Path) -> Vec<String> {
+    vec![
+        format!("--proxy-mode={mode}"),
+        format!("--state={}", state.display()),
+    ]
 }
 
 /// By a rename: a half of a file is nothing to read.
@@ -125,7 +170,6 @@ fn start(world: &World, flags: &[String]) -> Result<Process> {
     let mut spec = Spec::new("proxy", binary("berth", "berth")?, &log);
     spec.args = [
         "proxy",
-        "--proxy-mode=ipvs",
         &format!("--node-name={}", NODES[0].0),
         &format!("--cluster-cidr={CLUSTER_CIDRS}"),
         "--metrics-bind-address=127.0.0.1:10356",
@@ -133,6 +177,9 @@ fn start(world: &World, flags: &[String]) -> Result<Process> {
     .map(str::to_owned)
     .into();
     spec.args.extend(flags.iter().cloned());
+    // Of the variant that the guest's kernel has.
+    let programs = path_with(Variant::Legacy, Path::new(SCRATCH))?;
+    spec.env.push(("PATH".to_owned(), programs.into()));
     Ok(Process::start(world.node(), &spec)?)
 }
 

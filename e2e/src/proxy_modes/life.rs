@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use super::expect::Seen::{Any, Kept, Rewritten};
 use super::expect::To::{ClusterIp, ExternalIp, NodePort, NodePortOnSecond};
-use super::expect::What::{Answered, Dropped, Refused, Untouched};
+use super::expect::What::{Answered, AnsweredByOne, Dropped, Refused, Untouched};
 use super::expect::{Expected, To, What};
 use crate::proxy_peer::answer::{Protocol, TARGETS};
 use crate::proxy_peer::objects::Request;
 use crate::proxy_peer::world::Origin::{self, Host, IdlePod, Outside, PodA};
-use crate::proxy_peer::world::{Both, Site};
+use crate::proxy_peer::world::{Both, NODES, Site};
 
 const NAMESPACE: &str = "life";
 const SERVICE: &str = "/api/v1/namespaces/life/services/web";
@@ -64,7 +64,7 @@ const fn expected(from: Origin, to: To, what: What) -> Expected {
     Expected { from, to, what }
 }
 
-/// The Service comes, its endpoints come, change and go, its policies and its type change, it goes.
+/// The Service comes, its endpoints come, change and go, its policies, hints, affinity and type change, it goes.
 pub fn life() -> Vec<Step> {
     let mut steps = vec![
         Step {
@@ -88,21 +88,23 @@ pub fn life() -> Vec<Step> {
         },
         Step {
             name: "other endpoints take its place",
-            requests: endpoints(&[(Site::B, READY), (Site::FarA, READY)], TARGETS[0]),
+            requests: endpoints(&BOTH, TARGETS[0]),
             expected: SERVED.to_vec(),
         },
     ];
     steps.extend(policies());
+    steps.extend(hints());
+    steps.extend(clients_that_stay());
+    steps.extend(conditions());
     steps.extend(types());
     steps
 }
 
 fn policies() -> Vec<Step> {
-    let local = json!({"spec": {"externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"}});
     vec![
         Step {
             name: "both policies become Local",
-            requests: vec![Request::change(SERVICE, local)],
+            requests: vec![policies_become("Local")],
             expected: vec![
                 expected(Outside, NodePort, Answered(&[Site::B], Kept)),
                 expected(Outside, ExternalIp, Answered(&[Site::B], Kept)),
@@ -131,12 +133,101 @@ fn policies() -> Vec<Step> {
     ]
 }
 
+fn hints() -> Vec<Step> {
+    let mut cluster = vec![policies_become("Cluster")];
+    cluster.extend(endpoints(&BOTH, TARGETS[0]));
+    let zone = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "zone-2"}}});
+    let node = format!("/api/v1/nodes/{}", NODES[0].0);
+    let chosen = |sites| {
+        vec![
+            expected(IdlePod, ClusterIp, Answered(sites, Kept)),
+            expected(Outside, NodePort, Answered(sites, Rewritten)),
+        ]
+    };
+    vec![
+        Step {
+            name: "both policies become Cluster",
+            requests: cluster,
+            expected: SERVED.to_vec(),
+        },
+        Step {
+            name: "each endpoint has a hint, one for the node's zone",
+            requests: hinted("forZones", ["zone-2", "zone-1"]),
+            expected: chosen(&[Site::FarA]),
+        },
+        Step {
+            name: "the node is in the other zone",
+            requests: vec![Request::change(&node, zone)],
+            expected: chosen(&[Site::B]),
+        },
+        Step {
+            name: "each endpoint has a hint, one for the node",
+            requests: hinted("forNodes", [NODES[1].0, NODES[0].0]),
+            expected: chosen(&[Site::FarA]),
+        },
+        Step {
+            name: "hints for nobody here",
+            requests: hinted("forZones", ["zone-7", "zone-8"]),
+            expected: SERVED.to_vec(),
+        },
+    ]
+}
+
+fn clients_that_stay() -> Vec<Step> {
+    let stay = json!({"spec": {"sessionAffinity": "ClientIP"}});
+    let roam = json!({"spec": {"sessionAffinity": "None", "sessionAffinityConfig": null}});
+    vec![
+        Step {
+            name: "clients stay with an endpoint",
+            requests: vec![Request::change(SERVICE, stay)],
+            expected: vec![
+                expected(IdlePod, ClusterIp, AnsweredByOne(&[Site::B, Site::FarA], Kept)),
+                expected(
+                    Outside,
+                    NodePort,
+                    AnsweredByOne(&[Site::B, Site::FarA], Rewritten),
+                ),
+            ],
+        },
+        Step {
+            name: "they do not any more",
+            requests: vec![Request::change(SERVICE, roam)],
+            expected: SERVED.to_vec(),
+        },
+    ]
+}
+
+fn conditions() -> Vec<Step> {
+    let internal =
+        |policy: &str| Request::change(SERVICE, json!({"spec": {"internalTrafficPolicy": policy}}));
+    let mut own_network = endpoints(&[(Site::Host, READY)], TARGETS[0]);
+    own_network.push(internal("Local"));
+    let mut all_drain = endpoints(&[(Site::B, DRAINING), (Site::FarA, DRAINING)], TARGETS[0]);
+    all_drain.push(internal("Cluster"));
+    vec![
+        Step {
+            name: "an endpoint on the node's own network, internal policy Local",
+            requests: own_network,
+            expected: vec![
+                expected(IdlePod, ClusterIp, Answered(&[Site::Host], Kept)),
+                expected(Host, ClusterIp, Answered(&[Site::Host], Any)),
+                expected(Outside, NodePort, Answered(&[Site::Host], Any)),
+            ],
+        },
+        Step {
+            name: "all endpoints drain",
+            requests: all_drain,
+            expected: SERVED.to_vec(),
+        },
+    ]
+}
+
 fn types() -> Vec<Step> {
     let external = json!({"spec": {"type": "ExternalName", "externalName": "elsewhere.example", "externalIPs": null,
         "externalTrafficPolicy": null, "internalTrafficPolicy": null}});
     let mut back = service();
     back["spec"]["externalName"] = Value::Null;
-    let mut returned = endpoints(&[(Site::B, READY), (Site::FarA, READY)], TARGETS[0]);
+    let mut returned = endpoints(&BOTH, TARGETS[0]);
     returned.push(Request::change(SERVICE, json!({"spec": back["spec"]})));
     let mut gone = vec![Request::delete(SERVICE)];
     gone.extend([false, true].map(|ipv6| Request::delete(&slice_path(ipv6))));
@@ -160,11 +251,25 @@ fn types() -> Vec<Step> {
 }
 
 /// Of an endpoint: ready, serving, terminating.
-type Conditions = [bool; 3];
+pub type Conditions = [bool; 3];
 /// Takes connections.
 pub const READY: Conditions = [true, true, false];
 /// Takes them where nobody else does.
 pub const DRAINING: Conditions = [false, true, true];
+
+/// Those that [`SERVED`] speaks of.
+pub const BOTH: [(Site, Conditions); 2] = [(Site::B, READY), (Site::FarA, READY)];
+
+/// [`BOTH`], each with a hint.
+fn hinted(kind: &str, names: [&str; 2]) -> Vec<Request> {
+    let mut requests = endpoints(&BOTH, TARGETS[0]);
+    for request in &mut requests {
+        for (number, name) in names.into_iter().enumerate() {
+            request.body["endpoints"][number]["hints"] = json!({kind: [{"name": name}]});
+        }
+    }
+    requests
+}
 
 /// The namespace and the Service without endpoints.
 pub fn create() -> Vec<Request> {
@@ -173,6 +278,14 @@ pub fn create() -> Vec<Request> {
         Request::create("/api/v1/namespaces", namespace),
         Request::create("/api/v1/namespaces/life/services", service()),
     ]
+}
+
+/// Both policies of the Service.
+pub fn policies_become(policy: &str) -> Request {
+    Request::change(
+        SERVICE,
+        json!({"spec": {"externalTrafficPolicy": policy, "internalTrafficPolicy": policy}}),
+    )
 }
 
 /// The slices of a Service that has none yet.
