@@ -11,11 +11,10 @@ use super::change::Seen;
 use super::commits::Commits;
 use super::run::{Ground, Subject};
 use crate::metrics::{Page, http_get};
-use crate::proxy_peer::launch::ProxyLaunch;
+use crate::proxy_peer::launch::{Proxy, ProxyLaunch};
 
-/// Both have it, under this name and at this address.
+/// Both have it, under this name.
 const SYNCED: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
-const METRICS: &str = "http://127.0.0.1:10249/metrics";
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(5);
 /// For the end of the old process, and for the first sync of the new one.
@@ -44,7 +43,7 @@ impl Ground {
             .launch_proxy(subject.proxy, self.node.netns(), &launch)
             .await?;
         let started = Instant::now();
-        let synced = tokio::task::block_in_place(|| self.synced(&mut process))?;
+        let synced = tokio::task::block_in_place(|| self.synced(subject.proxy, &mut process))?;
         values.insert(Key::RestartWall, (synced - started).as_secs_f64());
         let pid = process.pid();
         self.quiet(Some(pid)).await?;
@@ -56,10 +55,10 @@ impl Ground {
     }
 
     /// When the proxy first said that it has synced. Blocks.
-    fn synced(&self, process: &mut Process) -> Result<Instant> {
+    fn synced(&self, proxy: Proxy, process: &mut Process) -> Result<Instant> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let page = self.node.netns().run(|| http_get(METRICS))?;
+            let page = self.node.netns().run(|| http_get(proxy.metrics()))?;
             let now = Instant::now();
             // Not there before it listens.
             if page.is_ok_and(|page| Page::new(page).sum(SYNCED, "") > 0.0) {
