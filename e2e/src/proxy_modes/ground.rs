@@ -253,11 +253,11 @@ impl ModeNode {
 pub struct Writes(Commits);
 
 impl Writes {
-    /// Messages about objects written since the last look.
+    /// How many there were since the last look.
     ///
     /// # Errors
     /// The kernel cannot be asked.
-    pub fn count(&self) -> Result<usize> {
-        self.0.drain()
+    pub fn count(&self) -> Result<u32> {
+        self.0.transactions()
     }
 }

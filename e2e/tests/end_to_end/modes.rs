@@ -107,7 +107,7 @@ fn a_restart_writes_nothing_and_clean_up_leaves_nothing_of_ours_and_all_of_other
             // Relays end with their process, and the next one's have other ports.
             ensure!(
                 (written > 0) == (mode == Mode::Userspace),
-                "{mode}: {written} messages"
+                "{mode}: {written} transactions"
             );
             ground.nodes[number].expect(&SERVED).await?;
             kernel::only(&node, Some(mode)).await?;
