@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use berth_testkit::wait::eventually;
+use futures::StreamExt;
 
 use super::Mode;
 use super::life::{CLUSTER_IP, EXTERNAL_IP, NODE_PORT, PORT};
@@ -79,6 +80,10 @@ pub struct Expected {
     pub what: What,
 }
 
+/// Flows that are looked at together: the guest has one CPU, and is one process among others.
+const IN_GUEST: usize = 4;
+const AT_ONCE: usize = 16;
+
 /// Waits until packets meet what is expected, all of it, and then once more nothing else.
 ///
 /// # Errors
@@ -102,10 +107,14 @@ pub async fn check(world: &World, mode: Mode, expected: &[Expected]) -> Result<(
         let settled = one.what.judge(mode, &outcomes, false);
         settled.with_context(|| format!("{what}, once that was seen"))
     });
-    let ended = futures::future::join_all(waited).await;
+    let at_once = if mode == Mode::Ipvs { IN_GUEST } else { AT_ONCE };
+    let ended: Vec<Result<()>> = futures::stream::iter(waited)
+        .buffer_unordered(at_once)
+        .collect()
+        .await;
     let faults: Vec<String> = ended
         .into_iter()
-        .filter_map(|one: Result<()>| Some(format!("{:#}", one.err()?)))
+        .filter_map(|one| Some(format!("{:#}", one.err()?)))
         .collect();
     ensure!(faults.is_empty(), "{}", faults.join("\n"));
     Ok(())
