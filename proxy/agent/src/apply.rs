@@ -2,7 +2,9 @@
 //! Writing to and reading from the kernel. No decisions: those are the core's.
 
 mod attributes;
+mod batch;
 pub mod conntrack;
+mod declare;
 mod elements;
 pub mod nft;
 mod observe;
