@@ -86,7 +86,14 @@ pub trait Backend: fmt::Debug + Send {
         touched: &Touched,
     ) -> impl Future<Output = Result<Turned, Error>> + Send;
 
-    /// Looks, cheaply, whether somebody else may have changed what is ours, and has the next turn look closer if so.
+    /// Looks, at a cost that hardly depends on how much there is, whether somebody else changed what is ours, and has the
+    /// next turn look closer if so; says whether it has. Not every change shows: [`Backend::audit`] is for the rest.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    fn glance(&mut self) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// Has the next turn look closer at all that somebody else may have changed.
     ///
     /// # Errors
     /// The kernel cannot be asked.
@@ -190,6 +197,15 @@ impl Backend for Chosen {
             Self::Iptables(backend) => backend.turn(intent, touched).await,
             Self::Ipvs(backend) => backend.turn(intent, touched).await,
             Self::Userspace(backend) => backend.turn(intent, touched).await,
+        }
+    }
+
+    async fn glance(&mut self) -> Result<bool, Error> {
+        match self {
+            Self::Nftables(backend) => backend.glance().await,
+            Self::Iptables(backend) => backend.glance().await,
+            Self::Ipvs(backend) => backend.glance().await,
+            Self::Userspace(backend) => backend.glance().await,
         }
     }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The iptables backend: kube-proxy's chains, written by `iptables-restore`.
 //!
-//! What the kernel holds is read when it is not known: at start, after a failure, and when the canaries are gone. After
-//! that each turn writes what changed, without reading.
+//! What the kernel holds is read when it is not known: at start, after a failure, and when somebody else may have changed
+//! it. After that each turn writes what changed, without reading.
 
 mod program;
+mod watch;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,15 +15,16 @@ use std::time::Duration;
 
 use berth_model::{IpFamily, Protocol};
 use berth_proxy_core::conntrack::StaleFlows;
-use berth_proxy_core::iptables::names::{Fixed, Table};
 use berth_proxy_core::iptables::{Choices, Installed, Wanted};
 use berth_proxy_core::{Intent, Settings, Touched};
 
 pub use program::{Programs, Variant};
+pub(crate) use watch::sizes;
 
 use crate::Error;
 use crate::apply::nft::Counters;
 use crate::backend::{Backend, Done, Turned};
+use watch::{Look, Watch};
 
 /// Not 0 where conntrack takes packets out of a TCP window for good.
 const BE_LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
@@ -37,12 +39,20 @@ struct Tables {
     programs: Programs,
     /// What the kernel holds; `None` when that is not known.
     wanted: Option<Wanted>,
+    /// What that looks like from outside; `None` when it was not looked at since we wrote.
+    look: Option<Look>,
+    /// Whether somebody else may have written since it was read.
+    foreign: bool,
 }
 
 /// Keeps kube-proxy's chains in both families.
 #[derive(Debug)]
 pub struct Iptables {
     families: Vec<Tables>,
+    /// Known from the first turn on.
+    watch: Option<Watch>,
+    /// nf_tables' generation when it was last looked at.
+    generation: Option<u32>,
     limit_said: bool,
 }
 
@@ -57,10 +67,14 @@ impl Iptables {
             Ok(Tables {
                 programs,
                 wanted: None,
+                look: None,
+                foreign: false,
             })
         });
         Ok(Self {
             families: families.collect::<Result<_, Error>>()?,
+            watch: None,
+            generation: None,
             limit_said: false,
         })
     }
@@ -72,6 +86,33 @@ impl Iptables {
     pub async fn check(&self) -> Result<(), Error> {
         for tables in &self.families {
             tables.programs.save().await?;
+        }
+        Ok(())
+    }
+
+    fn is_unknown(&self) -> bool {
+        self.families.iter().any(|tables| tables.wanted.is_none())
+    }
+
+    /// Looks at all families from outside. What looks different from before is not known any more.
+    async fn look(&mut self) -> Result<(), Error> {
+        if self.watch.is_none()
+            && let Some(tables) = self.families.first()
+        {
+            self.watch = Some(Watch::open(&tables.programs).await?);
+        }
+        let Some(watch) = &self.watch else {
+            return Ok(());
+        };
+        self.generation = watch.generation().await?;
+        for tables in &mut self.families {
+            let family = tables.programs.family();
+            let look = watch.look(family).await?;
+            if tables.look.as_ref().is_some_and(|before| *before != look) {
+                tracing::info!(%family, "somebody else changed the rules");
+                tables.wanted = None;
+            }
+            tables.look = Some(look);
         }
         Ok(())
     }
@@ -115,18 +156,37 @@ impl Backend for Iptables {
                 }
             }
         }
+        if self.families.iter().any(|tables| tables.look.is_none()) {
+            self.look().await?;
+        }
         match failed {
             Some(error) => Err(error),
             None => Ok(turned),
         }
     }
 
+    async fn glance(&mut self) -> Result<bool, Error> {
+        let Some(watch) = &self.watch else {
+            return Ok(false);
+        };
+        let generation = watch.generation().await?;
+        if generation.is_none() || generation != self.generation {
+            self.look().await?;
+            let known = generation.is_some();
+            self.families
+                .iter_mut()
+                .for_each(|tables| tables.foreign |= known);
+        }
+        Ok(self.is_unknown())
+    }
+
+    /// The legacy variant does not tell whether anybody wrote.
     async fn audit(&mut self) -> Result<(), Error> {
+        self.glance().await?;
+        let untold = self.generation.is_none();
         for tables in &mut self.families {
-            for table in Table::ALL {
-                if !tables.programs.has_chain(table, Fixed::Canary).await? {
-                    tables.wanted = None;
-                }
+            if tables.foreign || untold {
+                tables.wanted = None;
             }
         }
         Ok(())
@@ -152,6 +212,10 @@ impl Tables {
             return self.read_and_write(intent, turned).await;
         };
         let plan = wanted.update(intent, touched);
+        if plan.is_empty() {
+            return Ok(());
+        }
+        self.look = None;
         self.programs.restore(&plan).await?;
         turned.done.changes += plan.lines();
         Ok(())
@@ -159,7 +223,9 @@ impl Tables {
 
     async fn read_and_write(&mut self, intent: &Intent, turned: &mut Turned) -> Result<(), Error> {
         let family = self.programs.family();
+        self.look = None;
         let listed = self.programs.save().await?;
+        self.foreign = false;
         let installed = Installed::read(family, &listed);
         drop(listed);
         if !installed.is_empty() && !installed.is_ours() {
@@ -172,7 +238,12 @@ impl Tables {
         turned.stale.merge(unclaimed(&installed, intent));
         let (wanted, plan) = Wanted::full(family, intent, choices(), &installed);
         self.programs.restore(&plan).await?;
-        tracing::info!(%family, found = installed.len(), lines = plan.lines(), "rules compared");
+        let (found, lines) = (installed.len(), plan.lines());
+        if lines > 0 {
+            tracing::info!(%family, found, lines, "rules compared");
+        } else {
+            tracing::debug!(%family, found, lines, "rules compared");
+        }
         turned.done.merge(Done {
             rebuilt: usize::from(!installed.is_ours()),
             changes: plan.lines(),

@@ -2,6 +2,7 @@
 //! The IPVS backend: virtual servers by generic netlink, addresses on a dummy link, sets and static rules by ipset and
 //! iptables. Owns what is known of them.
 
+mod glance;
 mod iptables;
 mod link;
 mod remove;
@@ -10,7 +11,7 @@ mod sysctl;
 mod table;
 mod wire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -19,13 +20,14 @@ use std::time::{Duration, Instant};
 
 use berth_model::{IpFamily, Protocol};
 use berth_proxy_core::conntrack::StaleFlows;
-use berth_proxy_core::ipvs::names::{FamilySet, SetName};
+use berth_proxy_core::ipvs::names::SetName;
 use berth_proxy_core::ipvs::{
-    Change, Choice, Installed, MarkSpace, Plan, Scheduler, ServerConfig, ServerKey, Socket, diff, wants,
+    Change, Choice, Installed, MarkSpace, Plan, Scheduler, ServerKey, Socket, diff, wants,
 };
 use berth_proxy_core::{Frontend, Intent, Settings, Touched};
 use ipnet::IpNet;
 
+use self::glance::{Sizes, sizes};
 use self::link::Link;
 use self::table::Table;
 use self::wire::Timeouts;
@@ -86,6 +88,10 @@ pub struct Ipvs {
     suspect: bool,
     /// The addresses of this machine on other links.
     own: BTreeSet<IpAddr>,
+    /// How many servers the last glances at destinations have passed.
+    glanced: usize,
+    /// How large the tables of iptables were when our rules were last found in them.
+    sizes: Option<Sizes>,
     started: Instant,
     /// When connections were last counted.
     counted: Instant,
@@ -109,6 +115,8 @@ impl Ipvs {
             installed: None,
             suspect: true,
             own: BTreeSet::new(),
+            glanced: 0,
+            sizes: None,
             started: now,
             counted: now,
         })
@@ -146,6 +154,7 @@ impl Ipvs {
                 done.rebuilt += 1;
             }
         }
+        self.sizes = Some(sizes()?);
         Ok(())
     }
 
@@ -287,36 +296,6 @@ impl Ipvs {
         }
         Ok(turned)
     }
-
-    /// Whether all looks as it was left, without looking at each destination.
-    async fn is_as_left(&self, installed: &Installed) -> Result<bool, Error> {
-        let addresses = self.link.addresses().await?;
-        if addresses.own != self.own || !addresses.bound.iter().copied().eq(installed.bound()) {
-            return Ok(false);
-        }
-        let seen: BTreeMap<ServerKey, ServerConfig> = self.table.servers().await?.into_iter().collect();
-        if installed
-            .servers()
-            .any(|(key, server)| seen.get(&key) != Some(&server.config))
-        {
-            return Ok(false);
-        }
-        for family in families() {
-            if !iptables::observe(family).await?.is(family, &self.settings) {
-                return Ok(false);
-            }
-        }
-        let counts = sets::counts().await?;
-        let wanted = installed.set_sizes();
-        let sizes = |set: &FamilySet| (counts.get(set), wanted.get(set).copied().unwrap_or_default());
-        let all = IpFamily::ALL
-            .into_iter()
-            .flat_map(|family| SetName::ALL.map(|set| FamilySet(family, set)));
-        Ok(all.into_iter().all(|set| {
-            let (found, wanted) = sizes(&set);
-            found == Some(&wanted)
-        }))
-    }
 }
 
 impl Backend for Ipvs {
@@ -331,6 +310,18 @@ impl Backend for Ipvs {
             self.suspect = true;
         }
         turned
+    }
+
+    async fn glance(&mut self) -> Result<bool, Error> {
+        if self.suspect {
+            return Ok(self.installed.is_some());
+        }
+        let same = self.looks_as_left().await?;
+        if !same {
+            tracing::info!("servers, their destinations, addresses or rules are not as they were left");
+            self.suspect = true;
+        }
+        Ok(!same)
     }
 
     /// Addresses of this machine that came or went count as a change, too: node ports are served on them.

@@ -225,6 +225,10 @@ impl Backend for Userspace {
         Ok(turned)
     }
 
+    async fn glance(&mut self) -> Result<bool, Error> {
+        self.tables.glance().await
+    }
+
     /// Besides the tables, the machine's addresses are looked at.
     async fn audit(&mut self) -> Result<(), Error> {
         self.readdress = true;

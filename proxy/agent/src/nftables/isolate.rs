@@ -94,6 +94,7 @@ impl Nftables {
                 layout, installed, ..
             } => {
                 table.layout = layout;
+                table.shape = None;
                 table.installed = Some(*installed);
             }
             Observed::Absent | Observed::Foreign { .. } => return Err(refusal),
