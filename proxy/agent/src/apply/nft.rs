@@ -291,12 +291,18 @@ impl Nft {
     /// # Errors
     /// Tables cannot be listed: missing privileges, no nf_tables.
     pub async fn has_table(&self, family: IpFamily) -> Result<bool, Error> {
+        Ok(self.flags(family).await?.is_some())
+    }
+
+    /// The flags of the family's table, if there is one.
+    pub(super) async fn flags(&self, family: IpFamily) -> Result<Option<u32>, Error> {
         let tables = self
             .connection
             .list_tables_in(family_of(family))
             .await
             .map_err(Error::kernel("list nftables tables"))?;
-        Ok(tables.iter().any(|table| table.name.as_str() == self.table))
+        let ours = tables.iter().find(|table| table.name.as_str() == self.table);
+        Ok(ours.map(|table| table.flags))
     }
 
     /// Removes the family's table; says whether there was one.

@@ -9,6 +9,7 @@ mod cluster;
 mod ground;
 mod packets;
 mod policies;
+mod recovery;
 mod structure;
 mod takeover;
 #[path = "../backend/traffic.rs"]

@@ -15,7 +15,7 @@ use crate::ground::{VARIANTS, installed, mk_syncer, path, program, run, save};
 use crate::traffic::{HOST, OTHER_VIPS, VIPS, endpoints_on, ips};
 
 /// Every kind of rule that there is.
-fn everything(cluster: &mut Cluster) {
+pub(crate) fn everything(cluster: &mut Cluster) {
     let ranges = ["203.0.113.0/25", "10.77.0.0/16", "2001:db8::/64", "fd00:77::/64"];
     cluster.set(1, Some(&[1, 2, 3])).edit(1, |service, _| {
         service.kind = ServiceKind::LoadBalancer;

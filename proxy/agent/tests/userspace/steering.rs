@@ -357,8 +357,9 @@ fn the_table_lists_and_loads_and_is_kept_and_goes() {
         proxy.audit().await?;
         ensure!(proxy.turn().await?.is_nothing());
         nft(&["flush", "ruleset"], "")?;
-        proxy.audit().await?;
+        ensure!(proxy.glance().await?);
         ensure!(proxy.turn().await?.rebuilt == 2);
+        ensure!(!proxy.glance().await?);
         for ip in cluster_ips(1) {
             ensure!(ask_from(&client, Transport::Tcp, (ip, PORT).into())??.starts_with("1 "));
         }
