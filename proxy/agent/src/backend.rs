@@ -20,6 +20,9 @@ use crate::nftables::Nftables;
 use crate::options::{Options, ProxyMode};
 use crate::userspace::{Capacity, Refusal, Userspace};
 
+/// How long a Service that was refused is left alone: what the kernel does not take now, it will hardly take in a moment.
+pub(crate) const REFUSED_FOR: Duration = Duration::from_secs(30);
+
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Done {

@@ -7,15 +7,16 @@
 mod program;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use berth_model::{IpFamily, Protocol};
+use berth_model::{IpFamily, Protocol, ServiceKey};
 use berth_proxy_core::conntrack::StaleFlows;
-use berth_proxy_core::iptables::{Choices, Installed, Wanted};
+use berth_proxy_core::iptables::{Choices, Installed, Plan, Wanted};
 use berth_proxy_core::{Intent, Settings, Touched};
 
 pub use program::{Programs, Variant};
@@ -23,7 +24,7 @@ pub(crate) use watch::sizes;
 
 use crate::Error;
 use crate::apply::nft::Counters;
-use crate::backend::{Backend, Done, Turned};
+use crate::backend::{Backend, Done, REFUSED_FOR, Turned};
 use watch::{Look, Watch};
 
 /// Not 0 where conntrack takes packets out of a TCP window for good.
@@ -43,6 +44,17 @@ struct Tables {
     look: Option<Look>,
     /// Whether somebody else may have written since it was read.
     foreign: bool,
+    /// Services whose rules were refused.
+    refused: BTreeMap<ServiceKey, Refused>,
+}
+
+/// What would not be taken.
+#[derive(Clone, Debug)]
+struct Refused {
+    /// What was said.
+    why: String,
+    /// When to try again.
+    again_at: Instant,
 }
 
 /// Keeps kube-proxy's chains in both families.
@@ -69,6 +81,7 @@ impl Iptables {
                 wanted: None,
                 look: None,
                 foreign: false,
+                refused: BTreeMap::new(),
             })
         });
         Ok(Self {
@@ -159,6 +172,12 @@ impl Backend for Iptables {
         if self.families.iter().any(|tables| tables.look.is_none()) {
             self.look().await?;
         }
+        for tables in &self.families {
+            let refused = tables.refused.iter();
+            turned
+                .refused
+                .extend(refused.map(|(service, refused)| (service.clone(), refused.why.clone())));
+        }
         match failed {
             Some(error) => Err(error),
             None => Ok(turned),
@@ -193,7 +212,9 @@ impl Backend for Iptables {
     }
 
     fn next_wake(&self) -> Option<Duration> {
-        None
+        let refused = self.families.iter().flat_map(|tables| tables.refused.values());
+        let due = refused.map(|refused| refused.again_at).min()?;
+        Some(due.saturating_duration_since(Instant::now()))
     }
 
     fn elements(&self) -> Vec<(IpFamily, usize)> {
@@ -208,6 +229,7 @@ impl Backend for Iptables {
 
 impl Tables {
     async fn turn(&mut self, intent: &Intent, touched: &Touched, turned: &mut Turned) -> Result<(), Error> {
+        self.forgive(intent, touched);
         let Some(wanted) = &mut self.wanted else {
             return self.read_and_write(intent, turned).await;
         };
@@ -221,36 +243,96 @@ impl Tables {
         Ok(())
     }
 
+    /// Services that are to be tried again, because it is time or something about them is new, have everything read.
+    fn forgive(&mut self, intent: &Intent, touched: &Touched) {
+        let before = self.refused.len();
+        let now = Instant::now();
+        let owners = touched
+            .frontends
+            .iter()
+            .filter_map(|frontend| intent.get(frontend));
+        for owner in owners.map(|found| &found.owner.service) {
+            self.refused.remove(owner);
+        }
+        self.refused
+            .retain(|service, refused| refused.again_at > now && intent.has_service(service));
+        if self.refused.len() < before {
+            self.wanted = None;
+        }
+    }
+
+    /// Writes what is not as it should be. A Service whose rules are refused is left as it is.
     async fn read_and_write(&mut self, intent: &Intent, turned: &mut Turned) -> Result<(), Error> {
         let family = self.programs.family();
         self.look = None;
-        let listed = self.programs.save().await?;
-        self.foreign = false;
-        let installed = Installed::read(family, &listed);
-        drop(listed);
-        if !installed.is_empty() && !installed.is_ours() {
-            tracing::warn!(
-                %family,
-                "the chains of a kube-proxy in iptables mode are here, and are taken over; it must not run beside \
-                 berth proxy in this mode"
-            );
+        loop {
+            let listed = self.programs.save().await?;
+            self.foreign = false;
+            let installed = Installed::read(family, &listed);
+            drop(listed);
+            if !installed.is_empty() && !installed.is_ours() {
+                tracing::warn!(
+                    %family,
+                    "the chains of a kube-proxy in iptables mode are here, and are taken over; it must not run beside \
+                     berth proxy in this mode"
+                );
+            }
+            turned.stale.merge(unclaimed(&installed, intent));
+            let out = self.refused.keys().cloned().collect();
+            let (wanted, plan) = Wanted::without(family, intent, choices(), &installed, &out);
+            match self.programs.restore(&plan).await {
+                Ok(()) => {
+                    compared(family, &installed, &plan);
+                    turned.done.merge(Done {
+                        rebuilt: usize::from(!installed.is_ours()),
+                        changes: plan.lines(),
+                        ..Done::default()
+                    });
+                    self.wanted = Some(wanted);
+                    return Ok(());
+                }
+                Err(error) => self.leave_out(&wanted, error)?,
+            }
         }
-        turned.stale.merge(unclaimed(&installed, intent));
-        let (wanted, plan) = Wanted::full(family, intent, choices(), &installed);
-        self.programs.restore(&plan).await?;
-        let (found, lines) = (installed.len(), plan.lines());
-        if lines > 0 {
-            tracing::info!(%family, found, lines, "rules compared");
-        } else {
-            tracing::debug!(%family, found, lines, "rules compared");
+    }
+
+    /// Leaves out the Service that the refusal names.
+    ///
+    /// # Errors
+    /// The refusal, if it names none, or if there is no other Service: then it is hardly about that one.
+    fn leave_out(&mut self, wanted: &Wanted, refusal: Error) -> Result<(), Error> {
+        let line = match &refusal {
+            Error::Refused { line, .. } => line.as_deref(),
+            Error::Privilege { .. }
+            | Error::Kernel { .. }
+            | Error::Unstable { .. }
+            | Error::Program { .. }
+            | Error::Missing { .. }
+            | Error::Socket(_) => None,
+        };
+        let Some(service) = line.and_then(|line| wanted.owner_of(line)) else {
+            return Err(refusal);
+        };
+        if !wanted.has_others(service) && !self.refused.is_empty() {
+            self.refused.clear();
+            return Err(refusal);
         }
-        turned.done.merge(Done {
-            rebuilt: usize::from(!installed.is_ours()),
-            changes: plan.lines(),
-            ..Done::default()
-        });
-        self.wanted = Some(wanted);
+        tracing::debug!(family = %wanted.family(), %service, %refusal, "left out");
+        let refused = Refused {
+            why: refusal.to_string(),
+            again_at: Instant::now() + REFUSED_FOR,
+        };
+        self.refused.insert(service.clone(), refused);
         Ok(())
+    }
+}
+
+fn compared(family: IpFamily, installed: &Installed, plan: &Plan) {
+    let (found, lines) = (installed.len(), plan.lines());
+    if lines > 0 {
+        tracing::info!(%family, found, lines, "rules compared");
+    } else {
+        tracing::debug!(%family, found, lines, "rules compared");
     }
 }
 

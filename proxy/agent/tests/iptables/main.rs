@@ -10,6 +10,7 @@ mod ground;
 mod packets;
 mod policies;
 mod recovery;
+mod refused;
 mod structure;
 mod takeover;
 #[path = "../backend/traffic.rs"]
