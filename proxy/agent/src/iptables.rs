@@ -7,14 +7,13 @@
 mod program;
 mod watch;
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use berth_model::{IpFamily, Protocol, ServiceKey};
+use berth_model::{IpFamily, Protocol};
 use berth_proxy_core::conntrack::StaleFlows;
 use berth_proxy_core::iptables::{Choices, Installed, Plan, Wanted};
 use berth_proxy_core::{Intent, Settings, Touched};
@@ -24,7 +23,8 @@ pub(crate) use watch::sizes;
 
 use crate::Error;
 use crate::apply::nft::Counters;
-use crate::backend::{Backend, Done, REFUSED_FOR, Turned};
+use crate::backend::{Backend, Done, Turned};
+use crate::refusals::Refusals;
 use watch::{Look, Watch};
 
 /// Not 0 where conntrack takes packets out of a TCP window for good.
@@ -45,16 +45,7 @@ struct Tables {
     /// Whether somebody else may have written since it was read.
     foreign: bool,
     /// Services whose rules were refused.
-    refused: BTreeMap<ServiceKey, Refused>,
-}
-
-/// What would not be taken.
-#[derive(Clone, Debug)]
-struct Refused {
-    /// What was said.
-    why: String,
-    /// When to try again.
-    again_at: Instant,
+    refused: Refusals,
 }
 
 /// Keeps kube-proxy's chains in both families.
@@ -81,7 +72,7 @@ impl Iptables {
                 wanted: None,
                 look: None,
                 foreign: false,
-                refused: BTreeMap::new(),
+                refused: Refusals::default(),
             })
         });
         Ok(Self {
@@ -173,10 +164,7 @@ impl Backend for Iptables {
             self.look().await?;
         }
         for tables in &self.families {
-            let refused = tables.refused.iter();
-            turned
-                .refused
-                .extend(refused.map(|(service, refused)| (service.clone(), refused.why.clone())));
+            turned.refused.extend(tables.refused.reasons());
         }
         match failed {
             Some(error) => Err(error),
@@ -212,9 +200,8 @@ impl Backend for Iptables {
     }
 
     fn next_wake(&self) -> Option<Duration> {
-        let refused = self.families.iter().flat_map(|tables| tables.refused.values());
-        let due = refused.map(|refused| refused.again_at).min()?;
-        Some(due.saturating_duration_since(Instant::now()))
+        let families = self.families.iter();
+        families.filter_map(|tables| tables.refused.next_wake()).min()
     }
 
     fn elements(&self) -> Vec<(IpFamily, usize)> {
@@ -229,7 +216,9 @@ impl Backend for Iptables {
 
 impl Tables {
     async fn turn(&mut self, intent: &Intent, touched: &Touched, turned: &mut Turned) -> Result<(), Error> {
-        self.forgive(intent, touched);
+        if self.refused.forgive(intent, touched) {
+            self.wanted = None;
+        }
         let Some(wanted) = &mut self.wanted else {
             return self.read_and_write(intent, turned).await;
         };
@@ -241,24 +230,6 @@ impl Tables {
         self.programs.restore(&plan).await?;
         turned.done.changes += plan.lines();
         Ok(())
-    }
-
-    /// Services that are to be tried again, because it is time or something about them is new, have everything read.
-    fn forgive(&mut self, intent: &Intent, touched: &Touched) {
-        let before = self.refused.len();
-        let now = Instant::now();
-        let owners = touched
-            .frontends
-            .iter()
-            .filter_map(|frontend| intent.get(frontend));
-        for owner in owners.map(|found| &found.owner.service) {
-            self.refused.remove(owner);
-        }
-        self.refused
-            .retain(|service, refused| refused.again_at > now && intent.has_service(service));
-        if self.refused.len() < before {
-            self.wanted = None;
-        }
     }
 
     /// Writes what is not as it should be. A Service whose rules are refused is left as it is.
@@ -278,7 +249,7 @@ impl Tables {
                 );
             }
             turned.stale.merge(unclaimed(&installed, intent));
-            let out = self.refused.keys().cloned().collect();
+            let out = self.refused.services();
             let (wanted, plan) = Wanted::without(family, intent, choices(), &installed, &out);
             match self.programs.restore(&plan).await {
                 Ok(()) => {
@@ -318,11 +289,7 @@ impl Tables {
             return Err(refusal);
         }
         tracing::debug!(family = %wanted.family(), %service, %refusal, "left out");
-        let refused = Refused {
-            why: refusal.to_string(),
-            again_at: Instant::now() + REFUSED_FOR,
-        };
-        self.refused.insert(service.clone(), refused);
+        self.refused.insert(service.clone(), refusal.to_string());
         Ok(())
     }
 }
