@@ -425,12 +425,12 @@ impl Agent {
         self.conflicts = conflicts;
     }
 
-    /// Each Service that the kernel refuses is named once, and again when it is taken.
+    /// Each Service that is refused is named once, and again when it is taken.
     fn report_refused(&mut self) {
         let refused = self.syncer.refused();
         for (service, why) in refused {
             if self.refused.get(service) != Some(why) {
-                tracing::error!(reason = REFUSED, %service, why, "the kernel refuses a Service, which stays as it was");
+                tracing::error!(reason = REFUSED, %service, why, "a Service is refused, and is left as it is");
             }
         }
         for service in self
@@ -438,7 +438,7 @@ impl Agent {
             .keys()
             .filter(|service| !refused.contains_key(service))
         {
-            tracing::info!(%service, "the kernel does not refuse the Service any more, or it is gone");
+            tracing::info!(%service, "the Service is not refused any more, or it is gone");
         }
         self.metrics.refused(refused.len());
         self.refused.clone_from(refused);

@@ -221,6 +221,10 @@ impl Backend for Userspace {
         let mut turned = self.tables.follow(self.board.steering(), &self.pending).await?;
         let carried_out = std::mem::take(&mut self.pending);
         turned.stale.merge(self.stale(&carried_out));
+        for (relay, why) in self.relays.failing() {
+            let refused = turned.refused.entry(relay.owner.service.clone());
+            refused.or_insert_with(|| why.to_owned());
+        }
         self.close(intent);
         Ok(turned)
     }
