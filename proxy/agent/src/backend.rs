@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 
 use crate::Error;
 use crate::apply::nft::{Counters, Nft};
-use crate::iptables::{self, Iptables, Variant};
+use crate::iptables::{self, Counts, Iptables, Variant};
 use crate::ipvs::{self, Ipvs};
 use crate::nftables::Nftables;
 use crate::options::{Options, ProxyMode};
@@ -175,6 +175,14 @@ impl Chosen {
 }
 
 impl Chosen {
+    /// What is counted of rules in iptables; nothing in other modes.
+    pub(crate) fn rule_counts(&self) -> Vec<(IpFamily, Counts)> {
+        match self {
+            Self::Iptables(backend) => backend.counts().collect(),
+            Self::Nftables(_) | Self::Ipvs(_) | Self::Userspace(_) => Vec::new(),
+        }
+    }
+
     /// What was not relayed, by reason; nothing where nothing is relayed.
     pub(crate) fn refusals(&self) -> BTreeMap<Refusal, u64> {
         match self {

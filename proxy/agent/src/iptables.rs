@@ -7,6 +7,7 @@
 mod program;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use berth_model::{IpFamily, Protocol};
 use berth_proxy_core::conntrack::StaleFlows;
+use berth_proxy_core::iptables::names::Table;
 use berth_proxy_core::iptables::{Choices, Installed, Plan, Wanted};
 use berth_proxy_core::{Intent, Settings, Touched};
 
@@ -34,6 +36,9 @@ const IPV6: &str = "/proc/net/if_inet6";
 /// How many clients xt_recent remembers in a list, and there is one list per endpoint.
 const CLIENTS: &str = "/sys/module/xt_recent/parameters/ip_list_tot";
 
+/// The tables in which we have rules: mangle has empty chains only.
+const COUNTED: [Table; 2] = [Table::Filter, Table::Nat];
+
 /// One family's tables.
 #[derive(Debug)]
 struct Tables {
@@ -46,6 +51,28 @@ struct Tables {
     foreign: bool,
     /// Services whose rules were refused.
     refused: Refusals,
+    counts: Counts,
+}
+
+/// What kube-proxy counts, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Rules of ours, by table.
+    pub rules: BTreeMap<Table, usize>,
+    /// Those that were written last.
+    pub last: BTreeMap<Table, usize>,
+    /// How often iptables-restore refused anything.
+    pub refused: u64,
+    /// How often that was a change only, after which everything was read and compared.
+    pub refused_changes: u64,
+}
+
+impl Counts {
+    fn wrote(&mut self, plan: &Plan) {
+        if !plan.is_empty() {
+            self.last = COUNTED.map(|table| (table, plan.rules(table))).into();
+        }
+    }
 }
 
 /// Keeps kube-proxy's chains in both families.
@@ -73,6 +100,7 @@ impl Iptables {
                 look: None,
                 foreign: false,
                 refused: Refusals::default(),
+                counts: Counts::default(),
             })
         });
         Ok(Self {
@@ -92,6 +120,21 @@ impl Iptables {
             tables.programs.save().await?;
         }
         Ok(())
+    }
+
+    /// What is counted of each family's rules.
+    pub fn counts(&self) -> impl Iterator<Item = (IpFamily, Counts)> {
+        self.families.iter().map(|tables| {
+            let rules = tables.wanted.as_ref().map(|wanted| {
+                let rules = COUNTED.map(|table| (table, wanted.rules(table)));
+                BTreeMap::from(rules)
+            });
+            let counts = Counts {
+                rules: rules.unwrap_or_default(),
+                ..tables.counts.clone()
+            };
+            (tables.programs.family(), counts)
+        })
     }
 
     fn is_unknown(&self) -> bool {
@@ -227,7 +270,12 @@ impl Tables {
             return Ok(());
         }
         self.look = None;
-        self.programs.restore(&plan).await?;
+        if let Err(error) = self.programs.restore(&plan).await {
+            self.counts.refused += 1;
+            self.counts.refused_changes += 1;
+            return Err(error);
+        }
+        self.counts.wrote(&plan);
         turned.done.changes += plan.lines();
         Ok(())
     }
@@ -254,6 +302,7 @@ impl Tables {
             match self.programs.restore(&plan).await {
                 Ok(()) => {
                     compared(family, &installed, &plan);
+                    self.counts.wrote(&plan);
                     turned.done.merge(Done {
                         rebuilt: usize::from(!installed.is_ours()),
                         changes: plan.lines(),
@@ -262,7 +311,10 @@ impl Tables {
                     self.wanted = Some(wanted);
                     return Ok(());
                 }
-                Err(error) => self.leave_out(&wanted, error)?,
+                Err(error) => {
+                    self.counts.refused += 1;
+                    self.leave_out(&wanted, error)?;
+                }
             }
         }
     }

@@ -83,7 +83,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
     let admin = Admin::bind("--metrics-bind-address", options.metrics).await?;
     let registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
     let metrics = registry.register(Metrics::register);
-    let upstream = registry.register(Upstream::register);
+    let upstream = registry.register(|registry| Upstream::register(registry, options.mode));
     let watches = registry.register(WatchMetrics::register);
     let readiness = Readiness::new();
     let health = ProxyHealth::new(2 * options.sync_period);
@@ -445,6 +445,7 @@ impl Agent {
     }
 
     async fn read_counters(&self) {
+        self.upstream.rules(&self.syncer.backend().rule_counts());
         for (reason, count) in self.syncer.backend().refusals() {
             self.metrics.not_relayed(reason, count);
         }

@@ -16,6 +16,8 @@ use prometheus_client::registry::Registry;
 
 use crate::apply::conntrack::Pass;
 use crate::feed::Seen;
+use crate::iptables::Counts;
+use crate::options::ProxyMode;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CodeLabel {
@@ -24,6 +26,12 @@ struct CodeLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FamilyLabel {
+    ip_family: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TableLabel {
+    table: &'static str,
     ip_family: &'static str,
 }
 
@@ -48,6 +56,10 @@ pub(crate) struct Upstream {
     programming: Histograms,
     conntrack: Histograms,
     conntrack_deleted: Family<FamilyLabel, Counter>,
+    rules: Family<TableLabel, Gauge>,
+    rules_last: Family<TableLabel, Gauge>,
+    restore_failures: Family<FamilyLabel, Counter>,
+    partial_restore_failures: Family<FamilyLabel, Counter>,
 }
 
 /// 1 ms to 16 s.
@@ -64,7 +76,8 @@ fn programming() -> Histogram {
 }
 
 impl Upstream {
-    pub(crate) fn register(registry: &mut Registry) -> Self {
+    /// Registers what has a meaning in this mode.
+    pub(crate) fn register(registry: &mut Registry, mode: ProxyMode) -> Self {
         let short = || Histograms::new_with_constructor(short);
         let this = Self {
             healthz: Family::default(),
@@ -82,11 +95,24 @@ impl Upstream {
             programming: Histograms::new_with_constructor(programming),
             conntrack: short(),
             conntrack_deleted: Family::default(),
+            rules: Family::default(),
+            rules_last: Family::default(),
+            restore_failures: Family::default(),
+            partial_restore_failures: Family::default(),
         };
         let kubeproxy = registry.sub_registry_with_prefix("kubeproxy");
         this.register_answers(kubeproxy);
         this.register_syncs(kubeproxy);
         this.register_changes(kubeproxy);
+        match mode {
+            ProxyMode::Nftables => kubeproxy.register(
+                "sync_proxy_rules_nftables_sync_failures",
+                "Turns that failed",
+                this.failures.clone(),
+            ),
+            ProxyMode::Iptables => this.register_rules(kubeproxy),
+            ProxyMode::Ipvs | ProxyMode::Userspace => {}
+        }
         this
     }
 
@@ -130,11 +156,6 @@ impl Upstream {
             self.last_queued.clone(),
         );
         to.register(
-            "sync_proxy_rules_nftables_sync_failures",
-            "Turns that failed",
-            self.failures.clone(),
-        );
-        to.register(
             "conntrack_reconciler_sync_duration_seconds",
             "Time of a clean-up of stale UDP flows",
             self.conntrack.clone(),
@@ -172,6 +193,52 @@ impl Upstream {
             "Time from the change of a Service or Pod, as its EndpointSlice says, to the rules",
             self.programming.clone(),
         );
+    }
+
+    fn register_rules(&self, to: &mut Registry) {
+        to.register(
+            "sync_proxy_rules_iptables_total",
+            "Rules of ours in iptables",
+            self.rules.clone(),
+        );
+        to.register(
+            "sync_proxy_rules_iptables_last",
+            "Rules written when something was written last",
+            self.rules_last.clone(),
+        );
+        to.register(
+            "sync_proxy_rules_iptables_restore_failures",
+            "How often iptables-restore refused anything",
+            self.restore_failures.clone(),
+        );
+        to.register(
+            "sync_proxy_rules_iptables_partial_restore_failures",
+            "How often iptables-restore refused a change, after which everything was read and compared",
+            self.partial_restore_failures.clone(),
+        );
+    }
+
+    /// What is counted of rules in iptables.
+    pub(crate) fn rules(&self, counts: &[(IpFamily, Counts)]) {
+        let up_to = |counter: &Counter, total: u64| counter.inc_by(total.saturating_sub(counter.get()));
+        for (family, counts) in counts {
+            for (gauges, rules) in [(&self.rules, &counts.rules), (&self.rules_last, &counts.last)] {
+                for (table, count) in rules {
+                    let label = TableLabel {
+                        table: table.as_str(),
+                        ip_family: family.as_str(),
+                    };
+                    let count = i64::try_from(*count).unwrap_or(i64::MAX);
+                    gauges.get_or_create(&label).set(count);
+                }
+            }
+            let label = label(*family);
+            up_to(&self.restore_failures.get_or_create(&label), counts.refused);
+            up_to(
+                &self.partial_restore_failures.get_or_create(&label),
+                counts.refused_changes,
+            );
+        }
     }
 
     /// An answer of `/healthz`.
@@ -257,6 +324,7 @@ fn seconds(at: Timestamp) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use berth_proxy_core::iptables::names::Table;
     use berth_runtime::metrics::Metrics;
 
     use super::*;
@@ -268,7 +336,7 @@ mod tests {
     #[test]
     fn names_and_labels_are_kube_proxys() {
         let metrics = Metrics::new("proxy", "0");
-        let upstream = metrics.register(Upstream::register);
+        let upstream = metrics.register(|registry| Upstream::register(registry, ProxyMode::Nftables));
         upstream.healthz(200);
         upstream.livez(503);
         let seen = Seen {
@@ -309,6 +377,43 @@ mod tests {
             r#"kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv4"} 4"#,
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn rules_are_counted_in_mode_iptables_only() {
+        let counts = Counts {
+            rules: [(Table::Filter, 7), (Table::Nat, 40)].into(),
+            last: [(Table::Filter, 0), (Table::Nat, 3)].into(),
+            refused: 2,
+            refused_changes: 1,
+        };
+        for (mode, is_there) in [
+            (ProxyMode::Iptables, true),
+            (ProxyMode::Nftables, false),
+            (ProxyMode::Ipvs, false),
+            (ProxyMode::Userspace, false),
+        ] {
+            let metrics = Metrics::new("proxy", "0");
+            let upstream = metrics.register(|registry| Upstream::register(registry, mode));
+            upstream.rules(&[(IpFamily::V6, counts.clone())]);
+            upstream.failed();
+            // The same again is no news.
+            upstream.rules(&[(IpFamily::V6, counts.clone())]);
+            let text = metrics.render();
+            for line in [
+                r#"kubeproxy_sync_proxy_rules_iptables_total{table="nat",ip_family="IPv6"} 40"#,
+                r#"kubeproxy_sync_proxy_rules_iptables_total{table="filter",ip_family="IPv6"} 7"#,
+                r#"kubeproxy_sync_proxy_rules_iptables_last{table="nat",ip_family="IPv6"} 3"#,
+                r#"kubeproxy_sync_proxy_rules_iptables_last{table="filter",ip_family="IPv6"} 0"#,
+                r#"kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family="IPv6"} 2"#,
+                r#"kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family="IPv6"} 1"#,
+            ] {
+                let found = text.lines().any(|found| found == line);
+                assert!(found == is_there, "{mode}: {line} in:\n{text}");
+            }
+            assert_eq!(text.contains("_iptables_"), is_there, "{mode}");
+            assert_eq!(text.contains("_nftables_"), mode == ProxyMode::Nftables, "{mode}");
         }
     }
 }

@@ -126,6 +126,10 @@ fn one_whose_rules_are_refused_is_left_out_and_the_others_are_served() {
             );
             syncer.turn().await?;
             ensure!(refused(&syncer) == [key(2)], "{variant}");
+            let counted = syncer.backend().counts();
+            let counted = counted.map(|(_, counts)| (counts.refused, counts.refused_changes));
+            // At the start; the change, and what came of reading everything.
+            ensure!(counted.eq([(3, 1), (3, 1)]), "{variant}");
             ensure!(save(variant, IpFamily::V4)? == whole, "{variant}");
             ensure!(
                 syncer.turn().await?.is_nothing(),

@@ -30,6 +30,8 @@ struct Port {
     frontends: BTreeSet<Frontend>,
     chains: BTreeMap<ChainName, u64>,
     lines: BTreeSet<Line>,
+    /// In its own chains.
+    rules: usize,
     endpoints: usize,
 }
 
@@ -107,6 +109,18 @@ impl Wanted {
             .values()
             .map(|port| port.chains.len() + port.lines.len())
             .sum()
+    }
+
+    /// How many rules of ours a table has, the jumps in everybody's chains left out.
+    pub fn rules(&self, table: Table) -> usize {
+        let fixed = self.skeleton.chains.iter().filter(|((of, _), _)| *of == table);
+        let of_ports = self.ports.values().flat_map(|port| &port.lines);
+        let lines = of_ports.chain(&self.health).chain(&self.left_out.lines);
+        let own = self.ports.values().map(|port| port.rules);
+        let own: usize = own.filter(|_| table == Table::Nat).sum();
+        fixed.map(|(_, rules)| rules.len()).sum::<usize>()
+            + lines.filter(|line| line.table == table).count()
+            + own
     }
 
     /// Whether the rules are short, as in a large cluster.
@@ -387,6 +401,7 @@ impl Port {
         lines: &mut Lines,
     ) {
         self.chains.clear();
+        self.rules = rules.chains.values().map(Vec::len).sum();
         for (chain, rules) in rules.chains {
             let print = fingerprint(&rules);
             self.chains.insert(chain, print);
