@@ -4,7 +4,9 @@
 //! What the kernel holds is read when it is not known: at start, after a failure, and when somebody else may have changed
 //! it. After that each turn writes what changed, without reading.
 
+mod counts;
 mod program;
+mod remove;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -16,17 +18,19 @@ use std::time::Duration;
 
 use berth_model::{IpFamily, Protocol};
 use berth_proxy_core::conntrack::StaleFlows;
-use berth_proxy_core::iptables::names::Table;
 use berth_proxy_core::iptables::{Choices, Installed, Plan, Wanted};
 use berth_proxy_core::{Intent, Settings, Touched};
 
+pub use counts::Counts;
 pub use program::{Programs, Variant};
+pub use remove::{Whose, remove};
 pub(crate) use watch::sizes;
 
 use crate::Error;
 use crate::apply::nft::Counters;
 use crate::backend::{Backend, Done, Turned};
 use crate::refusals::Refusals;
+use counts::COUNTED;
 use watch::{Look, Watch};
 
 /// Not 0 where conntrack takes packets out of a TCP window for good.
@@ -35,9 +39,6 @@ const BE_LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
 const IPV6: &str = "/proc/net/if_inet6";
 /// How many clients xt_recent remembers in a list, and there is one list per endpoint.
 const CLIENTS: &str = "/sys/module/xt_recent/parameters/ip_list_tot";
-
-/// The tables in which we have rules: mangle has empty chains only.
-const COUNTED: [Table; 2] = [Table::Filter, Table::Nat];
 
 /// One family's tables.
 #[derive(Debug)]
@@ -52,27 +53,6 @@ struct Tables {
     /// Services whose rules were refused.
     refused: Refusals,
     counts: Counts,
-}
-
-/// What kube-proxy counts, too.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Rules of ours, by table.
-    pub rules: BTreeMap<Table, usize>,
-    /// Those that were written last.
-    pub last: BTreeMap<Table, usize>,
-    /// How often iptables-restore refused anything.
-    pub refused: u64,
-    /// How often that was a change only, after which everything was read and compared.
-    pub refused_changes: u64,
-}
-
-impl Counts {
-    fn wrote(&mut self, plan: &Plan) {
-        if !plan.is_empty() {
-            self.last = COUNTED.map(|table| (table, plan.rules(table))).into();
-        }
-    }
 }
 
 /// Keeps kube-proxy's chains in both families.
@@ -377,55 +357,4 @@ fn unclaimed(installed: &Installed, intent: &Intent) -> StaleFlows {
     StaleFlows {
         allowed: unclaimed.map(|frontend| (frontend, Arc::from([]))).collect(),
     }
-}
-
-/// Whose chains are removed: kube-proxy's have the same names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
-    /// Ours: where our mark is missing they are kube-proxy's and stay.
-    Ours,
-    /// Ours and kube-proxy's.
-    Anybody,
-}
-
-/// Removes chains from both families and both variants' tables. Programs that are missing have left nothing behind.
-/// Yields how many there were.
-///
-/// # Errors
-/// The kernel refused.
-pub async fn remove(path: &OsStr, whose: Whose) -> Result<usize, Error> {
-    let mut removed = 0;
-    for variant in Variant::ALL {
-        for family in families() {
-            let programs = match Programs::find(path, variant, family) {
-                Ok(programs) => programs,
-                Err(missing) => {
-                    tracing::debug!(%variant, %family, %missing, "nothing to remove");
-                    continue;
-                }
-            };
-            match (remove_family(&programs, whose).await, variant) {
-                (Ok(chains), _) => removed += chains,
-                (Err(error), Variant::Default) => return Err(error),
-                // The kernel may lack that variant's tables, which then hold nothing.
-                (Err(error), Variant::Nft | Variant::Legacy) => {
-                    tracing::debug!(%variant, %family, %error, "not looked at");
-                }
-            }
-        }
-    }
-    Ok(removed)
-}
-
-async fn remove_family(programs: &Programs, whose: Whose) -> Result<usize, Error> {
-    let family = programs.family();
-    let installed = Installed::read(family, &programs.save().await?);
-    if installed.is_empty() || (whose == Whose::Ours && !installed.is_ours()) {
-        return Ok(0);
-    }
-    programs.restore(&installed.removal(family)).await?;
-    for (table, chain) in installed.referred() {
-        tracing::warn!(%family, %table, %chain, "emptied and left: a rule of somebody else's refers to it");
-    }
-    Ok(installed.len())
 }

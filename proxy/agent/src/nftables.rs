@@ -3,13 +3,13 @@
 
 mod glance;
 mod isolate;
+mod unbind;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use berth_model::{IpFamily, ServiceKey};
 use berth_proxy_core::conntrack::StaleFlows;
-use berth_proxy_core::nft::bindings::stale;
 use berth_proxy_core::nft::{Entry, Installed, Layout, Plan, Scope, Wishes, diff};
 use berth_proxy_core::{Intent, Settings, Touched};
 
@@ -19,9 +19,6 @@ use crate::apply::nft::{Counters, Nft};
 use crate::apply::probe::Shape;
 use crate::backend::{Backend, Done, Turned};
 use isolate::{Refused, is_about_elements};
-
-/// How often bindings are listed again because one of them expired between that and its removal.
-const UNBIND_ATTEMPTS: u32 = 5;
 
 /// One family's table.
 #[derive(Debug)]
@@ -168,32 +165,6 @@ impl Nftables {
         self.generation = self.generation.map(|known| later(known, commits));
         self.look_from_outside().await?;
         Ok(turned)
-    }
-
-    /// Removes bindings to endpoints that have left: as soon as no new client is bound to them, and once more after the
-    /// retire delay, since a packet that was on its way through the rules may have bound its client meanwhile. At
-    /// `start` nobody knows what happened before.
-    async fn unbind(&mut self, intent: &impl Wishes, touched: &Touched, start: bool) -> Result<usize, Error> {
-        if self
-            .tables
-            .iter()
-            .all(|table| table.layout.number_maps().next().is_none())
-        {
-            return Ok(0);
-        }
-        let now = self.started.elapsed();
-        let left = start || !touched.left.is_empty();
-        let due = self.unbind_at.is_some_and(|at| at <= now);
-        if !left && !due {
-            return Ok(0);
-        }
-        let mut unbound = 0;
-        for family in IpFamily::ALL {
-            unbound += unbind_family(&self.nft, family, intent).await?;
-        }
-        // Only what a packet could still be on its way to.
-        self.unbind_at = left.then(|| now + self.retire_delay);
-        Ok(unbound)
     }
 
     async fn family(
@@ -405,25 +376,6 @@ impl Backend for Nftables {
 
     async fn counters(&self, family: IpFamily) -> Result<Option<Counters>, Error> {
         self.nft.counters(family).await.map(Some)
-    }
-}
-
-async fn unbind_family(nft: &Nft, family: IpFamily, intent: &impl Wishes) -> Result<usize, Error> {
-    let mut attempt = 1;
-    loop {
-        let gone = stale(nft.bindings(family).await?, intent);
-        if gone.is_empty() {
-            return Ok(0);
-        }
-        match nft.unbind(family, &gone).await {
-            Ok(()) => {
-                tracing::debug!(%family, bindings = gone.len(), "clients are free of endpoints that left");
-                return Ok(gone.len());
-            }
-            // One of them has expired since it was listed.
-            Err(error) if attempt == UNBIND_ATTEMPTS => return Err(error),
-            Err(_) => attempt += 1,
-        }
     }
 }
 

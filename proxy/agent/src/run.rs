@@ -2,6 +2,8 @@
 //! From flags to a running process, and to its orderly end: the rules stay, so that traffic goes on
 //! while the process is restarted or replaced.
 
+mod looks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,7 @@ use crate::sync::Syncer;
 use crate::takeover::take_over;
 use crate::upstream::Upstream;
 use crate::{Error, ProxyArgs, sysctl};
+use looks::{AUDIT_PERIOD, GLANCE_PERIOD};
 
 /// Retries of a failed turn. The kernel answers at once, so the first retry comes soon.
 const RETRY: Backoff = Backoff {
@@ -43,15 +46,6 @@ const RETRY: Backoff = Backoff {
 };
 /// How often the counter of untranslated packets is read.
 const COUNTER_PERIOD: Duration = Duration::from_secs(10);
-/// How often somebody else's changes are looked for where that costs next to nothing: what was flushed is back well
-/// within a second.
-const GLANCE_PERIOD: Duration = Duration::from_millis(250);
-/// How often all that somebody else may have changed is looked at.
-const AUDIT_PERIOD: Duration = Duration::from_secs(15);
-/// A look that takes long is repeated that much later: it takes 2% of the time at most.
-const REST: u32 = 50;
-/// Repairs take a fifth of the time at most, whoever changes whatever how often.
-const REPAIRS: u32 = 4;
 
 /// Why a Service is not served as it should be.
 const REFUSED: &str = "RefusedByKernel";
@@ -159,12 +153,6 @@ struct Agent {
     events: Events,
 }
 
-/// When to look again, having looked since `started`.
-fn rested(started: Instant, period: Duration) -> Instant {
-    let now = Instant::now();
-    now + period.max(now.saturating_duration_since(started) * REST)
-}
-
 impl Agent {
     async fn run(
         &mut self,
@@ -194,36 +182,12 @@ impl Agent {
                     continue;
                 }
                 () = tokio::time::sleep_until(audit_at.into()) => {
-                    let started = Instant::now();
-                    if let Err(error) = self.syncer.audit().await {
-                        tracing::debug!(%error, "ruleset not compared");
-                    }
-                    self.turn().await?;
-                    audit_at = rested(started, AUDIT_PERIOD);
+                    audit_at = self.audit().await?;
                     continue;
                 }
             }
             self.turn().await?;
         }
-    }
-
-    /// Looks whether somebody else changed something, repairs it if so, and says when to look again.
-    async fn glance(&mut self) -> Result<Instant, ExitError> {
-        let started = Instant::now();
-        let found = match self.syncer.glance().await {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::debug!(%error, "not looked at");
-                false
-            }
-        };
-        let next = rested(started, GLANCE_PERIOD);
-        if !found {
-            return Ok(next);
-        }
-        let started = Instant::now();
-        self.turn().await?;
-        Ok(next.max(Instant::now() + started.elapsed() * REPAIRS))
     }
 
     /// The event and all that wait behind it: a burst becomes one turn.

@@ -6,6 +6,7 @@
 //! come or go: at any number of Services it is as large as what changed. (kube-proxy writes all shared chains every
 //! time.) Rules of frontends exclude each other, so that it does not matter where among them one is added.
 
+mod counts;
 mod left_out;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -101,36 +102,6 @@ impl Wanted {
     /// The family.
     pub fn family(&self) -> IpFamily {
         self.family
-    }
-
-    /// Chains of Service ports, and rules in shared chains.
-    pub fn len(&self) -> usize {
-        self.ports
-            .values()
-            .map(|port| port.chains.len() + port.lines.len())
-            .sum()
-    }
-
-    /// How many rules of ours a table has, the jumps in everybody's chains left out.
-    pub fn rules(&self, table: Table) -> usize {
-        let fixed = self.skeleton.chains.iter().filter(|((of, _), _)| *of == table);
-        let of_ports = self.ports.values().flat_map(|port| &port.lines);
-        let lines = of_ports.chain(&self.health).chain(&self.left_out.lines);
-        let own = self.ports.values().map(|port| port.rules);
-        let own: usize = own.filter(|_| table == Table::Nat).sum();
-        fixed.map(|(_, rules)| rules.len()).sum::<usize>()
-            + lines.filter(|line| line.table == table).count()
-            + own
-    }
-
-    /// Whether the rules are short, as in a large cluster.
-    pub fn is_short(&self) -> bool {
-        self.short
-    }
-
-    /// Whether there is no Service.
-    pub fn is_empty(&self) -> bool {
-        self.ports.is_empty()
     }
 
     fn write_all(&mut self, intent: &Intent, installed: &Installed) -> Plan {
