@@ -8,6 +8,7 @@ mod declare;
 mod elements;
 pub mod nft;
 mod observe;
+pub(crate) mod probe;
 mod rules;
 mod set_userdata;
 

@@ -2,6 +2,8 @@
 //! From flags to a running process, and to its orderly end: the rules stay, so that traffic goes on
 //! while the process is restarted or replaced.
 
+mod looks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,7 @@ use crate::sync::Syncer;
 use crate::takeover::take_over;
 use crate::upstream::Upstream;
 use crate::{Error, ProxyArgs, sysctl};
+use looks::{AUDIT_PERIOD, GLANCE_PERIOD};
 
 /// Retries of a failed turn. The kernel answers at once, so the first retry comes soon.
 const RETRY: Backoff = Backoff {
@@ -43,8 +46,6 @@ const RETRY: Backoff = Backoff {
 };
 /// How often the counter of untranslated packets is read.
 const COUNTER_PERIOD: Duration = Duration::from_secs(10);
-/// How often the ruleset is looked at for changes of somebody else's, who may have flushed our tables.
-const AUDIT_PERIOD: Duration = Duration::from_secs(15);
 
 /// Why a Service is not served as it should be.
 const REFUSED: &str = "RefusedByKernel";
@@ -76,7 +77,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
     let admin = Admin::bind("--metrics-bind-address", options.metrics).await?;
     let registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
     let metrics = registry.register(Metrics::register);
-    let upstream = registry.register(Upstream::register);
+    let upstream = registry.register(|registry| Upstream::register(registry, options.mode));
     let watches = registry.register(WatchMetrics::register);
     let readiness = Readiness::new();
     let health = ProxyHealth::new(2 * options.sync_period);
@@ -159,8 +160,8 @@ impl Agent {
         stop: &CancellationToken,
     ) -> Result<(), ExitError> {
         let mut counters = tokio::time::interval(COUNTER_PERIOD);
-        let mut audits = tokio::time::interval(AUDIT_PERIOD);
-        audits.reset();
+        let mut glance_at = Instant::now() + GLANCE_PERIOD;
+        let mut audit_at = Instant::now() + AUDIT_PERIOD;
         loop {
             let wake = self.wake_in();
             tokio::select! {
@@ -176,10 +177,13 @@ impl Agent {
                     self.read_counters().await;
                     continue;
                 }
-                _ = audits.tick() => {
-                    if let Err(error) = self.syncer.audit().await {
-                        tracing::debug!(%error, "ruleset not compared");
-                    }
+                () = tokio::time::sleep_until(glance_at.into()) => {
+                    glance_at = self.glance().await?;
+                    continue;
+                }
+                () = tokio::time::sleep_until(audit_at.into()) => {
+                    audit_at = self.audit().await?;
+                    continue;
                 }
             }
             self.turn().await?;
@@ -385,12 +389,12 @@ impl Agent {
         self.conflicts = conflicts;
     }
 
-    /// Each Service that the kernel refuses is named once, and again when it is taken.
+    /// Each Service that is refused is named once, and again when it is taken.
     fn report_refused(&mut self) {
         let refused = self.syncer.refused();
         for (service, why) in refused {
             if self.refused.get(service) != Some(why) {
-                tracing::error!(reason = REFUSED, %service, why, "the kernel refuses a Service, which stays as it was");
+                tracing::error!(reason = REFUSED, %service, why, "a Service is refused, and is left as it is");
             }
         }
         for service in self
@@ -398,13 +402,14 @@ impl Agent {
             .keys()
             .filter(|service| !refused.contains_key(service))
         {
-            tracing::info!(%service, "the kernel does not refuse the Service any more, or it is gone");
+            tracing::info!(%service, "the Service is not refused any more, or it is gone");
         }
         self.metrics.refused(refused.len());
         self.refused.clone_from(refused);
     }
 
     async fn read_counters(&self) {
+        self.upstream.rules(&self.syncer.backend().rule_counts());
         for (reason, count) in self.syncer.backend().refusals() {
             self.metrics.not_relayed(reason, count);
         }

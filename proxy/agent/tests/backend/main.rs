@@ -7,6 +7,7 @@ mod affinity;
 mod cluster;
 mod packets;
 mod policies;
+mod recovery;
 mod refused;
 mod structure;
 mod traffic;

@@ -9,6 +9,8 @@ mod cluster;
 mod ground;
 mod packets;
 mod policies;
+mod recovery;
+mod refused;
 mod structure;
 mod takeover;
 #[path = "../backend/traffic.rs"]

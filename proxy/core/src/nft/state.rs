@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,6 +13,9 @@ use super::objects::{Element, Entry, Key};
 use super::plan::{Change, Stage};
 use crate::names::{List, SetName};
 use crate::{AffinityNumber, Frontend, Target};
+
+/// How many elements of a list are in a sample: in which sets it is, and its first slot as a rule.
+const SAMPLED: usize = 8;
 
 /// The elements of one list of a frontend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -239,6 +243,27 @@ impl Installed {
             .chain(timeouts)
             .chain(of_entries)
             .collect()
+    }
+
+    /// Some elements of up to `count` lists behind `after` in their order, or of the first ones, and the last of those
+    /// lists; `None` at the end. For going through all lists bit by bit.
+    pub fn sample(&self, after: Option<Entry>, count: usize) -> (Vec<Element>, Option<Entry>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut lists = self
+            .entries
+            .range((from, Bound::Unbounded))
+            .take(count)
+            .peekable();
+        let mut elements = Vec::new();
+        while let Some((entry, state)) = lists.next() {
+            elements.extend(elements_of(*entry, state).into_iter().take(SAMPLED));
+            if lists.peek().is_none() {
+                let behind = (Bound::Excluded(*entry), Bound::Unbounded);
+                let more = self.entries.range(behind).next().is_some();
+                return (elements, more.then_some(*entry));
+            }
+        }
+        (elements, None)
     }
 
     /// How many elements there are in all, without networks.
