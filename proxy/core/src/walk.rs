@@ -11,7 +11,7 @@ use crate::names::{ChainName, MapName, NumberMap, SetName};
 use crate::nft::bindings::Binding;
 use crate::nft::objects::{Action, Entry, Field, Match, Rule};
 use crate::nft::{Installed, Layout};
-use crate::{AffinityNumber, Frontend, Target};
+use crate::{AffinityNumber, Frontend, LinkName, Target};
 
 /// The first packet of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Packet {
     pub to_this_node: bool,
     /// Whether the source is an address of this node.
     pub from_this_node: bool,
+    /// The interface that it comes in by; `None` for one that this node sends.
+    pub link: Option<LinkName>,
 }
 
 impl Packet {
@@ -374,6 +376,7 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
             Match::ForeignSource => !self.packet.from_this_node,
             Match::NotLoopback => !self.destination.is_loopback(),
             Match::Numbered => self.number.is_some(),
+            Match::NotBy(links) => !self.packet.link.is_some_and(|link| links.has(&link)),
             Match::In(set) => self.is_in(*set),
             Match::NotIn(set) => !self.is_in(*set),
         }

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use berth_model::IpFamily;
-use berth_proxy_core::AffinityNumber;
 use berth_proxy_core::names::{BINDINGS, ChainName, UNREMEMBERED, UNTRANSLATED};
 use berth_proxy_core::nft::{
     Action, BINDING_KEY, BaseChain as Base, Chain as OurChain, Field, Hook, Match, Rule as OurRule,
 };
+use berth_proxy_core::{AffinityNumber, Links};
 use nlink::netlink::nftables::{
     BaseChain, Chain, CmpOp, CtKey, DynsetExpr, DynsetOp, Expr, FibFlags, FibResult, FilterHook, LookupExpr,
     MetaKey, NatHook, NumgenKind, PayloadBase, Policy, Priority, RawExpr, Register, Rule,
@@ -21,6 +21,8 @@ use crate::Error;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)` and `IPS_DST_NAT`.
 const CT_NEW: u32 = 8;
 const CT_STATUS_DNAT: u32 = 1 << 5;
+/// `IFNAMSIZ`.
+const INTERFACE_NAME: usize = 16;
 /// `RTN_LOCAL`.
 const ADDRESS_LOCAL: u32 = 2;
 /// `NFT_REJECT_ICMP_UNREACH`, with the code for port unreachable in ICMP and in ICMPv6.
@@ -233,6 +235,7 @@ fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
             bitwise(AffinityNumber::MASK, 0),
             compare(CmpOp::Eq, AffinityNumber::PREFIX.to_ne_bytes().to_vec()),
         ],
+        Match::NotBy(links) => not_by(links),
         Match::In(set) | Match::NotIn(set) => {
             let mut expressions = Vec::new();
             load(family, set.fields(), &mut expressions);
@@ -246,6 +249,24 @@ fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
             expressions
         }
     }
+}
+
+/// The name of the interface that the packet came in by, all zeroes for a packet of this host. A prefix is compared as far
+/// as it goes, which is how nft knows it from a name.
+fn not_by(links: &Links) -> Vec<Expr> {
+    let load = Expr::Meta {
+        dreg: Register::R0,
+        key: MetaKey::IifName,
+    };
+    let compared = match links {
+        Links::Named(name) => {
+            let mut padded = name.as_str().as_bytes().to_vec();
+            padded.resize(INTERFACE_NAME, 0);
+            padded
+        }
+        Links::Beginning(prefix) => prefix.as_str().as_bytes().to_vec(),
+    };
+    vec![load, compare(CmpOp::Neq, compared)]
 }
 
 /// Compares what the address is to this host with a local one.

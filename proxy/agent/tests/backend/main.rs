@@ -5,6 +5,8 @@
 
 mod affinity;
 mod cluster;
+mod detectors;
+mod links;
 mod packets;
 mod policies;
 mod refused;

@@ -231,6 +231,7 @@ impl Walker<'_> {
         let to_this_node = self.translated.is_none() && self.packet.to_this_node;
         within(&rule.source, &self.packet.source)
             && within(&rule.destination, &destination)
+            && rule.by.is_none_or(|by| by.matches(self.packet.link.as_ref()))
             && rule.protocol.is_none_or(|wanted| wanted == self.packet.protocol)
             && rule.port.is_none_or(|wanted| wanted == port)
             && (!rule.from_here || self.packet.from_this_node)

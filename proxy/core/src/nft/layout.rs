@@ -10,12 +10,12 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::objects::{Action, BaseChain, Chain, Hook, Match, Rule};
 use super::plan::Plan;
 use super::slots::{EXACT, LADDER};
-use crate::Settings;
 use crate::hash::fnv1a;
 use crate::names::{
     ChainName, Group, Kind, LAYOUT_PREFIX, List, MapName, NumberMap, RELAY_TABLE, SetName, TABLE,
     UNREMEMBERED, UNTRANSLATED,
 };
+use crate::{Links, Settings};
 
 /// Grows whenever the layout changes in a way its text does not show.
 const VERSION: u32 = 3;
@@ -58,6 +58,7 @@ pub struct Layout {
     purpose: Purpose,
     mark: u32,
     pod_cidrs: Vec<IpNet>,
+    pod_links: Option<Links>,
     node_port_ips: Vec<IpNet>,
     limit: u32,
     affinity_timeouts: BTreeSet<u32>,
@@ -79,6 +80,7 @@ impl Layout {
             purpose: Purpose::Endpoints,
             mark: settings.mark,
             pod_cidrs: disjoint(settings.pod_cidrs(family).map(IpNet::trunc).collect()),
+            pod_links: settings.pod_links,
             node_port_ips: disjoint(node_port_ips),
             limit: STEP,
             affinity_timeouts: match family {
@@ -298,7 +300,7 @@ impl Layout {
                 rule(&[Match::Marked(self.mark)], Action::Goto(ChainName::Masquerade)),
             ],
             ChainName::Masquerade => self.masquerade(),
-            ChainName::Refuse => refuse(),
+            ChainName::Refuse => self.refuse(),
             ChainName::Services => services(),
             ChainName::Serve(kind) => self.serve(kind),
             ChainName::ServeLocal(kind) => self.serve_local(Group::new(kind, List::Local)),
@@ -329,7 +331,7 @@ impl Layout {
     /// lookups straddle a change between the policies gets either list, and is masqueraded on its way to the main one.
     fn serve(&self, kind: Kind) -> Vec<Rule> {
         let mark = Action::Mark(self.mark);
-        let local = [Match::In(SetName::Local(kind)), Match::NotIn(SetName::PodCidrs)];
+        let local = [vec![Match::In(SetName::Local(kind))], self.not_from_pod()].concat();
         let from_outside = [&local[..], &[Match::ForeignSource]].concat();
         if self.purpose == Purpose::Relays {
             let mut rules = vec![rule(&from_outside, Action::Goto(ChainName::ServeLocal(kind)))];
@@ -343,11 +345,47 @@ impl Layout {
             rule(&local, mark),
             rule(&always, mark),
         ];
-        if kind == Kind::Vip && !self.pod_cidrs.is_empty() {
-            let not_from_pod = [Match::In(SetName::ClusterIps), Match::NotIn(SetName::PodCidrs)];
+        if kind == Kind::Vip && (!self.pod_cidrs.is_empty() || self.pod_links.is_some()) {
+            let not_from_pod = [vec![Match::In(SetName::ClusterIps)], self.not_from_pod()].concat();
             rules.push(rule(&not_from_pod, mark));
         }
         rules.extend(self.picks(Group::new(kind, List::Main)));
+        rules
+    }
+
+    /// The networks may be changed in place, so they are asked about even while there are none.
+    fn not_from_pod(&self) -> Vec<Match> {
+        let links = self.pod_links.map(Match::NotBy);
+        [Match::NotIn(SetName::PodCidrs)]
+            .into_iter()
+            .chain(links)
+            .collect()
+    }
+
+    /// Sources that are not let in are dropped before they could learn whether there are endpoints.
+    fn refuse(&self) -> Vec<Rule> {
+        let of_kind = |kind| {
+            let dropped = |list| reached_by(kind, SetName::Drop(Group::new(kind, list)));
+            let from_outside = [self.not_from_pod(), vec![Match::ForeignSource]].concat();
+            let local = [dropped(List::Local), from_outside].concat();
+            [
+                rule(&reached_by(kind, SetName::NoEndpoint(kind)), Action::Reject),
+                rule(&dropped(List::Main), Action::Drop),
+                rule(&local, Action::Drop),
+            ]
+        };
+        let not_let_in = [
+            Match::In(SetName::RangedVips),
+            Match::NotIn(SetName::AllowedSources),
+        ];
+        let unknown_port = [
+            Match::In(SetName::ClusterIps),
+            Match::NotIn(SetName::Frontends(Kind::Vip)),
+        ];
+        let mut rules = vec![rule(&not_let_in, Action::Drop)];
+        rules.extend(of_kind(Kind::Vip));
+        rules.push(rule(&unknown_port, Action::Reject));
+        rules.extend(of_kind(Kind::NodePort));
         rules
     }
 
@@ -417,33 +455,6 @@ fn reached_by(kind: Kind, set: SetName) -> Vec<Match> {
             Match::LocalDestination,
         ],
     }
-}
-
-/// Sources that are not let in are dropped before they could learn whether there are endpoints.
-fn refuse() -> Vec<Rule> {
-    let of_kind = |kind| {
-        let dropped = |list| reached_by(kind, SetName::Drop(Group::new(kind, list)));
-        let from_outside = [Match::NotIn(SetName::PodCidrs), Match::ForeignSource];
-        let local = [dropped(List::Local), from_outside.into()].concat();
-        [
-            rule(&reached_by(kind, SetName::NoEndpoint(kind)), Action::Reject),
-            rule(&dropped(List::Main), Action::Drop),
-            rule(&local, Action::Drop),
-        ]
-    };
-    let not_let_in = [
-        Match::In(SetName::RangedVips),
-        Match::NotIn(SetName::AllowedSources),
-    ];
-    let unknown_port = [
-        Match::In(SetName::ClusterIps),
-        Match::NotIn(SetName::Frontends(Kind::Vip)),
-    ];
-    let mut rules = vec![rule(&not_let_in, Action::Drop)];
-    rules.extend(of_kind(Kind::Vip));
-    rules.push(rule(&unknown_port, Action::Reject));
-    rules.extend(of_kind(Kind::NodePort));
-    rules
 }
 
 fn services() -> Vec<Rule> {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::names::{ChainName, Group, Kind, List, MapName, NumberMap, SetName};
-use crate::{AffinityNumber, Frontend, Target};
+use crate::{AffinityNumber, Frontend, Links, Target};
 
 /// A part of a packet, as a set key holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -160,6 +160,8 @@ pub enum Match {
     ForeignSource,
     /// The packet carries the number of a list that remembers its clients.
     Numbered,
+    /// The packet did not come in by one of these interfaces.
+    NotBy(Links),
     /// The packet's fields are in the set.
     In(SetName),
     /// The packet's fields are not in the set.

@@ -302,6 +302,7 @@ fn match_text(family: IpFamily, condition: &Match) -> String {
             let (mask, prefix) = (class(AffinityNumber::MASK), class(AffinityNumber::PREFIX));
             format!("meta priority & {mask} == {prefix}")
         }
+        Match::NotBy(links) => format!("iifname != \"{links}\""),
         Match::In(set) => format!("{} @{set}", key_text(family, set.fields())),
         Match::NotIn(set) => format!("{} != @{set}", key_text(family, set.fields())),
     }

@@ -29,8 +29,8 @@ fn by_intent(packet: &Packet, intent: &Intent) -> BTreeSet<Verdict> {
     if !found.admits(packet.source) {
         return [Verdict::Dropped].into();
     }
-    let pods = || settings.pod_cidrs(IpFamily::of(packet.source));
-    let class = if pods().any(|net| net.contains(&packet.source)) {
+    let mut pods = settings.pod_sources(IpFamily::of(packet.source));
+    let class = if pods.any(|pods| pods.has(packet.source, packet.link.as_ref())) {
         SourceClass::Pod
     } else if packet.from_this_node {
         SourceClass::Host
