@@ -2,11 +2,11 @@
 //! What the proxy does once and then exits: clean up, show what it would write.
 
 use berth_model::IpFamily;
-use berth_proxy_core::Intent;
 use berth_proxy_core::iptables::{self, Choices};
 use berth_proxy_core::ipvs::{self, Choice};
 use berth_proxy_core::nft::full_script;
 use berth_proxy_core::userspace::Demand;
+use berth_proxy_core::{Intent, Settings};
 use berth_runtime::exit::ExitError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,11 @@ pub(crate) async fn dry_run(
     let mut state = State::default();
     let mut patience = std::pin::pin!(tokio::time::sleep(NODE_PATIENCE));
     let mut waiting = true;
-    while !state.is_synced() || (waiting && !state.is_node_listed()) {
+    let lacks = |state: &State| {
+        let cidrs = options.drops_unallocated() && state.service_cidrs().is_none();
+        cidrs || !state.is_node_listed()
+    };
+    while !state.is_synced() || (waiting && lacks(&state)) {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             event = events.recv() => match event {
@@ -49,7 +53,10 @@ pub(crate) async fn dry_run(
         }
     }
     let own = own_addresses().unwrap_or_default();
-    let settings = options.settings(state.node.as_ref(), &own);
+    let settings = Settings {
+        service_cidrs: state.service_cidrs(),
+        ..options.settings(state.node.as_ref(), &own)
+    };
     let intent = Intent::of(state.index.view(), settings);
     let text = match options.mode {
         ProxyMode::Nftables => full_script(&intent),

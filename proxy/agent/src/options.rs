@@ -219,6 +219,15 @@ impl Options {
         self.detect_local_mode == DetectLocalMode::NodeCidr
     }
 
+    /// Whether packets to ClusterIPs that no Service has are dropped: where nftables steers, as in kube-proxy's mode
+    /// nftables.
+    pub(crate) fn drops_unallocated(&self) -> bool {
+        match self.mode {
+            ProxyMode::Nftables | ProxyMode::Userspace => true,
+            ProxyMode::Iptables | ProxyMode::Ipvs => false,
+        }
+    }
+
     /// Whether the machine's addresses matter.
     pub(crate) fn selects_addresses(&self) -> bool {
         !self.nodeport_addresses.is_empty()

@@ -65,6 +65,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
     let selection = Selection {
         service_proxy_name: args.service_proxy_name.clone(),
         node: options.node.clone(),
+        service_cidrs: options.drops_unallocated(),
     };
     let stop = shutdown.token();
     let source = Source::open(args.state.clone(), api).await?;
@@ -225,31 +226,46 @@ impl Agent {
         !self.options.needs_node() && (self.state.is_node_listed() || Instant::now() >= self.node_patience)
     }
 
-    /// What the Node and the machine's addresses changed of the settings is written like any other change.
+    /// What the Node, the machine's addresses and the ServiceCIDRs changed of the settings is written like any other change.
     /// A Node that is gone changes nothing: traffic goes on as long as this process runs.
     fn follow_node(&mut self) {
         self.health.node(self.state.eligibility());
-        if self.state.node.is_none() && self.written {
+        let known = if self.state.node.is_none() && self.written {
+            self.settings.clone()
+        } else if let Some(settings) = self.of_node() {
+            settings
+        } else {
             return;
+        };
+        let settings = Settings {
+            service_cidrs: self.state.service_cidrs(),
+            ..known
+        };
+        if settings != self.settings {
+            tracing::info!(
+                ?settings,
+                "the node or the ServiceCIDRs changed, and the rules follow"
+            );
+            self.syncer.reconfigure(settings.clone(), self.state.index.view());
+            self.settings = settings;
+            self.queued();
         }
+    }
+
+    /// The settings as the Node and the machine's addresses are now.
+    fn of_node(&self) -> Option<Settings> {
         let own = if self.options.selects_addresses() {
             match own_addresses() {
                 Ok(own) => own,
                 Err(error) => {
                     tracing::warn!(%error, "the machine's addresses cannot be read");
-                    return;
+                    return None;
                 }
             }
         } else {
             BTreeSet::new()
         };
-        let settings = self.options.settings(self.state.node.as_ref(), &own);
-        if settings != self.settings {
-            tracing::info!(?settings, "the node changed, and the rules follow");
-            self.syncer.reconfigure(settings.clone(), self.state.index.view());
-            self.settings = settings;
-            self.queued();
-        }
+        Some(self.options.settings(self.state.node.as_ref(), &own))
     }
 
     fn queued(&self) {

@@ -5,7 +5,8 @@
 //!
 //! Beyond the table it says what Berth decides where the table is silent: the oldest Service has a contested
 //! address (created, then uid, then name), and a list of source ranges without one of the address's family lets
-//! nobody in, unless it lets in the whole other family.
+//! nobody in, unless it lets in the whole other family. An address of the node itself is not dropped for lying where
+//! ClusterIPs are given.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -46,8 +47,12 @@ pub fn verdict(packet: &Packet, state: State<'_>) -> BTreeSet<Verdict> {
             state.view.services.values().any(|service| {
                 service.cluster_ip(IpFamily::of(packet.destination)) == Some(packet.destination)
             });
+        let given = state.settings.service_cidrs.iter().flatten();
+        let unallocated = || given.into_iter().any(|net| net.contains(&packet.destination));
         let verdict = if cluster_ip {
             Verdict::Rejected
+        } else if !packet.to_this_node && unallocated() {
+            Verdict::Dropped
         } else {
             Verdict::Untouched
         };

@@ -246,11 +246,26 @@ pub(crate) fn settings() -> impl Strategy<Value = Settings> {
     let links = select(vec![
         None,
         None,
+        None,
+        None,
         Some(Links::named("cni0").unwrap()),
         Some(Links::beginning("veth").unwrap()),
     ]);
     let addresses = proptest::option::of(subsequence(vec![0u8, 1], 0..=2));
     let zone = proptest::option::weighted(0.8, select(vec!["a", "b"]));
+    let given = select(vec![
+        None,
+        Some(vec![]),
+        Some(vec!["10.96.0.0/16", "fd00:96::/112"]),
+        // Overlaps, and holds addresses of other kinds.
+        Some(vec![
+            "10.96.0.0/24",
+            "10.96.0.2/31",
+            "10.77.0.0/16",
+            "192.0.2.0/24",
+            "fd00::/16",
+        ]),
+    ]);
     (
         cidrs,
         proptest::bool::weighted(0.1),
@@ -258,9 +273,10 @@ pub(crate) fn settings() -> impl Strategy<Value = Settings> {
         zone,
         any::<bool>(),
         links,
+        given,
     )
         .prop_map(
-            |(cidrs, masquerade_all, addresses, zone, known, pod_links)| Settings {
+            |(cidrs, masquerade_all, addresses, zone, known, pod_links, given)| Settings {
                 node: Some(NodeName::new("here")),
                 zone: zone.map(str::to_owned),
                 node_ips: if known {
@@ -283,6 +299,7 @@ pub(crate) fn settings() -> impl Strategy<Value = Settings> {
                     vec![]
                 },
                 pod_links,
+                service_cidrs: given.map(|nets| nets.iter().map(|net| net.parse().unwrap()).collect()),
                 masquerade_all,
                 ..Settings::default()
             },

@@ -27,6 +27,9 @@ pub struct Settings {
     pub cluster_cidrs: Vec<IpNet>,
     /// By which interfaces the packets of this node's Pods come in, both families.
     pub pod_links: Option<Links>,
+    /// From which networks ClusterIPs are given, both families: who addresses one there that no Service has, is dropped.
+    /// `None`: not known, and what the kernel has stays.
+    pub service_cidrs: Option<Vec<IpNet>>,
     /// Masquerade every connection to a ClusterIP.
     pub masquerade_all: bool,
     /// The bit of the packet mark that carries the decision to masquerade, as a mark value.
@@ -129,6 +132,7 @@ impl Default for Settings {
             node_port_addresses: NodePortAddresses::all(),
             cluster_cidrs: Vec::new(),
             pod_links: None,
+            service_cidrs: None,
             masquerade_all: false,
             mark: 1 << 14,
         }

@@ -116,6 +116,7 @@ impl Lookups for (&Layout, &Installed) {
             SetName::Count(_, count) => state.counts.contains(&count),
             SetName::AllowedSources
             | SetName::ClusterIps
+            | SetName::ServiceCidrs
             | SetName::PodCidrs
             | SetName::NodePortIps
             | SetName::Hairpin
@@ -127,7 +128,7 @@ impl Lookups for (&Layout, &Installed) {
         match set {
             SetName::ClusterIps => self.1.has_cluster_ip(ip),
             SetName::Hairpin => self.1.has_hairpin(ip),
-            SetName::PodCidrs | SetName::NodePortIps => self
+            SetName::ServiceCidrs | SetName::PodCidrs | SetName::NodePortIps => self
                 .0
                 .networks()
                 .into_iter()
@@ -209,8 +210,8 @@ pub fn verdicts(
     }
 }
 
-/// Walks one packet that arrives: prerouting before, at and after translation, postrouting. `pick` is the kernel's
-/// random number below its argument.
+/// Walks one packet that arrives: prerouting before, at and after translation, forward, postrouting. One of this host
+/// meets the same rules in output. `pick` is the kernel's random number below its argument.
 pub fn walk(
     rules: &Ruleset,
     lookups: &mut impl Lookups,
@@ -232,8 +233,13 @@ pub fn walk(
         ChainName::FilterPrerouting,
         ChainName::NatPrerouting,
         ChainName::LearnPrerouting,
+        ChainName::UnallocatedForward,
         ChainName::NatPostrouting,
     ] {
+        // What is for this host is not forwarded.
+        if chain == ChainName::UnallocatedForward && walker.is_for_this_node() {
+            continue;
+        }
         match walker.run(chain) {
             Step::Next | Step::Done => {}
             Step::Stop(verdict) => return verdict,
@@ -351,6 +357,10 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
         self.translated(target)
     }
 
+    fn is_for_this_node(&self) -> bool {
+        self.translated.is_none() && self.packet.to_this_node
+    }
+
     fn translated(&mut self, target: Target) -> Step {
         self.translated = Some(target);
         self.destination = target.ip;
@@ -374,6 +384,7 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
             Match::Unmarked(bit) => self.mark & bit == 0,
             Match::LocalDestination => self.packet.to_this_node,
             Match::ForeignSource => !self.packet.from_this_node,
+            Match::ForeignDestination => !self.is_for_this_node(),
             Match::NotLoopback => !self.destination.is_loopback(),
             Match::Numbered => self.number.is_some(),
             Match::NotBy(links) => !self.packet.link.is_some_and(|link| links.has(&link)),
@@ -384,7 +395,9 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
 
     fn is_in(&mut self, set: SetName) -> bool {
         match set {
-            SetName::ClusterIps | SetName::NodePortIps => self.lookups.has_address(set, self.destination),
+            SetName::ClusterIps | SetName::ServiceCidrs | SetName::NodePortIps => {
+                self.lookups.has_address(set, self.destination)
+            }
             SetName::PodCidrs => self.lookups.has_address(set, self.packet.source),
             SetName::Hairpin => {
                 self.packet.source == self.destination && self.lookups.has_address(set, self.destination)

@@ -247,7 +247,7 @@ pub(super) fn decode_member(family: IpFamily, name: SetName, element: &SetElemen
         rest: element.key(),
     };
     let key = match name {
-        SetName::PodCidrs | SetName::NodePortIps => return None,
+        SetName::ServiceCidrs | SetName::PodCidrs | SetName::NodePortIps => return None,
         SetName::AffinityTimeout(_) => Key::Number(fields.number()?),
         SetName::ClusterIps | SetName::Hairpin => Key::Address(fields.address()?),
         SetName::AllowedSources => {

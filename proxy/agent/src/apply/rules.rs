@@ -84,20 +84,17 @@ pub(super) fn named_chain(place: Place, name: &str) -> Result<Chain, Error> {
 
 pub(super) fn base_chain(base: Base) -> BaseChain {
     let priority = Priority::Custom(base.priority);
-    if base.nat {
-        let hook = match base.hook {
-            Hook::Prerouting => NatHook::Prerouting,
-            Hook::Output => NatHook::Output,
-            Hook::Postrouting => NatHook::Postrouting,
-        };
-        BaseChain::nat(hook, priority)
-    } else {
-        let hook = match base.hook {
-            Hook::Prerouting => FilterHook::Prerouting,
-            Hook::Output => FilterHook::Output,
-            Hook::Postrouting => FilterHook::Postrouting,
-        };
-        BaseChain::filter(hook, priority)
+    let nat = |hook| BaseChain::nat(hook, priority);
+    let filter = |hook| BaseChain::filter(hook, priority);
+    match (base.hook, base.nat) {
+        (Hook::Prerouting, true) => nat(NatHook::Prerouting),
+        (Hook::Prerouting, false) => filter(FilterHook::Prerouting),
+        (Hook::Output, true) => nat(NatHook::Output),
+        (Hook::Output, false) => filter(FilterHook::Output),
+        // Nothing is translated there.
+        (Hook::Forward, true | false) => filter(FilterHook::Forward),
+        (Hook::Postrouting, true) => nat(NatHook::Postrouting),
+        (Hook::Postrouting, false) => filter(FilterHook::Postrouting),
     }
 }
 
@@ -226,6 +223,7 @@ fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
         Match::Unmarked(bit) => marked(*bit, CmpOp::Neq),
         Match::LocalDestination => address_type(FibFlags::DADDR, CmpOp::Eq),
         Match::ForeignSource => address_type(FibFlags::SADDR, CmpOp::Neq),
+        Match::ForeignDestination => address_type(FibFlags::DADDR, CmpOp::Neq),
         Match::NotLoopback => not_loopback(family),
         Match::Numbered => vec![
             Expr::Meta {

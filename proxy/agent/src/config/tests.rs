@@ -175,6 +175,15 @@ fn of_interfaces_the_field_of_the_chosen_mode_counts() {
         (None, Some("veth*".to_owned()), bridge.to_owned())
     );
     assert_eq!(taken("ClusterCIDR"), (None, None, format!("{bridge} {prefix}")));
+    let said = |mode: &str, field: &str| {
+        faults(&format!(
+            "{HEAD}detectLocalMode: {mode}\ndetectLocal: {{{field}}}\n"
+        ))
+    };
+    let long = said("BridgeInterface", "bridgeInterface: a-bridge-with-a-name");
+    assert!(long.starts_with(bridge) && long.contains("at most 15"), "{long}");
+    let star = said("InterfaceNamePrefix", "interfaceNamePrefix: veth*");
+    assert!(star.starts_with(prefix) && star.contains("'*'"), "{star}");
 }
 
 #[test]
@@ -291,18 +300,6 @@ fn what_is_wrong_is_named_by_its_path_with_the_way_out() {
         (
             "detectLocalMode: Bridge\n",
             &["detectLocalMode:", "Bridge", "NodeCIDR"],
-        ),
-        (
-            "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: a-bridge-with-a-name}\n",
-            &[
-                "detectLocal.bridgeInterface:",
-                "a-bridge-with-a-name",
-                "at most 15",
-            ],
-        ),
-        (
-            "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth*}\n",
-            &["detectLocal.interfaceNamePrefix:", "'*'"],
         ),
         (
             "healthzBindAddress: 10256\n",

@@ -12,3 +12,4 @@ mod policies;
 mod refused;
 mod structure;
 mod traffic;
+mod unallocated;

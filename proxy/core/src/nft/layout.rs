@@ -38,6 +38,8 @@ const DNAT: i32 = -100;
 /// Right behind it, in the same hook: a packet has the address of its endpoint by now, and still its own source, and
 /// routing, which resets the priority of a packet that is forwarded (`ip_forward` in Linux), is yet to come.
 const AFTER_DNAT: i32 = -90;
+/// `NF_IP_PRI_FILTER`: after all translation of destinations, also of a host's own packets.
+const FILTER: i32 = 0;
 /// `NF_IP_PRI_NAT_SRC`.
 const SNAT: i32 = 100;
 
@@ -60,6 +62,7 @@ pub struct Layout {
     pod_cidrs: Vec<IpNet>,
     pod_links: Option<Links>,
     node_port_ips: Vec<IpNet>,
+    service_cidrs: Option<Vec<IpNet>>,
     limit: u32,
     affinity_timeouts: BTreeSet<u32>,
 }
@@ -82,6 +85,10 @@ impl Layout {
             pod_cidrs: disjoint(settings.pod_cidrs(family).map(IpNet::trunc).collect()),
             pod_links: settings.pod_links,
             node_port_ips: disjoint(node_port_ips),
+            service_cidrs: settings.service_cidrs.as_ref().map(|nets| {
+                let ours = nets.iter().filter(|net| IpFamily::of(net.addr()) == family);
+                disjoint(ours.map(IpNet::trunc).collect())
+            }),
             limit: STEP,
             affinity_timeouts: match family {
                 IpFamily::V4 => [USUAL_AFFINITY].into(),
@@ -167,12 +174,17 @@ impl Layout {
         count <= self.limit || self.ladder().contains(&count)
     }
 
-    /// The sets of networks with their elements, which are disjoint. They may be changed in place.
-    pub fn networks(&self) -> [(SetName, &[IpNet]); 2] {
-        [
+    /// The sets of networks with their elements, which are disjoint, as far as they are known. They may be changed in
+    /// place.
+    pub fn networks(&self) -> Vec<(SetName, &[IpNet])> {
+        let mut networks: Vec<(SetName, &[IpNet])> = vec![
             (SetName::PodCidrs, &self.pod_cidrs),
             (SetName::NodePortIps, &self.node_port_ips),
-        ]
+        ];
+        if let Some(nets) = &self.service_cidrs {
+            networks.push((SetName::ServiceCidrs, nets));
+        }
+        networks
     }
 
     /// Name of the empty chain that tells this layout from any other: same name, same structure but for the limit
@@ -316,6 +328,13 @@ impl Layout {
                 rule(&[Match::Numbered], Action::CountUnremembered),
             ],
             ChainName::Remember => self.affinity_timeouts.iter().copied().map(remember).collect(),
+            ChainName::UnallocatedForward | ChainName::UnallocatedOutput => {
+                vec![rule(
+                    &[Match::NewConnection],
+                    Action::Jump(ChainName::Unallocated),
+                )]
+            }
+            ChainName::Unallocated => vec![unallocated()],
         }
     }
 
@@ -457,6 +476,18 @@ fn reached_by(kind: Kind, set: SetName) -> Vec<Match> {
     }
 }
 
+/// After everybody's translation: another proxy (`--service-proxy-name`) may serve a ClusterIP that is none of ours, and
+/// by now its packets go elsewhere. A host's own address in there stays its own.
+fn unallocated() -> Rule {
+    let nobodys = [
+        Match::In(SetName::ServiceCidrs),
+        Match::NotIn(SetName::ClusterIps),
+        Match::Untranslated,
+        Match::ForeignDestination,
+    ];
+    rule(&nobodys, Action::Drop)
+}
+
 fn services() -> Vec<Rule> {
     [Kind::Vip, Kind::NodePort]
         .map(|kind| {
@@ -489,6 +520,8 @@ fn base(chain: ChainName) -> Option<BaseChain> {
         ChainName::NatPostrouting => (true, Hook::Postrouting, SNAT),
         ChainName::LearnPrerouting => (false, Hook::Prerouting, AFTER_DNAT),
         ChainName::LearnOutput => (false, Hook::Output, AFTER_DNAT),
+        ChainName::UnallocatedForward => (false, Hook::Forward, FILTER),
+        ChainName::UnallocatedOutput => (false, Hook::Output, FILTER),
         ChainName::Refuse
         | ChainName::Services
         | ChainName::Serve(_)
@@ -498,7 +531,8 @@ fn base(chain: ChainName) -> Option<BaseChain> {
         | ChainName::Masquerade
         | ChainName::Recall
         | ChainName::Learn
-        | ChainName::Remember => return None,
+        | ChainName::Remember
+        | ChainName::Unallocated => return None,
     };
     Some(BaseChain { nat, hook, priority })
 }

@@ -64,7 +64,7 @@ impl SetName {
             Self::Drop(group) | Self::Count(group, _) => group.kind.fields(),
             Self::RangedVips => &VIP_KEY,
             Self::AllowedSources => &SOURCE_KEY,
-            Self::ClusterIps | Self::NodePortIps => &[Field::DestinationIp],
+            Self::ClusterIps | Self::ServiceCidrs | Self::NodePortIps => &[Field::DestinationIp],
             Self::PodCidrs => &[Field::SourceIp],
             Self::Hairpin => &[Field::SourceIp, Field::DestinationIp],
             Self::AffinityTimeout(_) => &[Field::Number],
@@ -73,7 +73,10 @@ impl SetName {
 
     /// Whether its elements are networks, or have one in their key.
     pub fn is_interval(self) -> bool {
-        matches!(self, Self::PodCidrs | Self::NodePortIps | Self::AllowedSources)
+        matches!(
+            self,
+            Self::ServiceCidrs | Self::PodCidrs | Self::NodePortIps | Self::AllowedSources
+        )
     }
 
     /// Which list of a frontend its elements are about.
@@ -87,6 +90,7 @@ impl SetName {
             | Self::RangedVips
             | Self::AllowedSources
             | Self::ClusterIps
+            | Self::ServiceCidrs
             | Self::PodCidrs
             | Self::NodePortIps
             | Self::Hairpin
@@ -158,6 +162,8 @@ pub enum Match {
     NotLoopback,
     /// The source is not an address of this host.
     ForeignSource,
+    /// The destination is not an address of this host.
+    ForeignDestination,
     /// The packet carries the number of a list that remembers its clients.
     Numbered,
     /// The packet did not come in by one of these interfaces.
@@ -217,6 +223,8 @@ pub enum Hook {
     Prerouting,
     /// Packets of this host.
     Output,
+    /// Packets on their way through this host, after routing.
+    Forward,
     /// Packets that leave, after routing.
     Postrouting,
 }

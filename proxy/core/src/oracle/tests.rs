@@ -24,7 +24,14 @@ fn by_intent(packet: &Packet, intent: &Intent) -> BTreeSet<Verdict> {
         (None, false) => node_port,
     };
     let Some(found) = found else {
-        return [Verdict::Untouched].into();
+        let mut given = settings.service_cidrs.iter().flatten();
+        let unallocated = given.any(|net| net.contains(&packet.destination)) && !packet.to_this_node;
+        let verdict = if unallocated {
+            Verdict::Dropped
+        } else {
+            Verdict::Untouched
+        };
+        return [verdict].into();
     };
     if !found.admits(packet.source) {
         return [Verdict::Dropped].into();
