@@ -3,6 +3,7 @@
 
 mod attributes;
 pub mod conntrack;
+pub mod count;
 mod elements;
 pub mod nft;
 mod observe;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use berth_model::ServiceKey;
 use berth_proxy_core::Links;
 use berth_proxy_core::ipvs::Scheduler;
 use berth_proxy_core::userspace::PortRange;
@@ -61,6 +62,15 @@ pub struct ProxyArgs {
     /// EndpointSlices are listed, write nothing, and exit
     #[arg(long)]
     pub dry_run: bool,
+
+    /// Count the new connections to this Service on this node, whatever the mode, for as long as --count-for says, print
+    /// the counts, and exit. Writes nothing but a table of its own, which is gone afterwards. May be given several times
+    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with = "dry_run")]
+    pub count: Vec<ServiceKey>,
+
+    /// How long --count counts
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub count_for: Duration,
 
     /// What kube-proxy knows, too.
     #[command(flatten)]

@@ -27,7 +27,7 @@ use crate::feed::{Event, Seen, Selection, State};
 use crate::health::{self, HealthPorts, ProxyHealth, Refusal};
 use crate::metrics::Metrics;
 use crate::node::own_addresses;
-use crate::once::{cleanup, dry_run};
+use crate::once::{cleanup, once};
 use crate::options::Options;
 use crate::source::Source;
 use crate::start::{self, Start};
@@ -69,9 +69,9 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
     };
     let stop = shutdown.token();
     let source = Source::open(args.state.clone(), api).await?;
-    if args.dry_run {
+    if args.dry_run || !args.count.is_empty() {
         let events = source.read(&selection, WatchMetrics::default(), &stop).await?;
-        return dry_run(&options, events, &stop).await;
+        return once(&args, &options, events, &stop).await;
     }
     let backend = Chosen::open(&options, &settings, args.retire_delay).await?;
     let admin = Admin::bind("--metrics-bind-address", options.metrics).await?;

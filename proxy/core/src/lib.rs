@@ -15,6 +15,7 @@
 
 mod categorize;
 pub mod conntrack;
+pub mod counting;
 mod frontend;
 mod hash;
 pub mod health_check;

@@ -12,6 +12,9 @@ pub const TABLE: &str = "berth-proxy";
 /// The table of the user-space backend, one in family `ip` and one in `ip6`.
 pub const RELAY_TABLE: &str = "berth-relay";
 
+/// How the table begins that counts new connections for somebody who asked; the number of his process follows.
+pub const COUNT_PREFIX: &str = "berth-count-";
+
 /// The named counter of packets that had a frontend and found no endpoint: 0 unless Berth is wrong.
 pub const UNTRANSLATED: &str = "untranslated";
 

@@ -241,6 +241,23 @@ pub(crate) fn samples() -> impl Strategy<Value = Vec<Sample>> {
 /// Interfaces by which packets come.
 const LINKS: [&str; 3] = ["veth1", "cni0", "eth0"];
 
+/// ServiceCIDRs.
+fn given() -> impl Strategy<Value = Option<Vec<&'static str>>> {
+    select(vec![
+        None,
+        Some(vec![]),
+        Some(vec!["10.96.0.0/16", "fd00:96::/112"]),
+        // Overlaps, and holds addresses of other kinds.
+        Some(vec![
+            "10.96.0.0/24",
+            "10.96.0.2/31",
+            "10.77.0.0/16",
+            "192.0.2.0/24",
+            "fd00::/16",
+        ]),
+    ])
+}
+
 pub(crate) fn settings() -> impl Strategy<Value = Settings> {
     let cidrs = proptest::bool::weighted(0.8);
     let links = select(vec![
@@ -253,19 +270,6 @@ pub(crate) fn settings() -> impl Strategy<Value = Settings> {
     ]);
     let addresses = proptest::option::of(subsequence(vec![0u8, 1], 0..=2));
     let zone = proptest::option::weighted(0.8, select(vec!["a", "b"]));
-    let given = select(vec![
-        None,
-        Some(vec![]),
-        Some(vec!["10.96.0.0/16", "fd00:96::/112"]),
-        // Overlaps, and holds addresses of other kinds.
-        Some(vec![
-            "10.96.0.0/24",
-            "10.96.0.2/31",
-            "10.77.0.0/16",
-            "192.0.2.0/24",
-            "fd00::/16",
-        ]),
-    ]);
     (
         cidrs,
         proptest::bool::weighted(0.1),
@@ -273,7 +277,7 @@ pub(crate) fn settings() -> impl Strategy<Value = Settings> {
         zone,
         any::<bool>(),
         links,
-        given,
+        given(),
     )
         .prop_map(
             |(cidrs, masquerade_all, addresses, zone, known, pod_links, given)| Settings {

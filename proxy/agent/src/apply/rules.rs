@@ -118,7 +118,7 @@ fn words(length: u32) -> usize {
 }
 
 /// Loads fields side by side from word 0 on; returns the first free word.
-fn load(family: IpFamily, fields: &[Field], into: &mut Vec<Expr>) -> usize {
+pub(super) fn load(family: IpFamily, fields: &[Field], into: &mut Vec<Expr>) -> usize {
     load_from(0, family, fields, into)
 }
 
@@ -207,7 +207,8 @@ fn marked(bit: u32, op: CmpOp) -> Vec<Expr> {
     ]
 }
 
-fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
+/// A condition's expressions.
+pub(super) fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
     match condition {
         Match::NewConnection => conntrack_bit(CtKey::State, CT_NEW),
         Match::Translated => conntrack_bit(CtKey::Status, CT_STATUS_DNAT),

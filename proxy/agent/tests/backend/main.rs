@@ -5,6 +5,7 @@
 
 mod affinity;
 mod cluster;
+mod counting;
 mod detectors;
 mod links;
 mod packets;
