@@ -58,6 +58,12 @@ fn what_makes_no_sense_is_named_with_the_way_out() {
             &["--cluster-cidr=10.0.0.0/99"],
             &["--cluster-cidr", "10.0.0.0/99", "10.244.0.0/16"],
         ),
+        (
+            STATE,
+            // A kube-proxy that runs beside serves the other Services.
+            &["--takeover", "--service-proxy-name=berth"],
+            &["--takeover", "--service-proxy-name"],
+        ),
     ] {
         let output = dry_run(state, flags);
         let text = String::from_utf8(output.stderr).unwrap();

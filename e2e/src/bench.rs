@@ -15,7 +15,9 @@ mod dataset;
 mod endpoints;
 mod figures;
 mod observe;
+mod profile;
 mod proxy;
+mod quiet;
 mod row;
 mod run;
 mod scrape;
@@ -44,7 +46,7 @@ pub use proxy::{ProxyCase, ProxyOptions};
 pub enum Bench {
     /// Endpoints, EndpointSlices and mirroring, beside kube-controller-manager
     Endpoints,
-    /// The node proxy, beside kube-proxy in nftables mode
+    /// The node proxy, beside kube-proxy in the same mode
     Proxy,
 }
 
@@ -97,6 +99,11 @@ pub struct Arguments {
     /// Folder for NAME.json and NAME.log; target/bench where absent
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
+
+    /// Benchmark endpoints: also keep the API server's CPU profile of each churn, as NAME.pprof beside the rest; that
+    /// costs the API server some of what is measured
+    #[arg(long)]
+    pub profile: bool,
 }
 
 /// Runs the benchmarks inside the sandbox and prints their tables. A missed goal is in the table, not in the exit code:
@@ -124,6 +131,7 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
                     runs: arguments.runs,
                     cases: arguments.endpoints_cases(),
                     cache: cache.clone(),
+                    profiles: arguments.profile.then(|| out.clone()),
                 };
                 endpoints(&options, &out).await?
             }

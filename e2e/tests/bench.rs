@@ -28,6 +28,7 @@ fn both_sides_are_measured_and_every_row_is_whole() {
             // Empty: the data set is loaded, kept, and used again by the second side.
             cache: scratch.join("cache"),
             berth: binary("berth", "berth")?,
+            profiles: None,
         };
         std::fs::create_dir_all(&options.cache)?;
         let path = endpoints(&options, &scratch.join("out")).await?;

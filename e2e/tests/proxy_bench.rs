@@ -11,8 +11,8 @@ use berth_testkit::process::binary;
 use berth_testkit::{in_sandbox_async, sandbox};
 use serde_json::Value;
 
-/// Of one case: the start has 5 figures, changes have 5.
-const FIGURES: usize = 10;
+/// Of one case: the start has 5 figures, changes have 5, numbers of endpoints used first 2, a restart 3.
+const FIGURES: usize = 15;
 
 #[test]
 fn both_proxies_are_measured_and_every_row_is_whole() {

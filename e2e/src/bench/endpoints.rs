@@ -85,6 +85,8 @@ pub struct Options {
     pub cache: PathBuf,
     /// The build of Berth that is measured; the folder that it is in says by which profile.
     pub berth: PathBuf,
+    /// Where the API server's CPU profiles of the churn go, if any are wanted.
+    pub profiles: Option<PathBuf>,
 }
 
 type Runs = BTreeMap<Contender, Vec<Values>>;
@@ -94,6 +96,9 @@ pub(crate) async fn measure(options: &Options, say: &impl Fn(&str)) -> Result<(V
     ensure!(options.runs > 0, "--runs=0: there is nothing to measure");
     let surroundings = Surroundings::observe(options).await?;
     let store = Store::open(&options.cache)?;
+    if let Some(folder) = &options.profiles {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
     let mut log = String::new();
     let mut measured: BTreeMap<Case, Runs> = BTreeMap::new();
     for case in &options.cases {
@@ -109,6 +114,7 @@ pub(crate) async fn measure(options: &Options, say: &impl Fn(&str)) -> Result<(V
                     contender,
                     berth: &options.berth,
                     name: &name,
+                    profiles: options.profiles.as_deref(),
                 };
                 let outcome = run::measure(case.plan(), subject, &store, say).await;
                 let (values, line) = outcome.with_context(|| name.clone())?;

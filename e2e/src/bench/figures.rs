@@ -33,6 +33,11 @@ pub(crate) enum Key {
     ChangeP50,
     ChangeP99,
     ChangeCpu,
+    FirstUseP50,
+    FirstUseMost,
+    RestartWall,
+    RestartCpu,
+    RestartCommits,
 }
 
 /// What one run gave.

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `make bench BENCH=proxy`: `berth proxy` beside kube-proxy in nftables mode, in turn.
+//! `make bench BENCH=proxy`: `berth proxy` beside kube-proxy in the same mode, in turn.
 
+mod change;
 mod commits;
 mod data;
+mod goals;
 mod node;
+mod restart;
 mod run;
 
 use std::collections::BTreeMap;
@@ -12,153 +15,139 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 
 use super::endpoints::{profile_of, runs_in_words, said_version};
-use super::figures::{self, Figure, Key, Values, figure};
-use super::row::{Goal, Row, Setting};
+use super::figures::{self, Key, Values};
+use super::row::{Row, Setting};
+use super::stats::Spread;
 use super::store::{Data, Store};
 use super::usage::load_average;
 use crate::peers::Peers;
-use crate::proxy_peer::launch::Proxy;
-use data::ProxyData;
+use crate::proxy_peer::launch::{Proxy, Variant};
+use change::Seen;
+use data::{Kinds, ProxyData};
 use run::Subject;
 
-/// What is there when a proxy starts.
+/// What is there when a proxy starts, and by what it serves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ProxyCase {
     /// 40 Services x 2 ports x 4 endpoints, to try the benchmark itself
     Tiny,
+    /// 1,000 Services x 5 endpoints, Berth alone: what a change costs at the least
+    Thousand,
     /// 2,000 Services x 2 ports x 10 endpoints
     Small,
+    /// 2,000 Services x 2 ports x 10 endpoints of all kinds, dual stack
+    Mixed,
     /// 10,000 Services x 5 endpoints
     Large,
     /// 50,000 Services x 5 endpoints, Berth alone
     Huge,
+    /// 2,000 Services x 2 ports x 10 endpoints, iptables of the legacy variant
+    Legacy,
+    /// 2,000 Services x 2 ports x 10 endpoints, iptables of the nft variant, where kube-proxy needs minutes
+    IptablesNft,
 }
 
 impl ProxyCase {
     /// What is measured unless something else is asked for.
-    pub const DEFAULT: [Self; 2] = [Self::Small, Self::Large];
+    pub const DEFAULT: [Self; 6] = [
+        Self::Thousand,
+        Self::Small,
+        Self::Mixed,
+        Self::Large,
+        Self::Huge,
+        Self::Legacy,
+    ];
     /// All of them, by the name on the command line.
-    pub const NAMED: [(&'static str, Self); 4] = [
+    pub const NAMED: [(&'static str, Self); 8] = [
         ("40x2x4", Self::Tiny),
+        ("1000x5", Self::Thousand),
         ("2000x2x10", Self::Small),
+        ("2000x2x10-mixed", Self::Mixed),
         ("10000x5", Self::Large),
         ("50000x5", Self::Huge),
+        ("2000x2x10-iptables-legacy", Self::Legacy),
+        ("2000x2x10-iptables-nft", Self::IptablesNft),
     ];
 
     fn data(self) -> ProxyData {
         let (services, ports, endpoints) = match self {
             Self::Tiny => (40, 2, 4),
-            Self::Small => (2_000, 2, 10),
+            Self::Thousand => (1_000, 1, 5),
+            Self::Small | Self::Mixed | Self::Legacy | Self::IptablesNft => (2_000, 2, 10),
             Self::Large => (10_000, 1, 5),
             Self::Huge => (50_000, 1, 5),
+        };
+        let kinds = if self == Self::Mixed {
+            Kinds::Mixed
+        } else {
+            Kinds::Plain
         };
         ProxyData {
             services,
             ports,
             endpoints,
+            kinds,
         }
     }
 
     fn changes(self) -> u32 {
         match self {
             Self::Tiny => 4,
-            Self::Small | Self::Large | Self::Huge => 100,
+            Self::Thousand | Self::Small | Self::Mixed | Self::Large | Self::Huge => 100,
+            Self::Legacy | Self::IptablesNft => 30,
         }
     }
 
     fn name(self) -> &'static str {
         match self {
             Self::Tiny => "40 x 2 x 4",
+            Self::Thousand => "1,000 x 5",
             Self::Small => "2,000 x 2 x 10",
+            Self::Mixed => "2,000 x 2 x 10 mixed",
             Self::Large => "10,000 x 5",
             Self::Huge => "50,000 x 5",
+            Self::Legacy => "2,000 x 2 x 10 iptables-legacy",
+            Self::IptablesNft => "2,000 x 2 x 10 iptables-nft",
         }
+    }
+
+    fn variant(self) -> Option<Variant> {
+        match self {
+            Self::Tiny | Self::Thousand | Self::Small | Self::Mixed | Self::Large | Self::Huge => None,
+            Self::Legacy => Some(Variant::Legacy),
+            Self::IptablesNft => Some(Variant::Nft),
+        }
+    }
+
+    fn seen(self) -> Seen {
+        self.variant().map_or(Seen::ByCommit, |_| Seen::ByTraffic)
+    }
+
+    fn berth(self) -> Proxy {
+        self.variant().map_or(Proxy::Berth, Proxy::BerthIptables)
     }
 
     /// kube-proxy takes a quarter of an hour for the largest.
-    fn contenders(self) -> &'static [Proxy] {
+    fn peer(self) -> Option<Proxy> {
         match self {
-            Self::Tiny | Self::Small | Self::Large => &[Proxy::Berth, Proxy::KubeProxyNftables],
-            Self::Huge => &[Proxy::Berth],
+            Self::Thousand | Self::Huge => None,
+            Self::Tiny | Self::Small | Self::Mixed | Self::Large | Self::Legacy | Self::IptablesNft => {
+                let iptables = self.variant().map(Proxy::KubeProxyIptables);
+                Some(iptables.unwrap_or(Proxy::KubeProxyNftables))
+            }
         }
     }
 
-    /// Issue 5: first sync 5 times faster at 2,000 x 2 x 10 and 15 times at 10,000 x 5, under 10 s at 50,000 x 5.
-    fn first_sync(self) -> Goal {
-        match self {
-            Self::Tiny => Goal::None,
-            Self::Small => Goal::Ratio(0.2),
-            Self::Large => Goal::Ratio(0.0667),
-            Self::Huge => Goal::AtMost(10.0),
-        }
+    fn contenders(self) -> impl Iterator<Item = Proxy> {
+        std::iter::once(self.berth()).chain(self.peer())
     }
 
-    /// Issue 5: changes 10 times faster with a twentieth of the CPU, memory with children a sixth, and nothing more
-    /// asked of the API server.
-    fn goal(self, ratio: f64) -> Goal {
-        match self {
-            Self::Tiny | Self::Huge => Goal::None,
-            Self::Small | Self::Large => Goal::Ratio(ratio),
+    fn peer_mode(self) -> &'static str {
+        match self.variant() {
+            None => "nftables",
+            Some(Variant::Legacy) => "iptables-legacy",
+            Some(Variant::Nft) => "iptables-nft",
         }
-    }
-
-    fn figures(self) -> Vec<Figure> {
-        const SYNC: &str =
-            "from the start of the process until every port of every Service leads to an endpoint";
-        const COLD: &str = "from the start of the process until all is quiet";
-        const MEMORY: &str = "VmRSS of the process and its children together, looked at every 20 ms";
-        const CHANGE: &str = "from the API server's answer to the write until the kernel has committed it, which it \
-                              tells itself; one change at a time, 1.3 s apart";
-        const WIRE: &str = "bytes on the node's uplink, with TLS and HTTP";
-        let even = self.goal(1.0);
-        vec![
-            figure(Key::Wall, "first sync", "s", self.first_sync(), SYNC),
-            figure(Key::Cpu, "start: CPU with children", "s", Goal::None, COLD),
-            figure(
-                Key::PeakRss,
-                "start: peak memory (RSS) with children",
-                "MiB",
-                self.goal(0.1667),
-                MEMORY,
-            ),
-            figure(Key::ApiServerCpu, "start: API server CPU", "s", even, COLD),
-            figure(
-                Key::Received,
-                "start: received from the API server",
-                "MB",
-                even,
-                WIRE,
-            ),
-            figure(
-                Key::ChangeP50,
-                "one endpoint changed p50",
-                "ms",
-                Goal::None,
-                CHANGE,
-            ),
-            figure(
-                Key::ChangeP99,
-                "one endpoint changed p99",
-                "ms",
-                self.goal(0.1),
-                CHANGE,
-            ),
-            figure(
-                Key::ChangeCpu,
-                "one endpoint changed: CPU with children",
-                "ms",
-                self.goal(0.05),
-                "",
-            ),
-            figure(Key::ChurnApiServerCpu, "changes: API server CPU", "s", even, ""),
-            figure(
-                Key::ChurnReceived,
-                "changes: received from the API server",
-                "MB",
-                even,
-                WIRE,
-            ),
-        ]
     }
 }
 
@@ -181,6 +170,7 @@ pub(crate) async fn measure(options: &ProxyOptions, say: &impl Fn(&str)) -> Resu
     let setting = setting(options).await?;
     let store = Store::open(&options.cache)?;
     let (mut rows, mut log) = (Vec::new(), String::new());
+    let mut latest: BTreeMap<ProxyCase, Vec<Values>> = BTreeMap::new();
     for case in &options.cases {
         let mut measured: BTreeMap<Proxy, Vec<Values>> = BTreeMap::new();
         for run in 1..=options.runs {
@@ -192,41 +182,82 @@ pub(crate) async fn measure(options: &ProxyOptions, say: &impl Fn(&str)) -> Resu
                     options.runs
                 ));
                 let subject = Subject {
-                    proxy: *proxy,
+                    proxy,
                     berth: &options.berth,
                     name: &name,
                     data: case.data(),
                     changes: case.changes(),
+                    seen: case.seen(),
                 };
                 let values = run::measure(subject, &store, say)
                     .await
                     .with_context(|| name.clone())?;
                 say(&format!("  {values:.2?}"));
                 log.push_str(&format!("{name}: {values:.4?}\n"));
-                measured.entry(*proxy).or_default().push(values);
+                measured.entry(proxy).or_default().push(values);
             }
         }
-        let of = |proxy| measured.get(&proxy).map_or(&[][..], Vec::as_slice);
+        let of = |proxy: Option<Proxy>| {
+            let values = proxy.and_then(|proxy| measured.get(&proxy));
+            values.map_or(&[][..], Vec::as_slice)
+        };
         rows.extend(figures::rows(
             case.name(),
-            &case.figures(),
-            of(Proxy::Berth),
-            of(Proxy::KubeProxyNftables),
-            &Setting {
-                conditions: format!("{}; {}", case.data().describe(), setting.conditions),
-                peer_name: setting.peer_name.clone(),
-            },
+            &goals::figures(*case),
+            of(Some(case.berth())),
+            of(case.peer()),
+            &setting.of(*case),
         ));
+        latest.insert(*case, of(Some(case.berth())).to_vec());
     }
+    rows.extend(flatness(&latest, &setting));
     Ok((rows, log))
 }
 
-async fn setting(options: &ProxyOptions) -> Result<Setting> {
+/// What a change takes among 50,000 Services over what it takes among 1,000, where both were measured.
+fn flatness(measured: &BTreeMap<ProxyCase, Vec<Values>>, setting: &Conditions) -> Option<Row> {
+    let p99 = |case| {
+        let runs = measured.get(&case)?.iter();
+        let values: Vec<f64> = runs.filter_map(|run| run.get(&Key::ChangeP99).copied()).collect();
+        Spread::of(&values)
+    };
+    let (few, many) = (p99(ProxyCase::Thousand)?, p99(ProxyCase::Huge)?);
+    Some(Row::new(
+        "one endpoint changed p99, 50,000 over 1,000".to_owned(),
+        "",
+        goals::FLAT,
+        Spread {
+            median: many.median / few.median,
+            min: many.min / few.max,
+            max: many.max / few.min,
+        },
+        None,
+        &setting.of(ProxyCase::Huge),
+    ))
+}
+
+/// What stays the same over all cases.
+struct Conditions {
+    text: String,
+    /// Of the peer.
+    version: String,
+}
+
+impl Conditions {
+    fn of(&self, case: ProxyCase) -> Setting {
+        Setting {
+            conditions: format!("{}; {}", case.data().describe(), self.text),
+            peer_name: format!("kube-proxy {} ({})", self.version, case.peer_mode()),
+        }
+    }
+}
+
+async fn setting(options: &ProxyOptions) -> Result<Conditions> {
     let peer = said_version(&Peers::ensure().await?.kube_proxy, "Kubernetes v")?;
     let berth = said_version(&options.berth, "berth ")?;
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    Ok(Setting {
-        conditions: format!(
+    Ok(Conditions {
+        text: format!(
             "Linux {}, {} cores, load average {:.1} before the first run; everything on this machine, etcd without \
              fsync; Berth {berth} ({} build) and kube-apiserver {peer}; upstream's default configuration; {}",
             kernel.trim(),
@@ -235,6 +266,6 @@ async fn setting(options: &ProxyOptions) -> Result<Setting> {
             profile_of(&options.berth),
             runs_in_words(options.runs),
         ),
-        peer_name: format!("kube-proxy {peer} (nftables)"),
+        version: peer,
     })
 }

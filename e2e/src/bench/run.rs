@@ -15,6 +15,8 @@ use super::churn::Churn;
 use super::dataset::DataSet;
 use super::figures::{Key, Values};
 use super::observe::Observer;
+use super::profile::Profile;
+use super::quiet::quiet;
 use super::scrape::Counters;
 use super::stats::percentile;
 use super::store::Store;
@@ -40,18 +42,14 @@ pub(crate) struct Subject<'a> {
     pub(crate) berth: &'a Path,
     /// Of the run: its folders and logs.
     pub(crate) name: &'a str,
+    /// Where the API server's CPU profile of the churn goes.
+    pub(crate) profiles: Option<&'a Path>,
 }
 
 /// A slow peer on a slow machine.
 const CONVERGENCE: Duration = Duration::from_secs(600);
-/// How long all processes have to use next to nothing.
-const QUIET_FOR: Duration = Duration::from_millis(1_500);
-/// Between two looks at that.
+/// Between two looks whether the contender has ended.
 const LOOK: Duration = Duration::from_millis(250);
-/// Next to nothing: CPU seconds a look, of all of them. A tick is 0.01 s; an idle API server has one now and then.
-const NOTHING: f64 = 0.025;
-/// A machine that is busy with other things is measured all the same.
-const QUIET_DEADLINE: Duration = Duration::from_secs(60);
 /// Idle memory is read this long after the last work, as a garbage collector may give some back.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -112,18 +110,14 @@ impl Ground {
     }
 
     async fn measure(&self, plan: Plan, subject: Subject<'_>) -> Result<(Values, String)> {
-        let Subject {
-            contender,
-            berth,
-            name,
-        } = subject;
+        let (contender, name) = (subject.contender, subject.name);
         let mut values = Values::new();
         let mut observer = Observer::start(&self.client, plan.data.pods_each).await?;
         let before = Counters::read(&self.client).await?;
         self.quiet(None).await?;
         let launch = Launch {
             server: Some(self.url()),
-            program: (contender == Contender::Berth).then(|| berth.to_owned()),
+            program: (contender == Contender::Berth).then(|| subject.berth.to_owned()),
             ..Launch::named(name)
         };
         let start = self.mark(None)?;
@@ -162,7 +156,8 @@ impl Ground {
         values.insert(Key::IdleRss, idle.rss);
         values.insert(Key::IdleAnonymous, idle.anonymous);
         if let Some(churn) = plan.churn {
-            let counted = self.churn(churn, &plan.data, &observer, pid, &mut values).await?;
+            let observed = (&plan.data, &observer);
+            let counted = self.churn(churn, observed, subject, pid, &mut values).await?;
             values.insert(Key::ChurnWrites, counted.since(&after).writes());
             let _ = write!(log, "\n{name}: churn {}", counted.since(&after).in_words());
         }
@@ -175,12 +170,15 @@ impl Ground {
     async fn churn(
         &self,
         churn: Churn,
-        data: &DataSet,
-        observer: &Observer,
+        (data, observer): (&DataSet, &Observer),
+        subject: Subject<'_>,
         pid: u32,
         values: &mut Values,
     ) -> Result<Counters> {
         self.quiet(Some(pid)).await?;
+        let profile = subject
+            .profiles
+            .map(|folder| Profile::begin(&self.client, folder, subject.name));
         let start = self.mark(Some(pid))?;
         let latencies = churn.run(&self.client, data, observer).await?;
         self.quiet(Some(pid)).await?;
@@ -199,6 +197,9 @@ impl Ground {
             (Key::EndpointsP99, &latencies.endpoints, 99),
         ] {
             values.insert(key, percentile(latencies, percent).context("no flips")?);
+        }
+        if let Some(profile) = profile {
+            profile.end().await?;
         }
         Counters::read(&self.client).await
     }
@@ -239,17 +240,7 @@ impl Ground {
     async fn quiet(&self, contender: Option<u32>) -> Result<()> {
         let pids: Vec<u32> = [self.apiserver, self.etcd].into_iter().chain(contender).collect();
         let sum = || -> Result<f64> { pids.iter().map(|pid| cpu_of(*pid)).sum() };
-        let started = Instant::now();
-        let (mut last, mut since) = (sum()?, Instant::now());
-        while since.elapsed() < QUIET_FOR && started.elapsed() < QUIET_DEADLINE {
-            tokio::time::sleep(LOOK).await;
-            let now = sum()?;
-            if now - last > NOTHING {
-                since = Instant::now();
-            }
-            last = now;
-        }
-        Ok(())
+        quiet(sum).await
     }
 }
 

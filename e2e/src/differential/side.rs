@@ -157,10 +157,28 @@ impl Side {
                 self.call("POST", &format!("{path}/binding"), Some(&body)).await
             }
             Verb::Delete { grace } => {
+                self.catch_up(path).await?;
                 let body = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": grace});
                 self.call("DELETE", path, Some(&body)).await
             }
         }
+    }
+
+    /// Waits until the API server's cache has the last write of an object. It decides by what the cache has whether a
+    /// Pod's deletion is graceful, and sticks to it: of a Pod that was bound a moment ago it may make an end at once.
+    async fn catch_up(&self, path: &str) -> Result<()> {
+        let written = match self.raw("GET", path, None).await {
+            Ok(written) => written,
+            // What is not there is not deleted either.
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            Err(error) => return Err(error).with_context(|| path.to_owned()),
+        };
+        let version = written["metadata"]["resourceVersion"]
+            .as_str()
+            .unwrap_or_default();
+        self.call("GET", &format!("{path}?resourceVersion={version}"), None)
+            .await?;
+        Ok(())
     }
 
     async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {

@@ -81,6 +81,16 @@ impl Proxy {
     }
 }
 
+impl Proxy {
+    /// Where it serves its metrics, as its own namespace reaches them.
+    pub(crate) fn metrics(self) -> &'static str {
+        match self {
+            Self::Berth | Self::BerthIptables(_) => "http://127.0.0.1:10356/metrics",
+            Self::KubeProxyNftables | Self::KubeProxyIptables(_) => "http://127.0.0.1:10249/metrics",
+        }
+    }
+}
+
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

@@ -2,8 +2,10 @@
 //! Writing to and reading from the kernel. No decisions: those are the core's.
 
 mod attributes;
+mod batch;
 pub mod conntrack;
 pub mod count;
+mod declare;
 mod elements;
 pub mod nft;
 mod observe;

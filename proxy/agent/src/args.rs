@@ -50,8 +50,9 @@ pub struct ProxyArgs {
     pub retire_delay: Duration,
 
     /// Once the rules are written, remove what a kube-proxy left on this node: its nftables tables and iptables chains,
-    /// which would go on refusing and dropping. Not beside a kube-proxy that runs
-    #[arg(long, env = "BERTH_PROXY_TAKEOVER")]
+    /// which would go on refusing and dropping. Not beside a kube-proxy that runs, nor with --service-proxy-name, which
+    /// is for that
+    #[arg(long, env = "BERTH_PROXY_TAKEOVER", conflicts_with = "service_proxy_name")]
     pub takeover: bool,
 
     /// Remove from this node what Berth wrote, in whatever mode, and exit

@@ -43,10 +43,18 @@ impl Done {
 
     /// Adds what another family's turn did.
     pub fn merge(&mut self, other: Self) {
-        self.rebuilt += other.rebuilt;
-        self.networks += other.networks;
-        self.changes += other.changes;
-        self.forgotten += other.forgotten;
+        let Self {
+            rebuilt,
+            networks,
+            changes,
+            forgotten,
+            unbound,
+        } = other;
+        self.rebuilt += rebuilt;
+        self.networks += networks;
+        self.changes += changes;
+        self.forgotten += forgotten;
+        self.unbound += unbound;
     }
 }
 
@@ -228,31 +236,41 @@ pub(crate) fn program_path() -> OsString {
 }
 
 /// Removes everything of every backend's from this node, and nothing else; or what backends other than that of a
-/// mode left behind.
+/// mode left behind. A mode that fails, say for a kernel without what it takes, keeps no other one from being removed.
 ///
 /// # Errors
-/// Missing privileges, or the kernel refused.
+/// The first one: missing privileges, or the kernel refused. Further ones are logged.
 pub(crate) async fn remove(but: Option<ProxyMode>) -> Result<(), Error> {
+    let mut failed = None;
     for mode in ProxyMode::ALL {
         if Some(mode) == but {
             continue;
         }
-        match mode {
-            ProxyMode::Nftables => {
-                remove_tables(mode, &Nft::open()?).await?;
+        if let Err(error) = remove_mode(mode).await {
+            match &failed {
+                None => failed = Some(error),
+                Some(_) => tracing::warn!(%mode, %error, "clean-up"),
             }
-            ProxyMode::Iptables => {
-                let chains = iptables::remove(&program_path(), iptables::Whose::Ours).await?;
-                tracing::info!(%mode, chains, "clean-up");
-            }
-            ProxyMode::Ipvs => {
-                let removed = ipvs::remove().await?;
-                tracing::info!(%mode, removed, "clean-up");
-            }
-            ProxyMode::Userspace => remove_tables(mode, &Userspace::nft()?).await?,
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
+}
+
+async fn remove_mode(mode: ProxyMode) -> Result<(), Error> {
+    match mode {
+        ProxyMode::Nftables => remove_tables(mode, &Nft::open()?).await,
+        ProxyMode::Iptables => {
+            let chains = iptables::remove(&program_path(), iptables::Whose::Ours).await?;
+            tracing::info!(%mode, chains, "clean-up");
+            Ok(())
+        }
+        ProxyMode::Ipvs => {
+            let removed = ipvs::remove().await?;
+            tracing::info!(%mode, removed, "clean-up");
+            Ok(())
+        }
+        ProxyMode::Userspace => remove_tables(mode, &Userspace::nft()?).await,
+    }
 }
 
 async fn remove_tables(mode: ProxyMode, nft: &Nft) -> Result<(), Error> {

@@ -31,14 +31,6 @@ pub enum Error {
         /// How often it was tried.
         attempts: u32,
     },
-    /// A program is not installed.
-    #[error(
-        "{name} is not in PATH; --proxy-mode=iptables needs it: install the package iptables (of that name in Debian, Fedora and Alpine), or use --proxy-mode=nftables, which needs no program"
-    )]
-    NoProgram {
-        /// Which.
-        name: String,
-    },
     /// A program could not be run.
     #[error("{}: {source}", program.display())]
     Program {
@@ -48,10 +40,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A program did not do what it was asked for.
-    #[error("{}: {status}: {said}{}", program.display(), line.as_ref().map(|line| format!("; the line: {line}")).unwrap_or_default())]
+    #[error("{command}: {status}: {said}{}", line.as_ref().map(|line| format!("; the line: {line}")).unwrap_or_default())]
     Refused {
-        /// Which.
-        program: PathBuf,
+        /// Which, with its arguments.
+        command: String,
         /// How it ended.
         status: String,
         /// What it said.
@@ -59,21 +51,13 @@ pub enum Error {
         /// Which line of its input it named.
         line: Option<String>,
     },
-    /// The node lacks something.
+    /// The node lacks something: a program, a module, a setting.
     #[error("{what}; {way_out}")]
     Missing {
         /// What is not there.
         what: String,
         /// What to do about it.
         way_out: String,
-    },
-    /// A program failed.
-    #[error("{command}: {said}")]
-    ProgramFailed {
-        /// The program with its arguments and how it ended.
-        command: String,
-        /// Its own words.
-        said: String,
     },
     /// A socket option could not be read or set.
     #[error("netlink socket: {0}")]
@@ -100,13 +84,11 @@ impl From<Error> for ExitError {
     fn from(error: Error) -> Self {
         let code = match error {
             Error::Privilege { .. } => Code::Privilege,
-            Error::NoProgram { .. } => Code::Usage,
             Error::Kernel { .. }
             | Error::Unstable { .. }
             | Error::Program { .. }
             | Error::Refused { .. }
             | Error::Missing { .. }
-            | Error::ProgramFailed { .. }
             | Error::Socket(_) => Code::Failure,
         };
         Self::new(code, error)

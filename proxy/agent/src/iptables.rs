@@ -52,8 +52,7 @@ impl Iptables {
     /// # Errors
     /// A program is missing.
     pub fn open(path: &OsStr, variant: Variant) -> Result<Self, Error> {
-        let with = |family: &IpFamily| *family == IpFamily::V4 || Path::new(IPV6).exists();
-        let families = IpFamily::ALL.into_iter().filter(with).map(|family| {
+        let families = families().map(|family| {
             let programs = Programs::find(path, variant, family)?;
             Ok(Tables {
                 programs,
@@ -184,6 +183,12 @@ impl Tables {
     }
 }
 
+/// Those that the kernel has: without IPv6 there is nothing to write, nor anything that was left.
+fn families() -> impl Iterator<Item = IpFamily> {
+    let with = |family: &IpFamily| *family == IpFamily::V4 || Path::new(IPV6).exists();
+    IpFamily::ALL.into_iter().filter(with)
+}
+
 fn choices() -> Choices {
     let liberal = fs::read_to_string(BE_LIBERAL).is_ok_and(|text| text.trim() != "0");
     Choices {
@@ -219,7 +224,7 @@ pub enum Whose {
 pub async fn remove(path: &OsStr, whose: Whose) -> Result<usize, Error> {
     let mut removed = 0;
     for variant in Variant::ALL {
-        for family in IpFamily::ALL {
+        for family in families() {
             let programs = match Programs::find(path, variant, family) {
                 Ok(programs) => programs,
                 Err(missing) => {

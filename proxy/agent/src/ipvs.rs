@@ -4,7 +4,6 @@
 
 mod iptables;
 mod link;
-mod program;
 mod remove;
 mod sets;
 mod sysctl;

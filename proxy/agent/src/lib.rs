@@ -28,6 +28,7 @@ pub mod nftables;
 mod node;
 mod once;
 pub mod options;
+mod program;
 mod run;
 mod source;
 mod start;

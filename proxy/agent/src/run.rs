@@ -343,11 +343,9 @@ impl Agent {
             Err(
                 error @ (Error::Kernel { .. }
                 | Error::Unstable { .. }
-                | Error::NoProgram { .. }
                 | Error::Program { .. }
                 | Error::Refused { .. }
                 | Error::Missing { .. }
-                | Error::ProgramFailed { .. }
                 | Error::Socket(_)),
             ) => {
                 self.failed(&error);

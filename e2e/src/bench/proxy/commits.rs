@@ -18,6 +18,8 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 /// NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h, 7, as the bit of the old way to join a group.
 const NFTABLES: u32 = 1 << (7 - 1);
+/// NFT_MSG_NEWGEN of linux/netfilter/nf_tables.h, of the subsystem nftables.
+const GENERATION: u16 = (10 << 8) | 15;
 /// Room for the events of a transaction that replaces much; forced, beyond the machine's limit.
 const ROOM: usize = 64 << 20;
 /// So long a read waits at most, to see whether the deadline has passed.
@@ -81,6 +83,19 @@ impl Commits {
         }
     }
 
+    /// How many transactions were told of since the subscription or the last call.
+    pub(super) fn transactions(&self) -> Result<u32> {
+        let mut datagram = vec![0; DATAGRAM];
+        let mut count = 0;
+        loop {
+            match self.receive(&mut datagram, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => count += generations(&datagram[..length]),
+                Err(Errno::EAGAIN) => return Ok(count),
+                Err(error) => return Err(error).context("read nftables events"),
+            }
+        }
+    }
+
     fn read(&self, datagram: &mut [u8]) -> nix::Result<usize> {
         self.receive(datagram, MsgFlags::empty())
     }
@@ -98,6 +113,19 @@ fn needle(endpoint: &SocketAddrV4) -> [u8; 6] {
     let [a, b, c, d] = Ipv4Addr::octets(endpoint.ip());
     let [high, low] = endpoint.port().to_be_bytes();
     [a, b, c, d, high, low]
+}
+
+/// How many messages say that a transaction has ended: each has its length and its type first, as the machine writes
+/// numbers.
+fn generations(mut datagram: &[u8]) -> u32 {
+    let mut count = 0;
+    while let Some(([a, b, c, d, low, high], _)) = datagram.split_first_chunk() {
+        count += u32::from(u16::from_ne_bytes([*low, *high]) == GENERATION);
+        let length = u32::from_ne_bytes([*a, *b, *c, *d]).next_multiple_of(4).max(16);
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        datagram = datagram.get(length..).unwrap_or_default();
+    }
+    count
 }
 
 fn holds(datagram: &[u8], needle: &[u8; 6]) -> bool {
@@ -128,6 +156,11 @@ mod tests {
             commits.drain()?;
             let drained = commits.seen(&[endpoint("10.127.0.3:8080")?], Duration::from_millis(150));
             ensure!(drained.is_err(), "{drained:?}");
+            ensure!(commits.transactions()? == 0);
+            nft("add element ip t m { 10.96.0.4 : 10.127.0.4 . 8080 }")?;
+            nft("add element ip t m { 10.96.0.5 : 10.127.0.5 . 8080, 10.96.0.6 : 10.127.0.6 . 8080 }")?;
+            let transactions = commits.transactions()?;
+            ensure!(transactions == 2, "{transactions}");
             Ok(())
         });
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Services with EndpointSlices as the controllers write them, without the Pods, which no proxy reads. Pure.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -16,16 +16,52 @@ const NODES: u32 = 100;
 /// Name, port of the Service, port of the endpoints.
 pub(super) const PORTS: [(&str, u16, u16); 2] = [("http", 80, 8_080), ("metrics", 9_090, 9_090)];
 
-/// Services of one family with ready endpoints.
+/// Services with ready endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProxyData {
     /// How many Services, at most 50,000.
     pub(crate) services: u32,
     /// How many ports each has, 1 or 2.
     pub(crate) ports: usize,
-    /// How many endpoints each has, in one slice.
+    /// How many endpoints each has, in one slice a family.
     pub(crate) endpoints: u32,
+    /// Of what kinds they are.
+    pub(crate) kinds: Kinds,
 }
+
+/// What the Services ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kinds {
+    /// One ClusterIP.
+    Plain,
+    /// A ClusterIP of each family, and in turn: nothing more, a load balancer under external policy Local, a load
+    /// balancer with source ranges, session affinity. At most 2,000 Services: there are so many node ports.
+    Mixed,
+}
+
+/// What a slice has addresses of.
+#[derive(Clone, Copy)]
+enum AddressType {
+    V4,
+    V6,
+}
+
+impl AddressType {
+    /// As the API has it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+}
+
+/// How many kinds [`Kinds::Mixed`] has.
+const MIXED: u32 = 4;
+/// The range of node ports begins here; upstream's default.
+const NODE_PORTS: u32 = 30_000;
+/// Above all node ports.
+const HEALTH_PORTS: u32 = 32_100;
 
 impl ProxyData {
     /// The Node whose proxy is measured.
@@ -44,9 +80,9 @@ impl ProxyData {
         Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 1, 0)) + index)
     }
 
-    /// Path and name of a Service's slice.
+    /// Path and name of a Service's slice of IPv4.
     pub(super) fn slice_path(index: u32) -> String {
-        format!("{}/{}", slices(index), slice_name(index))
+        format!("{}/{}", slices(index), slice_name(index, AddressType::V4))
     }
 
     fn service(&self, index: u32) -> Posted {
@@ -54,7 +90,7 @@ impl ProxyData {
         let name = name(index);
         let port = |(name, port, target): &(&str, u16, u16)| json!({"name": name, "port": port, "targetPort": target, "protocol": "TCP"});
         let ports: Vec<Value> = self.ports().iter().map(port).collect();
-        let object = json!({
+        let mut object = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {
                 "name": name, "namespace": namespace,
@@ -64,14 +100,61 @@ impl ProxyData {
             "spec": {"clusterIP": Self::cluster_ip(index), "ports": ports,
                 "selector": {"app.kubernetes.io/name": format!("app-{index}")}},
         });
+        let status = match self.kinds {
+            Kinds::Plain => None,
+            Kinds::Mixed => self.mix(index, &mut object["spec"]),
+        };
         let collection = format!("/api/v1/namespaces/{namespace}/services");
-        posted(&collection, &name, object, None)
+        posted(&collection, &name, object, status)
     }
 
-    fn slice(&self, index: u32) -> Posted {
+    /// Makes a Service what its turn says; also its status.
+    fn mix(&self, index: u32, spec: &mut Value) -> Option<Value> {
+        let v6 = Ipv6Addr::from(
+            u128::from(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x100)) + u128::from(index),
+        );
+        spec["clusterIPs"] = json!([Self::cluster_ip(index), v6]);
+        spec["ipFamilies"] = json!(["IPv4", "IPv6"]);
+        spec["ipFamilyPolicy"] = json!("RequireDualStack");
+        let kind = index % MIXED;
+        let balanced = match kind {
+            1 => {
+                spec["externalTrafficPolicy"] = json!("Local");
+                spec["healthCheckNodePort"] = json!(HEALTH_PORTS + index / MIXED);
+                true
+            }
+            2 => {
+                spec["loadBalancerSourceRanges"] = json!(["10.0.0.0/8", "192.168.0.0/16", "fd00::/8"]);
+                true
+            }
+            3 => {
+                spec["sessionAffinity"] = json!("ClientIP");
+                false
+            }
+            _ => false,
+        };
+        if !balanced {
+            return None;
+        }
+        spec["type"] = json!("LoadBalancer");
+        let ports = u32::try_from(self.ports().len()).unwrap_or(u32::MAX);
+        let first = NODE_PORTS + (index / MIXED * 2 + kind - 1) * ports;
+        let each = spec["ports"].as_array_mut().into_iter().flatten();
+        for (port, number) in each.zip(first..) {
+            port["nodePort"] = json!(number);
+        }
+        let v4 = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + index);
+        Some(json!({"loadBalancer": {"ingress": [{"ip": v4}, {"ip": format!("fd00:198:18::{index:x}")}]}}))
+    }
+
+    fn slice(&self, index: u32, family: AddressType) -> Posted {
         let endpoint = |number: u32| {
             let number = index * self.endpoints + number;
-            json!({"addresses": [endpoint_ip(number)], "nodeName": node_name(number % NODES),
+            let address = match family {
+                AddressType::V4 => endpoint_ip(number).to_string(),
+                AddressType::V6 => format!("fd00:128::{:x}:{:x}", number >> 16, number & 0xffff),
+            };
+            json!({"addresses": [address], "nodeName": node_name(number % NODES),
                 "zone": format!("zone-{}", number % NODES % 3),
                 "conditions": {"ready": true, "serving": true, "terminating": false},
                 "targetRef": {"kind": "Pod", "namespace": namespace(index),
@@ -85,14 +168,14 @@ impl ProxyData {
         let object = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {
-                "name": slice_name(index), "namespace": namespace(index),
+                "name": slice_name(index, family), "namespace": namespace(index),
                 "labels": {"kubernetes.io/service-name": name(index),
                     "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"},
                 "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-01T00:00:05Z"},
             },
-            "addressType": "IPv4", "endpoints": endpoints, "ports": ports,
+            "addressType": family.name(), "endpoints": endpoints, "ports": ports,
         });
-        posted(&slices(index), &slice_name(index), object, None)
+        posted(&slices(index), &slice_name(index, family), object, None)
     }
 }
 
@@ -109,8 +192,12 @@ fn slices(index: u32) -> String {
     format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices")
 }
 
-fn slice_name(index: u32) -> String {
-    format!("{}-x7k2p", name(index))
+fn slice_name(index: u32, family: AddressType) -> String {
+    let suffix = match family {
+        AddressType::V4 => "x7k2p",
+        AddressType::V6 => "x7k6p",
+    };
+    format!("{}-{suffix}", name(index))
 }
 
 /// In 10.128.0.0/9, which has room for eight million.
@@ -121,9 +208,16 @@ fn endpoint_ip(number: u32) -> Ipv4Addr {
 impl Data for ProxyData {
     fn describe(&self) -> String {
         let ports = if self.ports == 1 { "port" } else { "ports" };
+        let kinds = match self.kinds {
+            Kinds::Plain => ("ClusterIP Services", "IPv4"),
+            Kinds::Mixed => (
+                "Services (a quarter each: ClusterIP; load balancer under Local; load balancer with source ranges; affinity)",
+                "dual stack",
+            ),
+        };
         format!(
-            "{} ClusterIP Services of {} {ports} x {} ready endpoints, IPv4, {NAMESPACES} namespaces, {NODES} Nodes",
-            self.services, self.ports, self.endpoints
+            "{} {} of {} {ports} x {} ready endpoints, {}, {NAMESPACES} namespaces, {NODES} Nodes",
+            self.services, kinds.0, self.ports, self.endpoints, kinds.1
         )
     }
 
@@ -143,7 +237,14 @@ impl Data for ProxyData {
     }
 
     fn workload(&self) -> impl Iterator<Item = Posted> {
-        (0..self.services).flat_map(|index| [self.service(index), self.slice(index)])
+        let families: &[AddressType] = match self.kinds {
+            Kinds::Plain => &[AddressType::V4],
+            Kinds::Mixed => &[AddressType::V4, AddressType::V6],
+        };
+        (0..self.services).flat_map(move |index| {
+            let slices = families.iter().map(move |family| self.slice(index, *family));
+            std::iter::once(self.service(index)).chain(slices)
+        })
     }
 }
 
@@ -162,6 +263,7 @@ mod tests {
             services: 300,
             ports: 2,
             endpoints: 5,
+            kinds: Kinds::Plain,
         };
         let objects: Vec<Posted> = data.workload().collect();
         let (mut services, mut endpoints) = (BTreeSet::new(), BTreeSet::new());
@@ -185,14 +287,50 @@ mod tests {
 
     #[test]
     fn other_data_has_another_key_and_the_largest_fits_the_range() {
-        let key = |services, ports| {
+        let key = |services, ports, kinds| {
             ProxyData {
                 services,
                 ports,
                 endpoints: 5,
+                kinds,
             }
             .key("x")
         };
-        assert_eq!(BTreeSet::from([key(10, 1), key(10, 2), key(11, 1)]).len(), 3);
+        let keys = [
+            key(10, 1, Kinds::Plain),
+            key(10, 2, Kinds::Plain),
+            key(11, 1, Kinds::Plain),
+            key(10, 1, Kinds::Mixed),
+        ];
+        assert_eq!(BTreeSet::from(keys).len(), 4);
+    }
+
+    #[test]
+    fn mixed_services_share_no_port_and_stay_within_the_range_of_node_ports() {
+        let data = ProxyData {
+            services: 2_000,
+            ports: 2,
+            endpoints: 1,
+            kinds: Kinds::Mixed,
+        };
+        let mut taken = BTreeSet::new();
+        let (mut balancers, mut slices) = (0, 0);
+        for posted in data.workload() {
+            if posted.object["kind"] == "EndpointSlice" {
+                slices += 1;
+                continue;
+            }
+            let service: Service = serde_json::from_value(posted.object.clone()).unwrap();
+            let spec = service.spec.unwrap();
+            assert_eq!(spec.cluster_ips.unwrap().len(), 2);
+            balancers += usize::from(spec.type_.as_deref() == Some("LoadBalancer"));
+            assert_eq!(posted.status.is_some(), spec.type_.is_some());
+            let ports = spec.ports.unwrap().into_iter().filter_map(|port| port.node_port);
+            for port in ports.chain(spec.health_check_node_port) {
+                assert!((30_000..=32_767).contains(&port), "{port}");
+                assert!(taken.insert(port), "{port} is taken twice");
+            }
+        }
+        assert_eq!((balancers, slices, taken.len()), (1_000, 4_000, 2_500));
     }
 }

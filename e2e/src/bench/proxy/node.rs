@@ -136,7 +136,7 @@ impl BenchNode {
     }
 
     /// Whether an endpoint takes a connection.
-    fn serves(&self, address: SocketAddr) -> Result<bool> {
+    pub(super) fn serves(&self, address: SocketAddr) -> Result<bool> {
         let tried = self.client.run(|| -> io::Result<()> {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             // A reset at the end: nothing waits for anything, no port is held.

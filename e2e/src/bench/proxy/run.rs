@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One run: a fresh control plane with the data, one proxy on a node of its own, everything that it used.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
-use berth_testkit::process::Process;
 use berth_testkit::sandbox;
 use kube::Client;
-use serde_json::json;
 
 use super::super::figures::{Key, Values};
-use super::super::stats::percentile;
+use super::super::quiet::quiet;
 use super::super::store::Store;
 use super::super::usage::{Family, Peak, cpu_of};
 use super::super::wire::Bytes;
-use super::commits::Commits;
+use super::change::Seen;
 use super::data::ProxyData;
 use super::node::{API_SERVER, BenchNode};
 use crate::controlplane::ControlPlaneConfig;
@@ -35,35 +33,24 @@ pub(super) struct Subject<'a> {
     pub(super) data: ProxyData,
     /// How often one endpoint is changed.
     pub(super) changes: u32,
+    /// How a change is seen to be there.
+    pub(super) seen: Seen,
 }
 
-/// How long all processes have to use next to nothing.
-const QUIET_FOR: Duration = Duration::from_millis(1_500);
-/// Between two looks at that.
-const LOOK: Duration = Duration::from_millis(250);
-/// Next to nothing: CPU seconds a look, of all of them.
-const NOTHING: f64 = 0.025;
-/// A machine that is busy with other things is measured all the same.
-const QUIET_DEADLINE: Duration = Duration::from_secs(60);
-/// Between two changes: kube-proxy rests for a second after each, and what waits for that measures the rest.
-const APART: Duration = Duration::from_millis(1_300);
-/// For one change.
-const CHANGED: Duration = Duration::from_secs(120);
-
 /// A control plane with the data, and the node.
-struct Ground {
-    node: BenchNode,
-    stage: Stage,
-    client: Client,
+pub(super) struct Ground {
+    pub(super) node: BenchNode,
+    pub(super) stage: Stage,
+    pub(super) client: Client,
     apiserver: u32,
 }
 
 /// What was used up to some moment.
 #[derive(Clone, Copy, Default)]
-struct Mark {
-    proxy_cpu: f64,
-    apiserver_cpu: f64,
-    bytes: Bytes,
+pub(super) struct Mark {
+    pub(super) proxy_cpu: f64,
+    pub(super) apiserver_cpu: f64,
+    pub(super) bytes: Bytes,
 }
 
 /// Measures one proxy once.
@@ -124,52 +111,14 @@ impl Ground {
         values.insert(Key::Received, megabytes(used.bytes.received));
         values.insert(Key::PeakRss, peak.so_far());
         self.changes(subject, &mut process, &mut values).await?;
+        if subject.seen == Seen::ByCommit {
+            self.first_uses(subject, &process, &mut values).await?;
+        }
+        self.restart(subject, process, &launch, &mut values).await?;
         Ok(values)
     }
 
-    async fn changes(&self, subject: Subject<'_>, process: &mut Process, values: &mut Values) -> Result<()> {
-        let pid = process.pid();
-        let commits = Commits::subscribe(self.node.netns())?;
-        let start = self.mark(Some(pid))?;
-        let mut latencies = Vec::new();
-        for change in 0..subject.changes {
-            let address = replacement(change);
-            let endpoints: Vec<SocketAddrV4> = subject
-                .data
-                .ports()
-                .iter()
-                .map(|(_, _, target)| SocketAddrV4::new(address, *target))
-                .collect();
-            commits.drain()?;
-            self.replace(service_of(change, subject), address).await?;
-            let answered = Instant::now();
-            let seen = tokio::task::block_in_place(|| commits.seen(&endpoints, CHANGED));
-            let seen = seen.with_context(|| process.log_end())?;
-            latencies.push(seen.saturating_duration_since(answered).as_secs_f64() * 1_000.0);
-            tokio::time::sleep(APART).await;
-        }
-        let used = self.mark(Some(pid))?.since(start);
-        let each = |total: f64| total * 1_000.0 / f64::from(subject.changes);
-        values.insert(Key::ChangeP50, percentile(&latencies, 50).context("no changes")?);
-        values.insert(Key::ChangeP99, percentile(&latencies, 99).context("no changes")?);
-        values.insert(Key::ChangeCpu, each(used.proxy_cpu));
-        values.insert(Key::ChurnApiServerCpu, used.apiserver_cpu);
-        values.insert(Key::ChurnReceived, megabytes(used.bytes.received));
-        Ok(())
-    }
-
-    /// Puts another address in the place of a Service's first endpoint.
-    async fn replace(&self, service: u32, address: Ipv4Addr) -> Result<()> {
-        let patch = json!([{"op": "replace", "path": "/endpoints/0/addresses", "value": [address]}]);
-        let path = ProxyData::slice_path(service);
-        let request = http::Request::patch(&path)
-            .header("content-type", "application/json-patch+json")
-            .body(serde_json::to_vec(&patch)?)?;
-        self.client.request_text(request).await.context(path)?;
-        Ok(())
-    }
-
-    fn mark(&self, proxy: Option<u32>) -> Result<Mark> {
+    pub(super) fn mark(&self, proxy: Option<u32>) -> Result<Mark> {
         Ok(Mark {
             proxy_cpu: proxy.map_or(Ok(0.0), |pid| {
                 Ok::<_, anyhow::Error>(Family::of(pid)?.cpu_seconds)
@@ -180,27 +129,17 @@ impl Ground {
     }
 
     /// Waits until nobody has anything left to do.
-    async fn quiet(&self, proxy: Option<u32>) -> Result<()> {
-        let sum = || -> Result<f64> {
+    pub(super) async fn quiet(&self, proxy: Option<u32>) -> Result<()> {
+        quiet(|| {
             let mark = self.mark(proxy)?;
             Ok(mark.proxy_cpu + mark.apiserver_cpu)
-        };
-        let started = Instant::now();
-        let (mut last, mut since) = (sum()?, Instant::now());
-        while since.elapsed() < QUIET_FOR && started.elapsed() < QUIET_DEADLINE {
-            tokio::time::sleep(LOOK).await;
-            let now = sum()?;
-            if now - last > NOTHING {
-                since = Instant::now();
-            }
-            last = now;
-        }
-        Ok(())
+        })
+        .await
     }
 }
 
 impl Mark {
-    fn since(self, earlier: Self) -> Self {
+    pub(super) fn since(self, earlier: Self) -> Self {
         Self {
             proxy_cpu: self.proxy_cpu - earlier.proxy_cpu,
             apiserver_cpu: self.apiserver_cpu - earlier.apiserver_cpu,
@@ -209,43 +148,7 @@ impl Mark {
     }
 }
 
-/// An address that no endpoint of the data has, another one for each change.
-fn replacement(change: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 127, 1, 0)) + change)
-}
-
-/// Evenly over all Services.
-fn service_of(change: u32, subject: Subject<'_>) -> u32 {
-    change * (subject.data.services / subject.changes).max(1) % subject.data.services
-}
-
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-fn megabytes(bytes: u64) -> f64 {
+pub(super) fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    #[test]
-    fn changes_are_spread_over_the_services_and_bring_an_address_each() {
-        let subject = Subject {
-            proxy: Proxy::Berth,
-            berth: Path::new("berth"),
-            name: "x",
-            data: ProxyData {
-                services: 2_000,
-                ports: 2,
-                endpoints: 10,
-            },
-            changes: 100,
-        };
-        let services: BTreeSet<u32> = (0..100).map(|change| service_of(change, subject)).collect();
-        assert_eq!((services.len(), services.last().copied()), (100, Some(1_980)));
-        let addresses: BTreeSet<Ipv4Addr> = (0..1_000).map(replacement).collect();
-        assert_eq!(addresses.len(), 1_000);
-    }
 }

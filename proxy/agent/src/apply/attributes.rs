@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Netlink attributes for what nlink does not model.
 
+/// `NLM_F_CREATE | NLM_F_EXCL`.
+pub(super) const CREATE: u16 = 0x600;
+
 /// `NLA_F_NESTED` is left out: nf_tables does not look at it, and nft does not set it.
 pub(super) fn attribute(kind: u16, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(payload.len() + 4).unwrap_or(u16::MAX);

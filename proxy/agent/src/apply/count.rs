@@ -18,14 +18,13 @@ use nlink::netlink::nftables::{
 };
 use nlink::netlink::{Connection, Nftables};
 
+use super::batch::ELEMENTS_PER_MESSAGE;
 use super::{elements, family_of, rules};
 use crate::Error;
 
 /// Refusals of our table are at -110 and translation at -100, for kube-proxy as for us.
 const STAGES: [(Stage, i32); 2] = [(Stage::Asked, -115), (Stage::LetThrough, -105)];
 const KINDS: [Kind; 2] = [Kind::Vip, Kind::NodePort];
-/// `nla_len` has 16 bits, and an element some 60 bytes.
-const ELEMENTS_PER_MESSAGE: usize = 400;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {

@@ -7,8 +7,9 @@ use berth_proxy_core::Settings;
 use berth_proxy_core::ipvs::found::{Found, removal_text};
 use berth_proxy_core::ipvs::rules::restore_text;
 
-use super::program;
 use crate::Error;
+use crate::backend::program_path;
+use crate::program::Program;
 
 /// How long to wait for whoever else has iptables' lock, in seconds: kube-proxy's time.
 const LOCK_WAIT: &str = "5";
@@ -18,12 +19,10 @@ async fn run(family: IpFamily, verb: &str, arguments: &[&str], input: &str) -> R
         IpFamily::V4 => "iptables",
         IpFamily::V6 => "ip6tables",
     };
-    match program::run(&format!("{stem}-legacy-{verb}"), arguments, input, "iptables").await {
-        Err(Error::Missing { .. }) => {
-            program::run(&format!("{stem}-{verb}"), arguments, input, "iptables").await
-        }
-        other => other,
-    }
+    let path = program_path();
+    let found = |name: String| Program::find(&path, &name, "iptables");
+    let program = found(format!("{stem}-legacy-{verb}")).or_else(|_| found(format!("{stem}-{verb}")))?;
+    program.run(arguments, input).await
 }
 
 /// What is there of ours.

@@ -10,14 +10,16 @@ use berth_proxy_core::ipvs::names::{FamilySet, SetName};
 use berth_proxy_core::ipvs::{Change, Member, Socket};
 use ipnet::IpNet;
 
-use super::program;
 use crate::Error;
+use crate::backend::program_path;
+use crate::program::Program;
 
 /// More than any cluster has; ipset's own default of 65536 is reached by 10,000 Services.
 const MAX_ELEMENTS: u32 = 4 << 20;
 
 async fn ipset(arguments: &[&str], input: &str) -> Result<String, Error> {
-    program::run("ipset", arguments, input, "ipset").await
+    let program = Program::find(&program_path(), "ipset", "ipset")?;
+    program.run(arguments, input).await
 }
 
 /// Makes the sets that are not there.

@@ -36,11 +36,9 @@ pub(super) fn is_about_elements(error: &Error) -> bool {
         }
         Error::Privilege { .. }
         | Error::Unstable { .. }
-        | Error::NoProgram { .. }
         | Error::Program { .. }
         | Error::Refused { .. }
         | Error::Missing { .. }
-        | Error::ProgramFailed { .. }
         | Error::Socket(_) => false,
     }
 }

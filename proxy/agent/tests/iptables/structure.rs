@@ -281,7 +281,7 @@ fn a_missing_program_is_named_with_its_package() {
     let text = error.map_err(|error| error.to_string()).unwrap_err();
     for part in [
         "iptables is not in PATH",
-        "install the package iptables",
+        "apt-get install iptables",
         "--proxy-mode=nftables",
     ] {
         assert!(text.contains(part), "{text}");
