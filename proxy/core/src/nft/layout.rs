@@ -7,15 +7,18 @@ use std::collections::BTreeSet;
 use berth_model::IpFamily;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::objects::{Action, BaseChain, Chain, Hook, Match, Rule};
+use self::rules::{base, pick, reached_by, remember, rule, services, unallocated};
+use super::objects::{Action, Chain, Match, Rule};
 use super::plan::Plan;
 use super::slots::{EXACT, LADDER};
 use crate::hash::fnv1a;
 use crate::names::{
-    ChainName, Group, Kind, LAYOUT_PREFIX, List, MapName, NumberMap, RELAY_TABLE, SetName, TABLE,
-    UNREMEMBERED, UNTRANSLATED,
+    ChainName, Group, Kind, LAYOUT_PREFIX, List, NumberMap, RELAY_TABLE, SetName, TABLE, UNREMEMBERED,
+    UNTRANSLATED,
 };
 use crate::{Links, Settings};
+
+mod rules;
 
 /// Grows whenever the layout changes in a way its text does not show.
 const VERSION: u32 = 3;
@@ -29,19 +32,6 @@ const USUAL_AFFINITY: u32 = 10_800;
 /// Rules for exact counts come in steps: a count seen for the first time costs 0.4 ms at 1,000 Services
 /// and 47 ms at 50,000 (measured, behaviour/proxy-dns.md section 3), so it should be rare.
 pub const STEP: u32 = 64;
-
-/// Before destination translation (-100), after conntrack (-200), so that packets still carry the
-/// address the client used and are known to be new. Rejecting in prerouting needs Linux 5.9.
-const BEFORE_DNAT: i32 = -110;
-/// `NF_IP_PRI_NAT_DST`. nft 1.0.6 has no name for it on the output hook.
-const DNAT: i32 = -100;
-/// Right behind it, in the same hook: a packet has the address of its endpoint by now, and still its own source, and
-/// routing, which resets the priority of a packet that is forwarded (`ip_forward` in Linux), is yet to come.
-const AFTER_DNAT: i32 = -90;
-/// `NF_IP_PRI_FILTER`: after all translation of destinations, also of a host's own packets.
-const FILTER: i32 = 0;
-/// `NF_IP_PRI_NAT_SRC`.
-const SNAT: i32 = 100;
 
 /// What a table's translation leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -454,85 +444,4 @@ fn disjoint(networks: Vec<IpNet>) -> Vec<IpNet> {
     let mut networks = IpNet::aggregate(&networks);
     networks.sort();
     networks
-}
-
-fn rule(matches: &[Match], action: Action) -> Rule {
-    Rule {
-        matches: matches.to_vec(),
-        action,
-    }
-}
-
-/// The route lookup comes last: it costs most.
-fn reached_by(kind: Kind, set: SetName) -> Vec<Match> {
-    match kind {
-        Kind::Vip => vec![Match::In(set)],
-        Kind::NodePort => vec![
-            Match::NotLoopback,
-            Match::In(set),
-            Match::In(SetName::NodePortIps),
-            Match::LocalDestination,
-        ],
-    }
-}
-
-/// After everybody's translation: another proxy (`--service-proxy-name`) may serve a ClusterIP that is none of ours, and
-/// by now its packets go elsewhere. A host's own address in there stays its own.
-fn unallocated() -> Rule {
-    let nobodys = [
-        Match::In(SetName::ServiceCidrs),
-        Match::NotIn(SetName::ClusterIps),
-        Match::Untranslated,
-        Match::ForeignDestination,
-    ];
-    rule(&nobodys, Action::Drop)
-}
-
-fn services() -> Vec<Rule> {
-    [Kind::Vip, Kind::NodePort]
-        .map(|kind| {
-            let reached = reached_by(kind, SetName::Frontends(kind));
-            rule(&reached, Action::Goto(ChainName::Serve(kind)))
-        })
-        .into()
-}
-
-fn pick(group: Group, count: u32) -> Rule {
-    Rule {
-        matches: vec![Match::In(SetName::Count(group, count))],
-        action: Action::Translate(MapName(group), count),
-    }
-}
-
-fn remember(seconds: u32) -> Rule {
-    rule(
-        &[Match::In(SetName::AffinityTimeout(seconds))],
-        Action::Remember(seconds),
-    )
-}
-
-fn base(chain: ChainName) -> Option<BaseChain> {
-    let (nat, hook, priority) = match chain {
-        ChainName::FilterPrerouting => (false, Hook::Prerouting, BEFORE_DNAT),
-        ChainName::FilterOutput => (false, Hook::Output, BEFORE_DNAT),
-        ChainName::NatPrerouting => (true, Hook::Prerouting, DNAT),
-        ChainName::NatOutput => (true, Hook::Output, DNAT),
-        ChainName::NatPostrouting => (true, Hook::Postrouting, SNAT),
-        ChainName::LearnPrerouting => (false, Hook::Prerouting, AFTER_DNAT),
-        ChainName::LearnOutput => (false, Hook::Output, AFTER_DNAT),
-        ChainName::UnallocatedForward => (false, Hook::Forward, FILTER),
-        ChainName::UnallocatedOutput => (false, Hook::Output, FILTER),
-        ChainName::Refuse
-        | ChainName::Services
-        | ChainName::Serve(_)
-        | ChainName::ServeLocal(_)
-        | ChainName::Pick(_)
-        | ChainName::PickMany(_)
-        | ChainName::Masquerade
-        | ChainName::Recall
-        | ChainName::Learn
-        | ChainName::Remember
-        | ChainName::Unallocated => return None,
-    };
-    Some(BaseChain { nat, hook, priority })
 }
