@@ -6,6 +6,7 @@ mod examples;
 mod kernel;
 mod proxy_health;
 mod restarts;
+mod service_cidrs;
 mod slim;
 mod state;
 

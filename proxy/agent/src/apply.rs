@@ -4,6 +4,7 @@
 mod attributes;
 mod batch;
 pub mod conntrack;
+pub mod count;
 mod declare;
 mod elements;
 pub mod nft;

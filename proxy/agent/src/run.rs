@@ -29,7 +29,7 @@ use crate::feed::{Event, Seen, Selection, State};
 use crate::health::{self, HealthPorts, ProxyHealth, Refusal};
 use crate::metrics::Metrics;
 use crate::node::own_addresses;
-use crate::once::{cleanup, dry_run};
+use crate::once::{cleanup, once};
 use crate::options::Options;
 use crate::source::Source;
 use crate::start::{self, Start};
@@ -66,12 +66,13 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
     let selection = Selection {
         service_proxy_name: args.service_proxy_name.clone(),
         node: options.node.clone(),
+        service_cidrs: options.drops_unallocated(),
     };
     let stop = shutdown.token();
     let source = Source::open(args.state.clone(), api).await?;
-    if args.dry_run {
+    if args.dry_run || !args.count.is_empty() {
         let events = source.read(&selection, WatchMetrics::default(), &stop).await?;
-        return dry_run(&options, events, &stop).await;
+        return once(&args, &options, events, &stop).await;
     }
     let backend = Chosen::open(&options, &settings, args.retire_delay).await?;
     let admin = Admin::bind("--metrics-bind-address", options.metrics).await?;
@@ -229,31 +230,46 @@ impl Agent {
         !self.options.needs_node() && (self.state.is_node_listed() || Instant::now() >= self.node_patience)
     }
 
-    /// What the Node and the machine's addresses changed of the settings is written like any other change.
+    /// What the Node, the machine's addresses and the ServiceCIDRs changed of the settings is written like any other change.
     /// A Node that is gone changes nothing: traffic goes on as long as this process runs.
     fn follow_node(&mut self) {
         self.health.node(self.state.eligibility());
-        if self.state.node.is_none() && self.written {
+        let known = if self.state.node.is_none() && self.written {
+            self.settings.clone()
+        } else if let Some(settings) = self.of_node() {
+            settings
+        } else {
             return;
+        };
+        let settings = Settings {
+            service_cidrs: self.state.service_cidrs(),
+            ..known
+        };
+        if settings != self.settings {
+            tracing::info!(
+                ?settings,
+                "the node or the ServiceCIDRs changed, and the rules follow"
+            );
+            self.syncer.reconfigure(settings.clone(), self.state.index.view());
+            self.settings = settings;
+            self.queued();
         }
+    }
+
+    /// The settings as the Node and the machine's addresses are now.
+    fn of_node(&self) -> Option<Settings> {
         let own = if self.options.selects_addresses() {
             match own_addresses() {
                 Ok(own) => own,
                 Err(error) => {
                     tracing::warn!(%error, "the machine's addresses cannot be read");
-                    return;
+                    return None;
                 }
             }
         } else {
             BTreeSet::new()
         };
-        let settings = self.options.settings(self.state.node.as_ref(), &own);
-        if settings != self.settings {
-            tracing::info!(?settings, "the node changed, and the rules follow");
-            self.syncer.reconfigure(settings.clone(), self.state.index.view());
-            self.settings = settings;
-            self.queued();
-        }
+        Some(self.options.settings(self.state.node.as_ref(), &own))
     }
 
     fn queued(&self) {

@@ -341,6 +341,7 @@ fn put_member(state: &mut EntryState, set: SetName, element: &Element, present: 
         }
         SetName::Count(_, count) => member(&mut state.counts, count, present),
         SetName::ClusterIps
+        | SetName::ServiceCidrs
         | SetName::PodCidrs
         | SetName::NodePortIps
         | SetName::Hairpin
