@@ -4,6 +4,7 @@
 mod bad_input;
 mod examples;
 mod kernel;
+mod modes;
 mod proxy_health;
 mod restarts;
 mod service_cidrs;
