@@ -387,3 +387,55 @@ fn elements_of(entry: Entry, state: &EntryState) -> Vec<Element> {
         .chain(number)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use berth_model::{IpFamily, Protocol};
+
+    use super::*;
+
+    fn mk_installed(lists: u16) -> Installed {
+        let node_port = |n: u16| Frontend::NodePort {
+            family: IpFamily::V4,
+            protocol: Protocol::Tcp,
+            port: (30_000 + n).try_into().unwrap(),
+        };
+        let set = |frontend| SetName::Frontends(Entry::main(frontend).group().kind);
+        let member = |frontend| Element::Member(set(frontend), Key::Frontend(frontend));
+        let slots = |frontend| {
+            let target = |slot: u16| Target {
+                ip: [10, 0, 0, 1].into(),
+                port: (8_000 + slot).try_into().unwrap(),
+            };
+            (0..20_u16).map(move |slot| Element::Slot(Entry::main(frontend), slot.into(), target(slot)))
+        };
+        let of = |n| [member(node_port(n))].into_iter().chain(slots(node_port(n)));
+        Installed::observed((0..lists).flat_map(of), Duration::ZERO)
+    }
+
+    #[test]
+    fn samples_one_behind_the_other_meet_every_list_once_and_few_elements_of_each() {
+        assert_eq!(mk_installed(0).sample(None, 4), (Vec::new(), None));
+        for lists in [1, 4, 8, 9] {
+            let installed = mk_installed(lists);
+            let (mut met, mut after) = (Vec::new(), None);
+            loop {
+                let (elements, next) = installed.sample(after, 4);
+                assert!(elements.len() <= 4 * SAMPLED);
+                assert!(
+                    elements
+                        .iter()
+                        .all(|element| installed.elements().contains(element))
+                );
+                met.extend(elements.iter().filter_map(Element::entry));
+                after = next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            met.dedup();
+            let all: Vec<Entry> = installed.entries.keys().copied().collect();
+            assert_eq!(met, all, "{lists} lists");
+        }
+    }
+}
