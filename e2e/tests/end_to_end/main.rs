@@ -7,6 +7,7 @@ mod kernel;
 mod modes;
 mod proxy_health;
 mod restarts;
+mod service_cidrs;
 mod slim;
 mod state;
 
