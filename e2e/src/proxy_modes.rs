@@ -54,6 +54,14 @@ impl Mode {
         }
     }
 
+    /// Whether an address of a ServiceCIDR that no Service has is told from others: iptables and IPVS know Services only.
+    fn knows_service_cidrs(self) -> bool {
+        match self {
+            Self::Nftables | Self::Userspace => true,
+            Self::Iptables | Self::Ipvs => false,
+        }
+    }
+
     /// Which programs it finds.
     fn launched_as(self) -> Proxy {
         match self {

@@ -67,6 +67,8 @@ pub enum What {
     Dropped,
     /// Sent on as it was.
     Untouched,
+    /// As an address of the Service range that no Service has: dropped by modes that know the range, else sent on.
+    Unallocated,
 }
 
 /// A class of packets, TCP and UDP in both families, and what becomes of them.
@@ -123,7 +125,7 @@ pub async fn check(world: &World, mode: Mode, expected: &[Expected]) -> Result<(
 async fn ask(world: &World, one: Expected, (protocol, ipv6): (Protocol, bool)) -> Result<Outcomes> {
     let count = match one.what {
         What::Answered(..) | What::AnsweredByOne(..) => CLIENTS,
-        What::Refused | What::Dropped | What::Untouched => 2,
+        What::Refused | What::Dropped | What::Untouched | What::Unallocated => 2,
     };
     let bound: Option<IpAddr> = one.from.bound(ipv6);
     let clients = clients(world.origin(one.from), protocol, bound, ipv6, count)?;
@@ -147,6 +149,8 @@ impl What {
                 let draining = mode == Mode::Ipvs && only(Outcome::Refused);
                 ensure!(draining || only(Outcome::Untouched), met());
             }
+            Self::Unallocated if mode.knows_service_cidrs() => ensure!(only(Outcome::Dropped), met()),
+            Self::Unallocated => Self::Untouched.judge(mode, outcomes, whole)?,
             Self::Answered(sites, source) => {
                 let names = source.of_all(mode, outcomes).with_context(met)?;
                 let wanted = names_of(sites);

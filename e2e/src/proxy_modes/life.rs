@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::expect::Seen::{Any, Kept, Rewritten};
 use super::expect::To::{ClusterIp, ExternalIp, NodePort, NodePortOnSecond};
-use super::expect::What::{Answered, AnsweredByOne, Dropped, Refused, Untouched};
+use super::expect::What::{Answered, AnsweredByOne, Dropped, Refused, Unallocated, Untouched};
 use super::expect::{Expected, To, What};
 use crate::proxy_peer::answer::{Protocol, TARGETS};
 use crate::proxy_peer::objects::Request;
@@ -55,7 +55,7 @@ pub const SERVED: [Expected; 4] = [
 
 /// What it answers when nobody carries out anything. (A node port is a port of the node that nobody listens on.)
 pub const GONE: [Expected; 3] = [
-    expected(IdlePod, ClusterIp, Untouched),
+    expected(IdlePod, ClusterIp, Unallocated),
     expected(Outside, NodePort, Refused),
     expected(Outside, ExternalIp, Untouched),
 ];

@@ -296,10 +296,17 @@ mod tests {
             (Aim::ClusterIp, iptables, Refused, Untouched, None),
             (
                 Aim::UnallocatedClusterIp,
+                iptables,
+                Dropped,
+                Untouched,
+                Some(Difference::UnallocatedClusterIp),
+            ),
+            (
+                Aim::UnallocatedClusterIp,
                 Proxy::KubeProxyNftables,
                 Untouched,
                 Dropped,
-                Some(Difference::UnallocatedClusterIp),
+                None,
             ),
             (
                 Aim::NodePortOnLoopback,

@@ -49,8 +49,8 @@ impl Difference {
                  Berth in nftables mode refuses, as kube-proxy's nftables mode does"
             }
             Self::UnallocatedClusterIp => {
-                "kube-proxy's nftables mode reads the ServiceCIDRs and drops what is for nobody; \
-                 Berth does not read them and sends the packet on, as kube-proxy's iptables mode does"
+                "iptables mode, kube-proxy's and Berth's, knows addresses of Services and no ranges, and sends the \
+                 packet on; Berth in nftables mode drops it, as kube-proxy's nftables mode does"
             }
             Self::LoopbackNodePort => {
                 "kube-proxy's iptables mode sets route_localnet and serves node ports of 127.0.0.1; \
@@ -79,9 +79,10 @@ impl Difference {
     /// Whether it is to be seen between these two.
     pub fn concerns(self, Pair { ours, peer }: Pair) -> bool {
         match (ours, peer) {
-            (Proxy::Berth, Proxy::KubeProxyIptables(_)) => self != Self::UnallocatedClusterIp,
-            (Proxy::Berth, Proxy::KubeProxyNftables) => self == Self::UnallocatedClusterIp,
-            (Proxy::Berth, Proxy::BerthIptables(_)) => self == Self::OtherPortOfClusterIp,
+            (Proxy::Berth, Proxy::KubeProxyIptables(_)) => true,
+            (Proxy::Berth, Proxy::BerthIptables(_)) => {
+                matches!(self, Self::UnallocatedClusterIp | Self::OtherPortOfClusterIp)
+            }
             // Both send on what has no rule.
             (Proxy::BerthIptables(_), Proxy::KubeProxyIptables(_)) => {
                 !matches!(self, Self::UnallocatedClusterIp | Self::OtherPortOfClusterIp)
@@ -108,8 +109,8 @@ impl Difference {
                 }
                 Self::UnallocatedClusterIp => {
                     packet.aim == Aim::UnallocatedClusterIp
-                        && only(ours, Outcome::Untouched)
-                        && only(theirs, Outcome::Dropped)
+                        && only(ours, Outcome::Dropped)
+                        && only(theirs, Outcome::Untouched)
                 }
                 Self::LoopbackNodePort => {
                     packet.aim == Aim::NodePortOnLoopback
