@@ -16,7 +16,7 @@ mod endpoints;
 mod figures;
 mod observe;
 mod profile;
-mod proxy;
+pub(crate) mod proxy;
 mod quiet;
 mod row;
 mod run;

@@ -22,6 +22,7 @@ use kube::api::Api;
 
 pub(crate) use audit::CREDENTIAL;
 pub use audit::{Audit, Object, Refused, Request};
+pub(crate) use daemons::with_capabilities;
 pub use daemons::{Daemon, Daemons, Role};
 
 use crate::controlplane::{ControlPlane, ControlPlaneConfig};
@@ -241,16 +242,21 @@ pub fn repository() -> PathBuf {
 
 /// A new, empty folder for logs beside the build, outside the sandbox's memory, so that it can be read afterwards.
 pub(crate) fn log_folder(name: &str) -> Result<PathBuf> {
+    let folder = log_path(name)?;
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("clearing {}", folder.display()))?;
+    }
+    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Where [`log_folder`] makes it.
+pub(crate) fn log_path(name: &str) -> Result<PathBuf> {
     let running = std::env::current_exe()?;
     // target/debug/berth-e2e, or target/debug/deps/e2e-HASH.
     let target = running
         .ancestors()
         .find(|path| path.join("CACHEDIR.TAG").is_file());
     let base = target.map_or_else(std::env::temp_dir, |target| target.join("e2e"));
-    let folder = base.join(name);
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("clearing {}", folder.display()))?;
-    }
-    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    Ok(folder)
+    Ok(base.join(name))
 }

@@ -22,6 +22,7 @@ pub mod interposer;
 mod keep;
 pub mod metrics;
 pub mod peers;
+pub mod proxy_modes;
 pub mod proxy_peer;
 pub mod soak;
 pub mod stage;

@@ -14,6 +14,7 @@ pub mod compare;
 pub mod differences;
 pub mod ground;
 pub mod launch;
+pub mod objects;
 pub mod scenario;
 pub mod structure;
 pub mod world;

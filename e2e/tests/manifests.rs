@@ -5,9 +5,15 @@
 //! the manifests; so the command lines in the manifests are looked at here.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail by panicking")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use berth_e2e::controlplane::Binaries;
+use berth_e2e::proxy_modes::Mode;
+use berth_e2e::proxy_modes::shipped::Shipped;
+use berth_e2e::stage::{self, Stage};
+use berth_testkit::{in_sandbox_async, sandbox};
 
 /// A workload of manifests/base: the arguments of its container and the variables set for it.
 #[derive(Debug, PartialEq, Eq)]
@@ -104,6 +110,46 @@ fn berth_takes_every_flag_and_variable_that_the_manifests_pass() {
         );
         assert_eq!(unknown(&given, &help), Vec::<String>::new(), "{workload}.yaml");
     }
+}
+
+#[test]
+fn the_folders_of_modes_are_taken_by_the_api_server_and_add_what_the_mode_needs() {
+    if !sandbox::is_inside() {
+        Binaries::find_or_build().unwrap();
+    }
+    in_sandbox_async!(async {
+        let stage = Stage::start(&stage::folder("manifests")?, Vec::new()).await?;
+        let output = Command::new(berth()).args(["proxy", "--help"]).output()?;
+        let help = String::from_utf8(output.stdout)?;
+        let plain = Shipped::read(stage.control_plane(), Mode::Nftables).await?;
+        assert_eq!(plain.capabilities, Some(vec!["net_admin".to_owned()]));
+        assert_eq!((plain.mode_flag(), plain.mounts.len()), (None, 0));
+        let lock = ("/run/xtables.lock", ("/run/xtables.lock", false));
+        let modules = ("/lib/modules", ("/lib/modules", true));
+        let both = Some(vec!["net_admin".to_owned(), "net_raw".to_owned()]);
+        for (mode, capabilities, mounts) in [
+            (Mode::Iptables, both, vec![lock]),
+            // Privileged: it has all.
+            (Mode::Ipvs, None, vec![lock, modules]),
+        ] {
+            let shipped = Shipped::read(stage.control_plane(), mode).await?;
+            let given = CommandLine {
+                arguments: shipped.args.clone(),
+                variables: BTreeSet::new(),
+            };
+            assert_eq!(unknown(&given, &help), Vec::<String>::new(), "{mode}");
+            assert_eq!(shipped.mode_flag(), Some(&format!("--proxy-mode={mode}")));
+            // What the base says stays said.
+            assert_eq!(shipped.args[..plain.args.len()], plain.args[..], "{mode}");
+            assert_eq!(shipped.capabilities, capabilities, "{mode}");
+            let mounts: BTreeMap<String, (String, bool)> = mounts
+                .into_iter()
+                .map(|(at, (on_node, read_only))| (at.to_owned(), (on_node.to_owned(), read_only)))
+                .collect();
+            assert_eq!(shipped.mounts, mounts, "{mode}");
+        }
+        anyhow::Ok(())
+    });
 }
 
 #[test]

@@ -10,24 +10,45 @@ use anyhow::{Context, ensure};
 use berth_e2e::controlplane::Binaries;
 use berth_e2e::peers::Peers;
 use berth_e2e::proxy_peer::answer::{Outcome, Source};
-use berth_e2e::proxy_peer::compare::{Seen, findings, survey};
+use berth_e2e::proxy_peer::compare::{Pair, Seen, findings, survey};
 use berth_e2e::proxy_peer::differences::Difference;
 use berth_e2e::proxy_peer::ground::Ground;
 use berth_e2e::proxy_peer::launch::{Proxy, Variant};
-use berth_e2e::proxy_peer::scenario::Scenario;
+use berth_e2e::proxy_peer::scenario::{Aim, Scenario};
 use berth_e2e::proxy_peer::structure::{Structure, known};
+use berth_e2e::proxy_peer::world::Origin;
 use berth_testkit::{in_sandbox_async, sandbox};
 
-/// Berth in iptables mode is compared with Berth, too.
-const PEERS: [Proxy; 3] = [
+const PROXIES: [Proxy; 4] = [
+    Proxy::Berth,
+    Proxy::BerthIptables(Variant::Nft),
     Proxy::KubeProxyNftables,
     Proxy::KubeProxyIptables(Variant::Nft),
-    Proxy::BerthIptables(Variant::Nft),
+];
+/// Berth in nftables mode beside everybody, and in iptables mode beside its own kind.
+const PAIRS: [Pair; 4] = [
+    Pair {
+        ours: Proxy::Berth,
+        peer: Proxy::KubeProxyNftables,
+    },
+    Pair {
+        ours: Proxy::Berth,
+        peer: Proxy::KubeProxyIptables(Variant::Nft),
+    },
+    Pair {
+        ours: Proxy::Berth,
+        peer: Proxy::BerthIptables(Variant::Nft),
+    },
+    Pair {
+        ours: Proxy::BerthIptables(Variant::Nft),
+        peer: Proxy::KubeProxyIptables(Variant::Nft),
+    },
 ];
 const SERVICES: u8 = 24;
 /// One whose packets show every known difference; those of another may lack one.
-const SEED: u64 = 1;
-const PACKETS: u64 = 300;
+const SEED: u64 = 5;
+const PACKETS: u64 = 1_000;
+
 #[test]
 fn random_packets_end_under_berth_as_under_kube_proxy() {
     if !sandbox::is_inside() {
@@ -38,34 +59,32 @@ fn random_packets_end_under_berth_as_under_kube_proxy() {
         let seed = number("BERTH_PROXY_PEER_SEED", SEED)?;
         let packets = usize::try_from(number("BERTH_PROXY_PEER_PACKETS", PACKETS)?)?;
         let scenario = Scenario::random(seed, SERVICES, packets);
-        let proxies: Vec<Proxy> = [Proxy::Berth].into_iter().chain(PEERS).collect();
-        let mut ground = Ground::start("proxy-peer", &proxies).await?;
+        let mut ground = Ground::start("proxy-peer", &PROXIES).await?;
         ground.create(&scenario.services).await?;
         let seen = survey(ground.worlds(), &scenario.packets).await?;
         ground.check()?;
         every_kind_of_outcome_came_up(&seen)?;
         the_chains_are_kube_proxys(&ground)?;
-        let found = findings(&seen);
-        let faults: Vec<String> = found
-            .iter()
-            .filter(|finding| finding.known.is_none())
-            .map(ToString::to_string)
-            .collect();
-        ensure!(
-            faults.is_empty(),
-            "seed {seed}: {} of {} packets:\n{}",
-            faults.len(),
-            scenario.packets.len(),
-            faults.join("\n")
-        );
-        for peer in PEERS {
-            let shown = found.iter().filter(|finding| finding.peer == peer);
-            let shown: BTreeSet<Difference> = shown.filter_map(|finding| finding.known).collect();
+        for pair in PAIRS {
+            let found = findings(&seen, pair);
+            let faults: Vec<String> = found
+                .iter()
+                .filter(|finding| finding.known.is_none())
+                .map(ToString::to_string)
+                .collect();
+            ensure!(
+                faults.is_empty(),
+                "seed {seed}: {pair}: {} of {} packets:\n{}",
+                faults.len(),
+                scenario.packets.len(),
+                faults.join("\n")
+            );
+            let shown: BTreeSet<Difference> = found.iter().filter_map(|finding| finding.known).collect();
             for difference in Difference::ALL {
                 // One that is gone has to go from the list.
                 ensure!(
-                    seed != SEED || shown.contains(&difference) == difference.concerns(peer),
-                    "seed {seed}: {peer} does not show {difference}"
+                    seed != SEED || shown.contains(&difference) == difference.concerns(pair),
+                    "seed {seed}: {pair} do not show {difference}"
                 );
             }
         }
@@ -104,6 +123,16 @@ fn every_kind_of_outcome_came_up(seen: &Seen) -> anyhow::Result<()> {
     ensure!(answers(true) && answers(false), "sources: {outcomes:?}");
     for outcome in [Outcome::Refused, Outcome::Dropped, Outcome::Untouched] {
         ensure!(outcomes.contains(&outcome), "no {outcome}");
+    }
+    // A way that leads past the proxy would make all alike.
+    for aim in [Aim::ClusterIp, Aim::NodePort, Aim::ExternalIp, Aim::LoadBalancer] {
+        for origin in Origin::ALL.into_iter().filter(|origin| origin.reaches(aim)) {
+            let mut of_it = seen
+                .iter()
+                .filter(|((_, packet), _)| packet.aim == aim && packet.origin == origin);
+            let answered = of_it.any(|(_, outcomes)| outcomes.iter().any(Outcome::is_answer));
+            ensure!(answered, "{aim:?} is never answered from {origin:?}");
+        }
     }
     // Whoever sticks to an endpoint sees one only.
     let free: Vec<_> = seen.iter().filter(|((_, packet), _)| !packet.sticks).collect();

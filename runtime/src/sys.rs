@@ -2,3 +2,4 @@
 //! The one place for system calls that no safe wrapper offers.
 
 pub mod packet;
+pub mod xtables;

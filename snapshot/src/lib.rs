@@ -17,6 +17,7 @@ mod index;
 pub mod intern;
 pub mod node;
 pub mod pod;
+pub mod service_cidr;
 mod slice;
 pub mod wire;
 

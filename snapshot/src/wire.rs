@@ -5,7 +5,7 @@
 //! ```text
 //!  body of a watch --Frames--> frame --read_frame--> Applied(Object), Deleted(Object), Bookmark, Error
 //!  body of a list  --read_page-->                    [Object]
-//!  Object          --Wire::read--> Pod, Node, Service, Endpoints, EndpointSlice
+//!  Object          --Wire::read--> Pod, Node, Service, Endpoints, EndpointSlice, ServiceCidr
 //!  Endpoints, EndpointSlice --enveloped--> body of a request
 //!  its answer --partial_object_metadata--> ObjectMeta
 //! ```
@@ -21,6 +21,7 @@ mod meta;
 mod node;
 mod pod;
 mod service;
+mod service_cidr;
 mod write;
 
 #[cfg(test)]

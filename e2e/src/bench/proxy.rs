@@ -2,7 +2,7 @@
 //! `make bench BENCH=proxy`: `berth proxy` beside kube-proxy in the same mode, in turn.
 
 mod change;
-mod commits;
+pub(crate) mod commits;
 mod data;
 mod goals;
 mod node;

@@ -286,12 +286,16 @@ impl Daemons {
 }
 
 /// Root with no capability but the one that the DaemonSets of `manifests/base` add.
-fn with_shipped_capabilities(mut spec: Spec, role: Role) -> Spec {
-    let only = match role {
-        Role::Controllers => return spec,
-        Role::Proxy => "-all,+net_admin",
-        Role::Announcer => "-all,+net_raw",
-    };
+fn with_shipped_capabilities(spec: Spec, role: Role) -> Spec {
+    match role {
+        Role::Controllers => spec,
+        Role::Proxy => with_capabilities(spec, "-all,+net_admin"),
+        Role::Announcer => with_capabilities(spec, "-all,+net_raw"),
+    }
+}
+
+/// Root with no capabilities but these, as setpriv has them.
+pub(crate) fn with_capabilities(mut spec: Spec, only: &str) -> Spec {
     let program = std::mem::replace(&mut spec.program, "setpriv".into());
     spec.args.insert(0, program.display().to_string());
     spec.args.insert(0, format!("--inh-caps={only}"));

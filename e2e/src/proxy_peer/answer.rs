@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -213,9 +214,8 @@ fn socket(protocol: Protocol, from: Option<IpAddr>, ipv6: bool) -> io::Result<So
     };
     match (protocol, from) {
         (Protocol::Tcp, None) => {}
-        (Protocol::Tcp | Protocol::Udp, from) => {
-            socket.bind(&SocketAddr::new(from.unwrap_or(any), 0).into())?;
-        }
+        (Protocol::Tcp, Some(from)) => socket.bind(&SocketAddr::new(from, 0).into())?,
+        (Protocol::Udp, from) => bind_fresh(&socket, from.unwrap_or(any))?,
     }
     if protocol == Protocol::Udp {
         // Without it a datagram socket hears of port unreachable only.
@@ -227,6 +227,21 @@ fn socket(protocol: Protocol, from: Option<IpAddr>, ipv6: bool) -> io::Result<So
         heard?;
     }
     Ok(socket)
+}
+
+/// Binds to a port that no client had before: conntrack remembers a flow for minutes, and who comes with its port is taken
+/// for it.
+fn bind_fresh(socket: &Socket, ip: IpAddr) -> io::Result<()> {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 33_000;
+    const COUNT: u16 = 32_000;
+    loop {
+        let port = FIRST + TAKEN.fetch_add(1, Ordering::Relaxed) % COUNT;
+        match socket.bind(&SocketAddr::new(ip, port).into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => return bound,
+        }
+    }
 }
 
 impl Client {

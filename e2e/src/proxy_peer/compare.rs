@@ -13,7 +13,7 @@ use super::answer::{Outcome, Outcomes, clients};
 use super::differences::Difference;
 use super::launch::Proxy;
 use super::scenario::Packet;
-use super::world::World;
+use super::world::{Origin, World};
 
 /// Of each packet, before anything is compared: enough to see that equal packets may end differently.
 const FIRST: usize = 4;
@@ -21,6 +21,8 @@ const FIRST: usize = 4;
 const MORE: usize = 16;
 /// Rounds of [`MORE`]: the chance that one of four endpoints never comes up is below 1 in 10^9.
 const ROUNDS: usize = 6;
+/// Rounds in which it also counts that a far Pod hears nothing of itself: whoever waits in vain, waits for long.
+const ROUNDS_OF_SILENCE: usize = 2;
 /// Packets under way at once: each is a socket.
 const AT_ONCE: usize = 256;
 
@@ -41,8 +43,8 @@ pub async fn survey(worlds: &BTreeMap<Proxy, World>, packets: &[Packet]) -> Resu
     let mut seen = Seen::new();
     let wanted: Vec<(Proxy, Packet)> = packets.iter().flat_map(all).collect();
     send(worlds, &wanted, FIRST, &mut seen).await?;
-    for _ in 0..ROUNDS {
-        let wanted = lacking(&seen);
+    for round in 0..ROUNDS {
+        let wanted = lacking(&seen, round < ROUNDS_OF_SILENCE);
         if wanted.is_empty() {
             break;
         }
@@ -53,25 +55,37 @@ pub async fn survey(worlds: &BTreeMap<Proxy, World>, packets: &[Packet]) -> Resu
 
 /// Whom to ask once more: proxies under which an endpoint has not come up that has under another. A client that sticks
 /// to one endpoint sees one, whichever.
-fn lacking(seen: &Seen) -> Vec<(Proxy, Packet)> {
+fn lacking(seen: &Seen, silence: bool) -> Vec<(Proxy, Packet)> {
     let mut union: BTreeMap<&Packet, BTreeSet<&Outcome>> = BTreeMap::new();
     for ((_, packet), outcomes) in seen {
         union.entry(packet).or_default().extend(outcomes);
     }
     let lacks = |((_, packet), outcomes): &(&(Proxy, Packet), &Outcomes)| {
+        // A Pod of another node may come to itself, and hear nothing of it.
+        let by_chance = |outcome: &Outcome| {
+            let silent = silence && packet.origin == Origin::FarPod && *outcome == Outcome::Dropped;
+            outcome.is_answer() || silent
+        };
         // One that answers nobody picks nothing at random.
         !packet.sticks
-            && outcomes.iter().any(Outcome::is_answer)
+            && outcomes.iter().any(by_chance)
             && union[packet]
                 .iter()
-                .any(|outcome| outcome.is_answer() && !outcomes.contains(*outcome))
+                .any(|outcome| by_chance(outcome) && !outcomes.contains(outcome))
     };
     seen.iter().filter(lacks).map(|(key, _)| key.clone()).collect()
 }
 
 /// Whether two proxies treat a packet alike. Which endpoint a client sticks to is chance, and where it comes from may
-/// follow from that: what counts is that it is one, and that the same one sees the same source.
+/// follow from that: what counts is that it is one, and that the same one sees the same source. A Pod of another node
+/// that sticks to itself, or to another Pod of its host, hears nothing; that is chance as well.
 fn alike(packet: &Packet, ours: &Outcomes, theirs: &Outcomes) -> bool {
+    let silent = |outcomes: &Outcomes| *outcomes == Outcomes::from([Outcome::Dropped]);
+    let answered = |outcomes: &Outcomes| outcomes.len() == 1 && outcomes.iter().all(Outcome::is_answer);
+    let one_silent = silent(ours) && answered(theirs) || silent(theirs) && answered(ours);
+    if packet.sticks && packet.origin == Origin::FarPod && one_silent {
+        return true;
+    }
     let only = |outcomes: &Outcomes| match outcomes.iter().collect::<Vec<_>>().as_slice() {
         [Outcome::Answered(endpoint, source)] => Some((endpoint.clone(), *source)),
         _ => None,
@@ -125,16 +139,31 @@ async fn send(
     Ok(())
 }
 
+/// Two proxies that are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pair {
+    /// Berth in one of its modes.
+    pub ours: Proxy,
+    /// kube-proxy, or Berth in another mode.
+    pub peer: Proxy,
+}
+
+impl fmt::Display for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} beside {}", self.ours, self.peer)
+    }
+}
+
 /// One packet that two proxies treat differently.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// Under whom it went otherwise than under Berth.
-    pub peer: Proxy,
+    /// Who treats it differently.
+    pub pair: Pair,
     /// Which packet.
     pub packet: Packet,
-    /// Under Berth.
+    /// Under the first of them.
     pub ours: Outcomes,
-    /// Under the peer.
+    /// Under the other.
     pub theirs: Outcomes,
     /// The known difference that this is; `None` for a fault.
     pub known: Option<Difference>,
@@ -147,7 +176,7 @@ impl fmt::Display for Finding {
             outcomes.join(", ")
         };
         let Self {
-            peer,
+            pair,
             packet,
             ours,
             theirs,
@@ -155,18 +184,23 @@ impl fmt::Display for Finding {
         } = self;
         write!(
             f,
-            "{packet}: berth [{}], {peer} [{}]",
+            "{packet}: {} [{}], {} [{}]",
+            pair.ours,
             listed(ours),
+            pair.peer,
             listed(theirs)
         )
     }
 }
 
-/// Everything in which a peer differs from Berth. Pure.
-pub fn findings(seen: &Seen) -> Vec<Finding> {
+/// Everything in which two proxies differ. Pure.
+pub fn findings(seen: &Seen, pair: Pair) -> Vec<Finding> {
     let mut found = Vec::new();
-    for ((peer, packet), theirs) in seen {
-        let Some(ours) = seen.get(&(Proxy::Berth, packet.clone())) else {
+    for ((proxy, packet), theirs) in seen {
+        if *proxy != pair.peer {
+            continue;
+        }
+        let Some(ours) = seen.get(&(pair.ours, packet.clone())) else {
             continue;
         };
         if alike(packet, ours, theirs) {
@@ -174,9 +208,9 @@ pub fn findings(seen: &Seen) -> Vec<Finding> {
         }
         let known = Difference::ALL
             .into_iter()
-            .find(|difference| difference.explains(packet, *peer, ours, theirs));
+            .find(|difference| difference.explains(packet, pair, ours, theirs));
         found.push(Finding {
-            peer: *peer,
+            pair,
             packet: packet.clone(),
             ours: ours.clone(),
             theirs: theirs.clone(),
@@ -190,7 +224,6 @@ pub fn findings(seen: &Seen) -> Vec<Finding> {
 mod tests {
     use super::super::answer::{Protocol, Source};
     use super::super::scenario::Aim;
-    use super::super::world::Origin;
     use super::*;
 
     fn packet(aim: Aim, sticks: bool) -> Packet {
@@ -221,7 +254,7 @@ mod tests {
         let packet = packet(Aim::ClusterIp, false);
         let peer = Proxy::KubeProxyNftables;
         let lacking = |ours: &[Outcome], theirs: &[Outcome]| -> Vec<Proxy> {
-            let asked = lacking(&seen(&packet, peer, ours, theirs));
+            let asked = lacking(&seen(&packet, peer, ours, theirs), true);
             asked.into_iter().map(|(proxy, _)| proxy).collect()
         };
         let (a, b) = (answered("a"), answered("b"));
@@ -235,7 +268,11 @@ mod tests {
     fn what_differs_is_a_fault_unless_both_sides_are_as_a_known_difference_has_it() {
         let iptables = Proxy::KubeProxyIptables(super::super::launch::Variant::Nft);
         let known = |aim, peer, ours: Outcome, theirs: Outcome| {
-            let found = findings(&seen(&packet(aim, false), peer, &[ours], &[theirs]));
+            let pair = Pair {
+                ours: Proxy::Berth,
+                peer,
+            };
+            let found = findings(&seen(&packet(aim, false), peer, &[ours], &[theirs]), pair);
             assert_eq!(found.len(), 1);
             found[0].known
         };
@@ -259,10 +296,17 @@ mod tests {
             (Aim::ClusterIp, iptables, Refused, Untouched, None),
             (
                 Aim::UnallocatedClusterIp,
+                iptables,
+                Dropped,
+                Untouched,
+                Some(Difference::UnallocatedClusterIp),
+            ),
+            (
+                Aim::UnallocatedClusterIp,
                 Proxy::KubeProxyNftables,
                 Untouched,
                 Dropped,
-                Some(Difference::UnallocatedClusterIp),
+                None,
             ),
             (
                 Aim::NodePortOnLoopback,
@@ -298,8 +342,15 @@ mod tests {
             ("two", &sticks, two, false),
             ("refused now and then", &sticks, half, false),
             ("the same, from elsewhere", &sticks, elsewhere, false),
+            ("silence", &sticks, Outcomes::from([Outcome::Dropped]), false),
         ] {
             assert_eq!(alike(packet, &one("a"), &theirs), expected, "{row}");
         }
+        let far = Packet {
+            origin: Origin::FarPod,
+            ..sticks
+        };
+        assert!(alike(&far, &one("a"), &Outcomes::from([Outcome::Dropped])));
+        assert!(!alike(&far, &one("a"), &Outcomes::from([Outcome::Refused])));
     }
 }

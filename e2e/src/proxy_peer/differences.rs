@@ -5,9 +5,10 @@
 use std::fmt;
 
 use super::answer::{Outcome, Outcomes};
+use super::compare::Pair;
 use super::launch::Proxy;
 use super::scenario::{Aim, Packet};
-use super::world::Origin;
+use super::world::{Origin, Site};
 
 /// A known difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,17 +25,20 @@ pub enum Difference {
     RangesBeforeRefusal,
     /// A Pod of another node that comes to itself by way of this node.
     FarHairpin,
+    /// A node port of ::1, under external policy Local without an endpoint here.
+    SilenceOnLoopback,
 }
 
 impl Difference {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::OtherPortOfClusterIp,
         Self::UnallocatedClusterIp,
         Self::LoopbackNodePort,
         Self::NoEndpointsFromHost,
         Self::RangesBeforeRefusal,
         Self::FarHairpin,
+        Self::SilenceOnLoopback,
     ];
 
     /// Why it is so, and why it stays.
@@ -45,8 +49,8 @@ impl Difference {
                  Berth in nftables mode refuses, as kube-proxy's nftables mode does"
             }
             Self::UnallocatedClusterIp => {
-                "kube-proxy's nftables mode reads the ServiceCIDRs and drops what is for nobody; \
-                 Berth does not read them and sends the packet on, as kube-proxy's iptables mode does"
+                "iptables mode, kube-proxy's and Berth's, knows addresses of Services and no ranges, and sends the \
+                 packet on; Berth in nftables mode drops it, as kube-proxy's nftables mode does"
             }
             Self::LoopbackNodePort => {
                 "kube-proxy's iptables mode sets route_localnet and serves node ports of 127.0.0.1; \
@@ -65,36 +69,38 @@ impl Difference {
                  Berth only for endpoints of its own node, as kube-proxy's nftables mode does, and the reply to a Pod \
                  of another node that asks this one is lost"
             }
+            Self::SilenceOnLoopback => {
+                "kube-proxy's iptables mode drops by the node port's number on every address of the node, though it \
+                 serves none on ::1; Berth leaves loopback addresses alone, as kube-proxy's nftables mode does"
+            }
         }
     }
 
-    /// Whether it is to be seen between Berth and this peer.
-    pub fn concerns(self, peer: Proxy) -> bool {
-        match (self, peer) {
+    /// Whether it is to be seen between these two.
+    pub fn concerns(self, Pair { ours, peer }: Pair) -> bool {
+        match (ours, peer) {
+            (Proxy::Berth, Proxy::KubeProxyIptables(_)) => true,
+            (Proxy::Berth, Proxy::BerthIptables(_)) => {
+                matches!(self, Self::UnallocatedClusterIp | Self::OtherPortOfClusterIp)
+            }
+            // Both send on what has no rule.
+            (Proxy::BerthIptables(_), Proxy::KubeProxyIptables(_)) => {
+                !matches!(self, Self::UnallocatedClusterIp | Self::OtherPortOfClusterIp)
+            }
             (
-                Self::OtherPortOfClusterIp
-                | Self::LoopbackNodePort
-                | Self::NoEndpointsFromHost
-                | Self::RangesBeforeRefusal
-                | Self::FarHairpin,
-                Proxy::KubeProxyIptables(_),
-            )
-            | (Self::UnallocatedClusterIp, Proxy::KubeProxyNftables)
-            | (Self::OtherPortOfClusterIp, Proxy::BerthIptables(_)) => true,
-            (
-                _,
                 Proxy::Berth
                 | Proxy::BerthIptables(_)
                 | Proxy::KubeProxyNftables
                 | Proxy::KubeProxyIptables(_),
+                _,
             ) => false,
         }
     }
 
     /// Whether this and nothing else is what a packet shows. Both sides have to be as expected.
-    pub fn explains(self, packet: &Packet, peer: Proxy, ours: &Outcomes, theirs: &Outcomes) -> bool {
+    pub fn explains(self, packet: &Packet, pair: Pair, ours: &Outcomes, theirs: &Outcomes) -> bool {
         let only = |outcomes: &Outcomes, outcome: Outcome| *outcomes == Outcomes::from([outcome]);
-        self.concerns(peer)
+        self.concerns(pair)
             && match self {
                 Self::OtherPortOfClusterIp => {
                     packet.aim == Aim::ClusterIpOtherPort
@@ -103,8 +109,8 @@ impl Difference {
                 }
                 Self::UnallocatedClusterIp => {
                     packet.aim == Aim::UnallocatedClusterIp
-                        && only(ours, Outcome::Untouched)
-                        && only(theirs, Outcome::Dropped)
+                        && only(ours, Outcome::Dropped)
+                        && only(theirs, Outcome::Untouched)
                 }
                 Self::LoopbackNodePort => {
                     packet.aim == Aim::NodePortOnLoopback
@@ -120,17 +126,43 @@ impl Difference {
                         && only(theirs, Outcome::Untouched)
                 }
                 Self::RangesBeforeRefusal => {
+                    // Of the node's own packets it refuses none for want of endpoints, as above.
+                    let from_host = packet.origin == Origin::Host && only(theirs, Outcome::Untouched);
                     packet.aim == Aim::LoadBalancer
                         && only(ours, Outcome::Dropped)
-                        && only(theirs, Outcome::Refused)
+                        && (from_host || only(theirs, Outcome::Refused))
                 }
                 Self::FarHairpin => {
+                    let (itself, others) = parted(theirs);
                     packet.origin == Origin::FarPod
-                        && only(ours, Outcome::Dropped)
-                        && theirs.iter().all(Outcome::is_answer)
+                        && ours.contains(&Outcome::Dropped)
+                        && itself
+                        && without_drops(ours) == without_drops(&others)
+                }
+                Self::SilenceOnLoopback => {
+                    packet.aim == Aim::NodePortOnLoopback
+                        && packet.to.is_ipv6()
+                        && only(ours, Outcome::Refused)
+                        && only(theirs, Outcome::Dropped)
                 }
             }
     }
+}
+
+/// Whether the Pod that far Pods' packets come from answers itself, and what else came of them.
+fn parted(outcomes: &Outcomes) -> (bool, Outcomes) {
+    let by_itself = |outcome: &Outcome| match outcome {
+        Outcome::Answered(endpoint, _) => endpoint.starts_with(&format!("{}:", Site::FarA.name())),
+        Outcome::Refused | Outcome::Dropped | Outcome::Untouched | Outcome::Other(_) => false,
+    };
+    let others = outcomes.iter().filter(|outcome| !by_itself(outcome));
+    (outcomes.iter().any(by_itself), others.cloned().collect())
+}
+
+/// A Pod whose packets reach another one of its own host with its own address as the source hears nothing either.
+fn without_drops(outcomes: &Outcomes) -> Outcomes {
+    let answers = outcomes.iter().filter(|outcome| **outcome != Outcome::Dropped);
+    answers.cloned().collect()
 }
 
 impl fmt::Display for Difference {

@@ -9,10 +9,11 @@ use anyhow::{Context, Result, ensure};
 use berth_testkit::process::Process;
 use berth_testkit::sandbox;
 use berth_testkit::wait::eventually;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::answer::{Endpoints, Outcome, Protocol, clients};
 use super::launch::{Proxy, ProxyLaunch, wait_ready};
+use super::objects::{Request, nodes};
 use super::scenario::{NAMESPACE, ServiceSpec};
 use super::world::{NODES, Origin, World, api_server};
 use crate::cluster::PATIENCE;
@@ -35,21 +36,12 @@ impl Ground {
     pub async fn start(name: &str, proxies: &[Proxy]) -> Result<Self> {
         sandbox::require_inside("Ground::start")?;
         let numbered = || (1_u8..).zip(proxies.iter().copied());
-        let mut config = ControlPlaneConfig::loopback(Path::new(sandbox::SCRATCH).join(name));
-        config.advertise = Some(config.bind);
-        config.bind = Ipv4Addr::UNSPECIFIED.into();
-        config.extra_sans = numbered()
-            .map(|(number, _)| api_server(number).to_string())
-            .collect();
-        config.logs = Some(stage::folder(name)?);
-        let stage = Stage::on(config, None).await?;
         let mut ground = Self {
-            stage,
+            stage: stage_for(name, proxies.len()).await?,
             worlds: BTreeMap::new(),
             processes: BTreeMap::new(),
             endpoints: Vec::new(),
         };
-        ground.nodes().await?;
         for (number, proxy) in numbered() {
             let world = World::build(number)?;
             ground.endpoints.push(Endpoints::listen(&world)?);
@@ -85,7 +77,8 @@ impl Ground {
     /// # Errors
     /// The API server refuses one; a proxy does not get there.
     pub async fn create(&mut self, services: &[ServiceSpec]) -> Result<()> {
-        self.post("/api/v1/namespaces", &json!({"metadata": {"name": NAMESPACE}}))
+        let namespace = json!({"metadata": {"name": NAMESPACE}});
+        self.send(&Request::create("/api/v1/namespaces", namespace))
             .await?;
         for service in services {
             self.create_one(service).await?;
@@ -113,32 +106,18 @@ impl Ground {
         Ok(())
     }
 
-    async fn nodes(&self) -> Result<()> {
-        for (name, address) in NODES {
-            let zone = json!({"kubernetes.io/hostname": name, "topology.kubernetes.io/zone": "zone-1"});
-            let node =
-                json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": zone}});
-            self.post("/api/v1/nodes", &node).await?;
-            let addresses = [address.of(false), address.of(true)];
-            let addresses = addresses.map(|address| json!({"type": "InternalIP", "address": address}));
-            self.patch_status(&format!("/api/v1/nodes/{name}"), &json!({"addresses": addresses}))
-                .await?;
-        }
-        Ok(())
-    }
-
     async fn create_one(&self, spec: &ServiceSpec) -> Result<()> {
         let services = format!("/api/v1/namespaces/{NAMESPACE}/services");
         let slices = format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices");
         for slice in spec.slices() {
-            self.post(&slices, &slice).await?;
+            self.send(&Request::create(&slices, slice)).await?;
         }
-        self.post(&services, &spec.service()).await?;
+        self.send(&Request::create(&services, spec.service())).await?;
         match spec.status() {
             None => Ok(()),
             Some(status) => {
-                self.patch_status(&format!("{services}/{}", spec.name()), &status)
-                    .await
+                let path = format!("{services}/{}", spec.name());
+                self.send(&Request::status(&path, &status)).await
             }
         }
     }
@@ -157,21 +136,25 @@ impl Ground {
         answered.await.with_context(|| self.processes[&proxy].log_end())
     }
 
-    async fn post(&self, collection: &str, object: &Value) -> Result<()> {
-        let request = http::Request::post(collection)
-            .header("content-type", "application/json")
-            .body(serde_json::to_vec(object)?)?;
-        let posted = self.stage.client().request_text(request).await;
-        posted.with_context(|| format!("{collection}: {object}"))?;
-        Ok(())
+    async fn send(&self, request: &Request) -> Result<()> {
+        request.send(&self.stage.client()).await
     }
+}
 
-    async fn patch_status(&self, path: &str, status: &Value) -> Result<()> {
-        let request = http::Request::patch(format!("{path}/status"))
-            .header("content-type", "application/merge-patch+json")
-            .body(serde_json::to_vec(&json!({ "status": status }))?)?;
-        let patched = self.stage.client().request_text(request).await;
-        patched.with_context(|| format!("{path}: {status}"))?;
-        Ok(())
+/// An API server that the nodes of so many worlds find, each at the other end of its uplink, with their Node objects.
+///
+/// # Errors
+/// It does not come up.
+pub(crate) async fn stage_for(name: &str, worlds: usize) -> Result<Stage> {
+    let mut config = ControlPlaneConfig::loopback(Path::new(sandbox::SCRATCH).join(name));
+    config.advertise = Some(config.bind);
+    config.bind = Ipv4Addr::UNSPECIFIED.into();
+    let numbers = (1_u8..).take(worlds);
+    config.extra_sans = numbers.map(|number| api_server(number).to_string()).collect();
+    config.logs = Some(stage::folder(name)?);
+    let stage = Stage::on(config, None).await?;
+    for request in nodes() {
+        request.send(&stage.client()).await?;
     }
+    Ok(stage)
 }

@@ -12,7 +12,7 @@ use berth_testkit::netns::Netns;
 use berth_testkit::process::{Process, Spec, binary};
 use serde_json::{Value, json};
 
-use crate::cluster::{CLUSTER_CIDRS, PATIENCE};
+use crate::cluster::{CLUSTER_CIDRS, PATIENCE, with_capabilities};
 use crate::peers::Peers;
 use crate::stage::{BERTH_PROXY, KUBE_PROXY, Launch, Stage};
 
@@ -106,13 +106,15 @@ pub struct ProxyLaunch {
     pub node: String,
     /// Where it finds the API server, as the node's namespace reaches it: `https://ADDRESS:PORT`.
     pub server: String,
-    /// Where Pods live, one CIDR a family.
+    /// Where Pods live, one CIDR a family; empty for not saying so.
     pub cluster_cidrs: String,
     /// On which of the node's addresses kube-proxy serves node ports. Its own default is `primary` in nftables mode
     /// and `all` in iptables mode.
     pub node_port_addresses: Vec<String>,
     /// Another build of Berth than the one beside the running program.
     pub program: Option<PathBuf>,
+    /// Berth's only capabilities, as setpriv has them: `-all,+net_admin`. `None` for all.
+    pub capabilities: Option<String>,
     /// Last on the command line.
     pub extra_flags: Vec<String>,
 }
@@ -127,6 +129,7 @@ impl ProxyLaunch {
             cluster_cidrs: CLUSTER_CIDRS.to_owned(),
             node_port_addresses: vec!["all".to_owned()],
             program: None,
+            capabilities: None,
             extra_flags: Vec::new(),
         }
     }
@@ -160,6 +163,9 @@ impl Stage {
             spec.env
                 .push(("PATH".to_owned(), path_with(variant, self.logs())?.into()));
         }
+        if let Some(only) = &launch.capabilities {
+            spec = with_capabilities(spec, only);
+        }
         Ok(Process::start(netns, &spec)?)
     }
 }
@@ -182,11 +188,16 @@ fn berth(proxy: Proxy, launch: &ProxyLaunch, kubeconfig: &Path, log: &Path) -> R
         "proxy".to_owned(),
         format!("--kubeconfig={}", kubeconfig.display()),
         format!("--node-name={}", launch.node),
-        format!("--cluster-cidr={}", launch.cluster_cidrs),
         format!("--admin-address={admin}"),
     ];
-    spec.args
-        .extend(proxy.mode().map(|mode| format!("--proxy-mode={mode}")));
+    if !launch.cluster_cidrs.is_empty() {
+        spec.args.push(format!("--cluster-cidr={}", launch.cluster_cidrs));
+    }
+    let told = |flag: &String| flag.starts_with("--proxy-mode=");
+    if !launch.extra_flags.iter().any(told) {
+        spec.args
+            .extend(proxy.mode().map(|mode| format!("--proxy-mode={mode}")));
+    }
     Ok(spec)
 }
 
@@ -227,7 +238,7 @@ fn configuration(proxy: Proxy, launch: &ProxyLaunch, kubeconfig: &Path) -> Value
 }
 
 /// A PATH on which `iptables` and all that belongs to it are of one variant.
-fn path_with(variant: Variant, folder: &Path) -> Result<String> {
+pub(crate) fn path_with(variant: Variant, folder: &Path) -> Result<String> {
     const SEARCHED: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
     let multi = SEARCHED
         .split(':')

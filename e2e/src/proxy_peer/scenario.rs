@@ -271,7 +271,7 @@ impl Aim {
 impl Origin {
     /// Whether such packets meet this node's proxy: loopback is the node's own, and a Pod elsewhere asks its own node's
     /// proxy for ClusterIPs.
-    fn reaches(self, aim: Aim) -> bool {
+    pub fn reaches(self, aim: Aim) -> bool {
         match aim {
             Aim::NodePortOnLoopback => self == Self::Host,
             Aim::ClusterIp | Aim::ClusterIpOtherPort | Aim::UnallocatedClusterIp => self != Self::FarPod,

@@ -4,8 +4,10 @@
 mod bad_input;
 mod examples;
 mod kernel;
+mod modes;
 mod proxy_health;
 mod restarts;
+mod service_cidrs;
 mod slim;
 mod state;
 

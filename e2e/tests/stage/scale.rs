@@ -171,7 +171,9 @@ fn a_namespace_goes_with_everything_in_it_and_nobody_fights_for_it() {
         let namespaces: Api<Namespace> = Api::all(scene.stage.client());
         let deleted = Timestamp::now();
         namespaces.delete(NAMESPACE, &DeleteParams::default()).await?;
-        eventually("the namespace is gone", 2 * PATIENCE, || async {
+        // The namespace controller deletes 11 objects for each of `count`, one after the other.
+        let patience = PATIENCE * (2 + u32::try_from(count / 100)?);
+        eventually("the namespace is gone", patience, || async {
             let left = namespaces.get_opt(NAMESPACE).await?;
             ensure!(left.is_none(), "{:?}", left.and_then(|left| left.status));
             Ok(())

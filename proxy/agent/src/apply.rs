@@ -4,10 +4,12 @@
 mod attributes;
 mod batch;
 pub mod conntrack;
+pub mod count;
 mod declare;
 mod elements;
 pub mod nft;
 mod observe;
+pub(crate) mod probe;
 mod rules;
 mod set_userdata;
 

@@ -5,14 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use berth_model::ServiceKey;
+use berth_proxy_core::Links;
 use berth_proxy_core::ipvs::Scheduler;
 use berth_proxy_core::userspace::PortRange;
 use berth_runtime::duration::parse as duration;
 use ipnet::IpNet;
 
 use crate::options::{
-    BindTo, DetectLocalMode, NodePortAddress, ProxyMode, healthz_address, metrics_address, pod_cidr,
-    proxy_name,
+    BindTo, DetectLocalMode, NodePortAddress, ProxyMode, healthz_address, metrics_address, pod_bridge,
+    pod_cidr, pod_interface_prefix, proxy_name,
 };
 
 /// How the node proxy runs.
@@ -62,6 +64,15 @@ pub struct ProxyArgs {
     #[arg(long)]
     pub dry_run: bool,
 
+    /// Count the new connections to this Service on this node, whatever the mode, for as long as --count-for says, print
+    /// the counts, and exit. Writes nothing but a table of its own, which is gone afterwards. May be given several times
+    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with = "dry_run")]
+    pub count: Vec<ServiceKey>,
+
+    /// How long --count counts
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub count_for: Duration,
+
     /// What kube-proxy knows, too.
     #[command(flatten)]
     pub shared: SharedArgs,
@@ -82,10 +93,20 @@ pub struct SharedArgs {
     #[arg(long, env = "BERTH_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',', value_parser = pod_cidr)]
     pub cluster_cidr: Option<Vec<IpNet>>,
 
-    /// How a Pod's traffic is told: ClusterCIDR (by --cluster-cidr; the default) or NodeCIDR (by the Node's
-    /// spec.podCIDRs)
+    /// How a Pod's traffic is told: ClusterCIDR (by --cluster-cidr; the default), NodeCIDR (by the Node's
+    /// spec.podCIDRs), BridgeInterface (by --pod-bridge-interface) or InterfaceNamePrefix (by
+    /// --pod-interface-name-prefix)
     #[arg(long, value_name = "MODE")]
     pub detect_local_mode: Option<DetectLocalMode>,
+
+    /// With --detect-local-mode BridgeInterface: the bridge that this node's Pods hang on. What comes in by it is Pods'
+    #[arg(long, value_name = "NAME", value_parser = pod_bridge)]
+    pub pod_bridge_interface: Option<Links>,
+
+    /// With --detect-local-mode InterfaceNamePrefix: how the names of this node's Pods' interfaces begin (veth, cali). What
+    /// comes in by them is Pods'
+    #[arg(long, value_name = "PREFIX", value_parser = pod_interface_prefix)]
+    pub pod_interface_name_prefix: Option<Links>,
 
     /// Masquerade every connection to a ClusterIP
     #[arg(long, env = "BERTH_MASQUERADE_ALL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -212,6 +233,11 @@ impl SharedArgs {
             ("--proxy-mode", self.proxy_mode.is_some()),
             ("--cluster-cidr", self.cluster_cidr.is_some()),
             ("--detect-local-mode", self.detect_local_mode.is_some()),
+            ("--pod-bridge-interface", self.pod_bridge_interface.is_some()),
+            (
+                "--pod-interface-name-prefix",
+                self.pod_interface_name_prefix.is_some(),
+            ),
             ("--masquerade-all", self.masquerade_all.is_some()),
             ("--masquerade-bit", self.masquerade_bit.is_some()),
             ("--nodeport-addresses", self.nodeport_addresses.is_some()),

@@ -14,11 +14,14 @@ use tokio::runtime::Handle;
 
 use crate::Error;
 use crate::apply::nft::{Counters, Nft};
-use crate::iptables::{self, Iptables, Variant};
+use crate::iptables::{self, Counts, Iptables, Variant};
 use crate::ipvs::{self, Ipvs};
 use crate::nftables::Nftables;
 use crate::options::{Options, ProxyMode};
 use crate::userspace::{Capacity, Refusal, Userspace};
+
+/// How long a Service that was refused is left alone: what the kernel does not take now, it will hardly take in a moment.
+pub(crate) const REFUSED_FOR: Duration = Duration::from_secs(30);
 
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,7 +89,14 @@ pub trait Backend: fmt::Debug + Send {
         touched: &Touched,
     ) -> impl Future<Output = Result<Turned, Error>> + Send;
 
-    /// Looks, cheaply, whether somebody else may have changed what is ours, and has the next turn look closer if so.
+    /// Looks, at a cost that hardly depends on how much there is, whether somebody else changed what is ours, and has the
+    /// next turn look closer if so; says whether it has. Not every change shows: [`Backend::audit`] is for the rest.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    fn glance(&mut self) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// Has the next turn look closer at all that somebody else may have changed.
     ///
     /// # Errors
     /// The kernel cannot be asked.
@@ -165,6 +175,14 @@ impl Chosen {
 }
 
 impl Chosen {
+    /// What is counted of rules in iptables; nothing in other modes.
+    pub(crate) fn rule_counts(&self) -> Vec<(IpFamily, Counts)> {
+        match self {
+            Self::Iptables(backend) => backend.counts().collect(),
+            Self::Nftables(_) | Self::Ipvs(_) | Self::Userspace(_) => Vec::new(),
+        }
+    }
+
     /// What was not relayed, by reason; nothing where nothing is relayed.
     pub(crate) fn refusals(&self) -> BTreeMap<Refusal, u64> {
         match self {
@@ -190,6 +208,15 @@ impl Backend for Chosen {
             Self::Iptables(backend) => backend.turn(intent, touched).await,
             Self::Ipvs(backend) => backend.turn(intent, touched).await,
             Self::Userspace(backend) => backend.turn(intent, touched).await,
+        }
+    }
+
+    async fn glance(&mut self) -> Result<bool, Error> {
+        match self {
+            Self::Nftables(backend) => backend.glance().await,
+            Self::Iptables(backend) => backend.glance().await,
+            Self::Ipvs(backend) => backend.glance().await,
+            Self::Userspace(backend) => backend.glance().await,
         }
     }
 

@@ -12,7 +12,9 @@ use serde_json::Value;
 
 use self::fields::Fields;
 use crate::SharedArgs;
-use crate::options::{ProxyMode, healthz_address, metrics_address};
+use crate::options::{
+    DetectLocalMode, ProxyMode, healthz_address, metrics_address, pod_bridge, pod_interface_prefix,
+};
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
@@ -108,11 +110,26 @@ fn general(top: &mut Fields<'_>, config: &mut Config) {
         cidrs.collect()
     });
     args.nodeport_addresses = top.parsed_list("nodePortAddresses", |text| text.parse().map_err(said));
-    let mut detect = top.section("detectLocal");
-    let why = "Pods are told by their addresses; detectLocalMode says which";
-    detect.ignore("bridgeInterface", why);
-    detect.ignore("interfaceNamePrefix", why);
-    top.close(detect);
+    detect_local(top, args);
+}
+
+/// Of the interfaces only what the mode looks at counts, as in kube-proxy.
+fn detect_local(top: &mut Fields<'_>, args: &mut SharedArgs) {
+    const OTHER: &str = "detectLocalMode says that Pods are told by something else";
+    let mut section = top.section("detectLocal");
+    if args.detect_local_mode == Some(DetectLocalMode::BridgeInterface) {
+        args.pod_bridge_interface = section.parsed("bridgeInterface", |text| pod_bridge(text).map_err(said));
+    } else {
+        section.ignore("bridgeInterface", OTHER);
+    }
+    if args.detect_local_mode == Some(DetectLocalMode::InterfaceNamePrefix) {
+        args.pod_interface_name_prefix = section.parsed("interfaceNamePrefix", |text| {
+            pod_interface_prefix(text).map_err(said)
+        });
+    } else {
+        section.ignore("interfaceNamePrefix", OTHER);
+    }
+    top.close(section);
 }
 
 fn said(error: impl fmt::Display) -> String {

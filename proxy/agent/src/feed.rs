@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The watches, filtered by the server, into the index: Services, slices, the own Node.
+//! The watches, filtered by the server, into the index: Services, slices, the own Node, ServiceCIDRs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_model::{IpFamily, NodeName, ServiceKey};
 use berth_runtime::watch::{
     ObjectKey, Selection as Wanted, WatchEvent, WatchMetrics, watch_protobuf, watch_with,
 };
 use berth_snapshot::Index;
+use berth_snapshot::service_cidr::ServiceCidr;
 use futures::{Stream, StreamExt};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::jiff::Timestamp;
@@ -25,6 +28,9 @@ pub(crate) enum Event {
     Service(Box<WatchEvent<Service>>),
     Slice(Box<WatchEvent<EndpointSlice>>),
     Node(Box<WatchEvent<Node>>),
+    ServiceCidr(Box<WatchEvent<ServiceCidr>>),
+    /// ServiceCIDRs cannot be listed: there are none as long as that is so.
+    NoServiceCidrs,
 }
 
 /// Room for a burst while a turn is under way; beyond it the watches wait.
@@ -37,6 +43,8 @@ pub(crate) struct Selection {
     pub(crate) service_proxy_name: Option<String>,
     /// The own Node.
     pub(crate) node: NodeName,
+    /// Whether ServiceCIDRs matter.
+    pub(crate) service_cidrs: bool,
 }
 
 impl Selection {
@@ -72,9 +80,50 @@ pub(crate) fn start(client: &Client, selection: &Selection, metrics: WatchMetric
     forward(slices, sender.clone(), |event| Event::Slice(Box::new(event)));
     let own = format!("metadata.name={}", selection.node.as_str());
     let own = watcher::Config::default().fields(&own);
-    let own = watch_with(Api::all(client.clone()), own, "nodes", metrics);
-    forward(own, sender, |event| Event::Node(Box::new(event)));
+    let own = watch_with(Api::all(client.clone()), own, "nodes", metrics.clone());
+    forward(own, sender.clone(), |event| Event::Node(Box::new(event)));
+    if selection.service_cidrs {
+        let cidrs = watch_protobuf(client.clone(), Wanted::everything(), "servicecidrs", metrics);
+        tokio::spawn(forward_cidrs(cidrs, sender, CIDR_PATIENCE));
+    }
     receiver
+}
+
+/// How long ServiceCIDRs are waited for until they count as none. A server without that API (before Kubernetes 1.33), or one
+/// that does not let us read it, must not leave open what the kernel shall do.
+const CIDR_PATIENCE: Duration = Duration::from_secs(5);
+
+async fn forward_cidrs(
+    events: impl Stream<Item = WatchEvent<ServiceCidr>>,
+    to: mpsc::Sender<Event>,
+    patience: Duration,
+) {
+    let mut events = std::pin::pin!(events);
+    let mut patience = std::pin::pin!(tokio::time::sleep(patience));
+    let mut waiting = true;
+    loop {
+        let event = tokio::select! {
+            () = to.closed() => return,
+            event = events.next() => match event {
+                Some(event) => {
+                    waiting &= !matches!(event, WatchEvent::Listed(_));
+                    Event::ServiceCidr(Box::new(event))
+                }
+                None => return,
+            },
+            () = &mut patience, if waiting => {
+                waiting = false;
+                tracing::warn!(
+                    "ServiceCIDRs are not listed: nothing drops what is addressed to a ClusterIP that no Service has. It takes \
+                     Kubernetes 1.33 and the right to list and watch servicecidrs of networking.k8s.io"
+                );
+                Event::NoServiceCidrs
+            }
+        };
+        if to.send(event).await.is_err() {
+            return;
+        }
+    }
 }
 
 fn forward<K: Send + 'static>(
@@ -123,6 +172,8 @@ pub(crate) struct State {
     /// The own Node; `None` as long as there is none.
     pub(crate) node: Option<NodeFacts>,
     node_listed: bool,
+    cidrs: BTreeMap<Arc<str>, Vec<IpNet>>,
+    cidrs_known: bool,
     seen: Seen,
     /// The last cause of each slice that changed since the start: one that comes again is no news.
     causes: BTreeMap<(Arc<str>, Arc<str>), Timestamp>,
@@ -139,6 +190,12 @@ impl State {
     /// Whether the own Node was asked for, whatever the answer.
     pub(crate) fn is_node_listed(&self) -> bool {
         self.node_listed
+    }
+
+    /// From which networks ClusterIPs are given, as far as that is known.
+    pub(crate) fn service_cidrs(&self) -> Option<Vec<IpNet>> {
+        let all: BTreeSet<IpNet> = self.cidrs.values().flatten().copied().collect();
+        self.cidrs_known.then(|| all.into_iter().collect())
     }
 
     /// What the own Node says of this node.
@@ -185,6 +242,8 @@ impl State {
                 self.slice(*event);
             }
             Event::Node(event) => self.own_node(*event),
+            Event::ServiceCidr(event) => self.service_cidr(*event),
+            Event::NoServiceCidrs => self.cidrs_known = true,
         }
     }
 
@@ -253,6 +312,34 @@ impl State {
     }
 }
 
+impl State {
+    /// One that is being deleted counts until it is gone: Services may still have addresses of it.
+    fn service_cidr(&mut self, event: WatchEvent<ServiceCidr>) {
+        match event {
+            WatchEvent::Applied(cidr) => {
+                let mut nets = Vec::new();
+                for text in &cidr.cidrs {
+                    match text.parse() {
+                        Ok(net) => nets.push(net),
+                        Err(_) => {
+                            tracing::warn!(name = &*cidr.name, text, "a CIDR of a ServiceCIDR is not used")
+                        }
+                    }
+                }
+                self.cidrs.insert(cidr.name, nets);
+            }
+            WatchEvent::Deleted(key) => {
+                self.cidrs.remove(&key.name);
+            }
+            WatchEvent::Listed(keys) => {
+                let listed: BTreeSet<&str> = keys.iter().map(|key| &*key.name).collect();
+                self.cidrs.retain(|name, _| listed.contains(&**name));
+                self.cidrs_known = true;
+            }
+        }
+    }
+}
+
 fn cause(slice: &EndpointSlice) -> Option<(IpFamily, Timestamp)> {
     let at = slice.metadata.annotations.as_ref()?.get(CAUSE)?.parse().ok()?;
     let family = IpFamily::ALL
@@ -271,129 +358,4 @@ fn service_key(key: &ObjectKey) -> ServiceKey {
 }
 
 #[cfg(test)]
-mod tests {
-    use berth_testkit::builders::{mk_service, mk_service_port, mk_slice};
-
-    use super::*;
-
-    fn applied(name: &str, ip: &str) -> Event {
-        let mut service = mk_service("shop", name, &[], &[mk_service_port("http", 80, "8080", "TCP")]);
-        let spec = service.spec.get_or_insert_default();
-        spec.cluster_ip = Some(ip.to_owned());
-        spec.cluster_ips = Some(vec![ip.to_owned()]);
-        spec.ip_families = Some(vec!["IPv4".to_owned()]);
-        Event::Service(Box::new(WatchEvent::Applied(service)))
-    }
-
-    fn listed(names: &[&str]) -> BTreeSet<ObjectKey> {
-        names
-            .iter()
-            .map(|name| ObjectKey {
-                namespace: Some("shop".into()),
-                name: (*name).into(),
-            })
-            .collect()
-    }
-
-    fn services(state: &State) -> Vec<String> {
-        state
-            .index
-            .view()
-            .services
-            .keys()
-            .map(ServiceKey::to_string)
-            .collect()
-    }
-
-    #[test]
-    fn synced_only_when_both_kinds_are_listed() {
-        let mut state = State::default();
-        state.accept(applied("web", "10.96.0.1"));
-        assert!(!state.is_synced());
-        state.accept(Event::Service(Box::new(WatchEvent::Listed(listed(&["web"])))));
-        assert!(!state.is_synced(), "slices are missing");
-        state.accept(Event::Slice(Box::new(WatchEvent::Listed(BTreeSet::new()))));
-        assert!(state.is_synced());
-        assert_eq!(services(&state), ["shop/web"]);
-    }
-
-    #[test]
-    fn services_are_selected_by_the_proxys_name_or_by_having_none() {
-        let labels = |name: Option<&str>| {
-            let selection = Selection {
-                service_proxy_name: name.map(str::to_owned),
-                node: NodeName::new("node-1"),
-            };
-            selection.services()
-        };
-        assert_eq!(labels(None), "!service.kubernetes.io/service-proxy-name");
-        assert_eq!(
-            labels(Some("berth")),
-            "service.kubernetes.io/service-proxy-name=berth"
-        );
-    }
-
-    #[test]
-    fn the_own_node_is_unknown_missing_or_what_it_says() {
-        let mut state = State::default();
-        let mut after = |event: WatchEvent<Node>| {
-            state.accept(Event::Node(Box::new(event)));
-            (state.eligibility(), state.node.is_some())
-        };
-        assert_eq!(
-            after(WatchEvent::Applied(Node::default())),
-            (Eligibility::Eligible, true)
-        );
-        let key = ObjectKey {
-            namespace: None,
-            name: "node-1".into(),
-        };
-        assert_eq!(
-            after(WatchEvent::Listed(BTreeSet::from([key.clone()]))),
-            (Eligibility::Eligible, true)
-        );
-        assert_eq!(after(WatchEvent::Deleted(key)), (Eligibility::Missing, false));
-        assert_eq!(
-            after(WatchEvent::Applied(Node::default())),
-            (Eligibility::Eligible, true)
-        );
-        assert_eq!(
-            after(WatchEvent::Listed(BTreeSet::new())),
-            (Eligibility::Missing, false)
-        );
-        assert_eq!(State::default().eligibility(), Eligibility::NotListed);
-    }
-
-    #[test]
-    fn a_slice_that_changes_endpoints_says_when_that_was_caused() {
-        let mut state = State::default();
-        let mut slice = mk_slice("shop", "web-1", "web", &["10.1.0.1"], &[("http", 8080, "TCP")]);
-        let annotations = slice.metadata.annotations.get_or_insert_default();
-        annotations.insert(CAUSE.to_owned(), "2026-11-23T01:02:03.5Z".to_owned());
-        let expected = (IpFamily::V4, "2026-11-23T01:02:03.5Z".parse().unwrap());
-        let mut after = |event| {
-            state.accept(Event::Slice(Box::new(event)));
-            state.index.take_dirty();
-            let seen = state.take_seen();
-            (seen.slices, seen.causes)
-        };
-        assert_eq!(after(WatchEvent::Applied(slice.clone())), (1, vec![expected]));
-        assert_eq!(after(WatchEvent::Applied(slice)), (1, vec![]), "the same again");
-        assert_eq!(after(WatchEvent::Listed(BTreeSet::new())), (0, vec![]));
-    }
-
-    #[test]
-    fn what_a_list_does_not_hold_and_what_is_deleted_is_gone() {
-        let mut state = State::default();
-        for (name, ip) in [("a", "10.96.0.1"), ("b", "10.96.0.2"), ("c", "10.96.0.3")] {
-            state.accept(applied(name, ip));
-        }
-        state.accept(Event::Service(Box::new(WatchEvent::Listed(listed(&["a", "b"])))));
-        assert_eq!(services(&state), ["shop/a", "shop/b"]);
-        for key in listed(&["a"]) {
-            state.accept(Event::Service(Box::new(WatchEvent::Deleted(key))));
-        }
-        assert_eq!(services(&state), ["shop/b"]);
-        assert_eq!(state.index.take_dirty().len(), 3);
-    }
-}
+mod tests;

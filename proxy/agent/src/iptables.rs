@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The iptables backend: kube-proxy's chains, written by `iptables-restore`.
 //!
-//! What the kernel holds is read when it is not known: at start, after a failure, and when the canaries are gone. After
-//! that each turn writes what changed, without reading.
+//! What the kernel holds is read when it is not known: at start, after a failure, and when somebody else may have changed
+//! it. After that each turn writes what changed, without reading.
 
+mod counts;
 mod program;
+mod remove;
+mod watch;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
@@ -14,15 +18,20 @@ use std::time::Duration;
 
 use berth_model::{IpFamily, Protocol};
 use berth_proxy_core::conntrack::StaleFlows;
-use berth_proxy_core::iptables::names::{Fixed, Table};
-use berth_proxy_core::iptables::{Choices, Installed, Wanted};
+use berth_proxy_core::iptables::{Choices, Installed, Plan, Wanted};
 use berth_proxy_core::{Intent, Settings, Touched};
 
+pub use counts::Counts;
 pub use program::{Programs, Variant};
+pub use remove::{Whose, remove};
+pub(crate) use watch::sizes;
 
 use crate::Error;
 use crate::apply::nft::Counters;
 use crate::backend::{Backend, Done, Turned};
+use crate::refusals::Refusals;
+use counts::COUNTED;
+use watch::{Look, Watch};
 
 /// Not 0 where conntrack takes packets out of a TCP window for good.
 const BE_LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
@@ -37,12 +46,23 @@ struct Tables {
     programs: Programs,
     /// What the kernel holds; `None` when that is not known.
     wanted: Option<Wanted>,
+    /// What that looks like from outside; `None` when it was not looked at since we wrote.
+    look: Option<Look>,
+    /// Whether somebody else may have written since it was read.
+    foreign: bool,
+    /// Services whose rules were refused.
+    refused: Refusals,
+    counts: Counts,
 }
 
 /// Keeps kube-proxy's chains in both families.
 #[derive(Debug)]
 pub struct Iptables {
     families: Vec<Tables>,
+    /// Known from the first turn on.
+    watch: Option<Watch>,
+    /// nf_tables' generation when it was last looked at.
+    generation: Option<u32>,
     limit_said: bool,
 }
 
@@ -57,10 +77,16 @@ impl Iptables {
             Ok(Tables {
                 programs,
                 wanted: None,
+                look: None,
+                foreign: false,
+                refused: Refusals::default(),
+                counts: Counts::default(),
             })
         });
         Ok(Self {
             families: families.collect::<Result<_, Error>>()?,
+            watch: None,
+            generation: None,
             limit_said: false,
         })
     }
@@ -72,6 +98,48 @@ impl Iptables {
     pub async fn check(&self) -> Result<(), Error> {
         for tables in &self.families {
             tables.programs.save().await?;
+        }
+        Ok(())
+    }
+
+    /// What is counted of each family's rules.
+    pub fn counts(&self) -> impl Iterator<Item = (IpFamily, Counts)> {
+        self.families.iter().map(|tables| {
+            let rules = tables.wanted.as_ref().map(|wanted| {
+                let rules = COUNTED.map(|table| (table, wanted.rules(table)));
+                BTreeMap::from(rules)
+            });
+            let counts = Counts {
+                rules: rules.unwrap_or_default(),
+                ..tables.counts.clone()
+            };
+            (tables.programs.family(), counts)
+        })
+    }
+
+    fn is_unknown(&self) -> bool {
+        self.families.iter().any(|tables| tables.wanted.is_none())
+    }
+
+    /// Looks at all families from outside. What looks different from before is not known any more.
+    async fn look(&mut self) -> Result<(), Error> {
+        if self.watch.is_none()
+            && let Some(tables) = self.families.first()
+        {
+            self.watch = Some(Watch::open(&tables.programs).await?);
+        }
+        let Some(watch) = &self.watch else {
+            return Ok(());
+        };
+        self.generation = watch.generation().await?;
+        for tables in &mut self.families {
+            let family = tables.programs.family();
+            let look = watch.look(family).await?;
+            if tables.look.as_ref().is_some_and(|before| *before != look) {
+                tracing::info!(%family, "somebody else changed the rules");
+                tables.wanted = None;
+            }
+            tables.look = Some(look);
         }
         Ok(())
     }
@@ -115,25 +183,48 @@ impl Backend for Iptables {
                 }
             }
         }
+        if self.families.iter().any(|tables| tables.look.is_none()) {
+            self.look().await?;
+        }
+        for tables in &self.families {
+            turned.refused.extend(tables.refused.reasons());
+        }
         match failed {
             Some(error) => Err(error),
             None => Ok(turned),
         }
     }
 
+    async fn glance(&mut self) -> Result<bool, Error> {
+        let Some(watch) = &self.watch else {
+            return Ok(false);
+        };
+        let generation = watch.generation().await?;
+        if generation.is_none() || generation != self.generation {
+            self.look().await?;
+            let known = generation.is_some();
+            self.families
+                .iter_mut()
+                .for_each(|tables| tables.foreign |= known);
+        }
+        Ok(self.is_unknown())
+    }
+
+    /// The legacy variant does not tell whether anybody wrote.
     async fn audit(&mut self) -> Result<(), Error> {
+        self.glance().await?;
+        let untold = self.generation.is_none();
         for tables in &mut self.families {
-            for table in Table::ALL {
-                if !tables.programs.has_chain(table, Fixed::Canary).await? {
-                    tables.wanted = None;
-                }
+            if tables.foreign || untold {
+                tables.wanted = None;
             }
         }
         Ok(())
     }
 
     fn next_wake(&self) -> Option<Duration> {
-        None
+        let families = self.families.iter();
+        families.filter_map(|tables| tables.refused.next_wake()).min()
     }
 
     fn elements(&self) -> Vec<(IpFamily, usize)> {
@@ -148,38 +239,99 @@ impl Backend for Iptables {
 
 impl Tables {
     async fn turn(&mut self, intent: &Intent, touched: &Touched, turned: &mut Turned) -> Result<(), Error> {
+        if self.refused.forgive(intent, touched) {
+            self.wanted = None;
+        }
         let Some(wanted) = &mut self.wanted else {
             return self.read_and_write(intent, turned).await;
         };
         let plan = wanted.update(intent, touched);
-        self.programs.restore(&plan).await?;
+        if plan.is_empty() {
+            return Ok(());
+        }
+        self.look = None;
+        if let Err(error) = self.programs.restore(&plan).await {
+            self.counts.refused += 1;
+            self.counts.refused_changes += 1;
+            return Err(error);
+        }
+        self.counts.wrote(&plan);
         turned.done.changes += plan.lines();
         Ok(())
     }
 
+    /// Writes what is not as it should be. A Service whose rules are refused is left as it is.
     async fn read_and_write(&mut self, intent: &Intent, turned: &mut Turned) -> Result<(), Error> {
         let family = self.programs.family();
-        let listed = self.programs.save().await?;
-        let installed = Installed::read(family, &listed);
-        drop(listed);
-        if !installed.is_empty() && !installed.is_ours() {
-            tracing::warn!(
-                %family,
-                "the chains of a kube-proxy in iptables mode are here, and are taken over; it must not run beside \
-                 berth proxy in this mode"
-            );
+        self.look = None;
+        loop {
+            let listed = self.programs.save().await?;
+            self.foreign = false;
+            let installed = Installed::read(family, &listed);
+            drop(listed);
+            if !installed.is_empty() && !installed.is_ours() {
+                tracing::warn!(
+                    %family,
+                    "the chains of a kube-proxy in iptables mode are here, and are taken over; it must not run beside \
+                     berth proxy in this mode"
+                );
+            }
+            turned.stale.merge(unclaimed(&installed, intent));
+            let out = self.refused.services();
+            let (wanted, plan) = Wanted::without(family, intent, choices(), &installed, &out);
+            match self.programs.restore(&plan).await {
+                Ok(()) => {
+                    compared(family, &installed, &plan);
+                    self.counts.wrote(&plan);
+                    turned.done.merge(Done {
+                        rebuilt: usize::from(!installed.is_ours()),
+                        changes: plan.lines(),
+                        ..Done::default()
+                    });
+                    self.wanted = Some(wanted);
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.counts.refused += 1;
+                    self.leave_out(&wanted, error)?;
+                }
+            }
         }
-        turned.stale.merge(unclaimed(&installed, intent));
-        let (wanted, plan) = Wanted::full(family, intent, choices(), &installed);
-        self.programs.restore(&plan).await?;
-        tracing::info!(%family, found = installed.len(), lines = plan.lines(), "rules compared");
-        turned.done.merge(Done {
-            rebuilt: usize::from(!installed.is_ours()),
-            changes: plan.lines(),
-            ..Done::default()
-        });
-        self.wanted = Some(wanted);
+    }
+
+    /// Leaves out the Service that the refusal names.
+    ///
+    /// # Errors
+    /// The refusal, if it names none, or if there is no other Service: then it is hardly about that one.
+    fn leave_out(&mut self, wanted: &Wanted, refusal: Error) -> Result<(), Error> {
+        let line = match &refusal {
+            Error::Refused { line, .. } => line.as_deref(),
+            Error::Privilege { .. }
+            | Error::Kernel { .. }
+            | Error::Unstable { .. }
+            | Error::Program { .. }
+            | Error::Missing { .. }
+            | Error::Socket(_) => None,
+        };
+        let Some(service) = line.and_then(|line| wanted.owner_of(line)) else {
+            return Err(refusal);
+        };
+        if !wanted.has_others(service) && !self.refused.is_empty() {
+            self.refused.clear();
+            return Err(refusal);
+        }
+        tracing::debug!(family = %wanted.family(), %service, %refusal, "left out");
+        self.refused.insert(service.clone(), refusal.to_string());
         Ok(())
+    }
+}
+
+fn compared(family: IpFamily, installed: &Installed, plan: &Plan) {
+    let (found, lines) = (installed.len(), plan.lines());
+    if lines > 0 {
+        tracing::info!(%family, found, lines, "rules compared");
+    } else {
+        tracing::debug!(%family, found, lines, "rules compared");
     }
 }
 
@@ -205,55 +357,4 @@ fn unclaimed(installed: &Installed, intent: &Intent) -> StaleFlows {
     StaleFlows {
         allowed: unclaimed.map(|frontend| (frontend, Arc::from([]))).collect(),
     }
-}
-
-/// Whose chains are removed: kube-proxy's have the same names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
-    /// Ours: where our mark is missing they are kube-proxy's and stay.
-    Ours,
-    /// Ours and kube-proxy's.
-    Anybody,
-}
-
-/// Removes chains from both families and both variants' tables. Programs that are missing have left nothing behind.
-/// Yields how many there were.
-///
-/// # Errors
-/// The kernel refused.
-pub async fn remove(path: &OsStr, whose: Whose) -> Result<usize, Error> {
-    let mut removed = 0;
-    for variant in Variant::ALL {
-        for family in families() {
-            let programs = match Programs::find(path, variant, family) {
-                Ok(programs) => programs,
-                Err(missing) => {
-                    tracing::debug!(%variant, %family, %missing, "nothing to remove");
-                    continue;
-                }
-            };
-            match (remove_family(&programs, whose).await, variant) {
-                (Ok(chains), _) => removed += chains,
-                (Err(error), Variant::Default) => return Err(error),
-                // The kernel may lack that variant's tables, which then hold nothing.
-                (Err(error), Variant::Nft | Variant::Legacy) => {
-                    tracing::debug!(%variant, %family, %error, "not looked at");
-                }
-            }
-        }
-    }
-    Ok(removed)
-}
-
-async fn remove_family(programs: &Programs, whose: Whose) -> Result<usize, Error> {
-    let family = programs.family();
-    let installed = Installed::read(family, &programs.save().await?);
-    if installed.is_empty() || (whose == Whose::Ours && !installed.is_ours()) {
-        return Ok(0);
-    }
-    programs.restore(&installed.removal(family)).await?;
-    for (table, chain) in installed.referred() {
-        tracing::warn!(%family, %table, %chain, "emptied and left: a rule of somebody else's refers to it");
-    }
-    Ok(installed.len())
 }

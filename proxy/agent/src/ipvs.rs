@@ -2,7 +2,9 @@
 //! The IPVS backend: virtual servers by generic netlink, addresses on a dummy link, sets and static rules by ipset and
 //! iptables. Owns what is known of them.
 
+mod glance;
 mod iptables;
+mod isolate;
 mod link;
 mod remove;
 mod sets;
@@ -10,7 +12,7 @@ mod sysctl;
 mod table;
 mod wire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -19,19 +21,21 @@ use std::time::{Duration, Instant};
 
 use berth_model::{IpFamily, Protocol};
 use berth_proxy_core::conntrack::StaleFlows;
-use berth_proxy_core::ipvs::names::{FamilySet, SetName};
+use berth_proxy_core::ipvs::names::SetName;
 use berth_proxy_core::ipvs::{
-    Change, Choice, Installed, MarkSpace, Plan, Scheduler, ServerConfig, ServerKey, Socket, diff, wants,
+    Change, Choice, Installed, MarkSpace, Scheduler, ServerKey, Socket, diff, wants,
 };
 use berth_proxy_core::{Frontend, Intent, Settings, Touched};
 use ipnet::IpNet;
 
+use self::glance::{Sizes, sizes};
 use self::link::Link;
 use self::table::Table;
 use self::wire::Timeouts;
 use crate::Error;
 use crate::apply::nft::Counters;
 use crate::backend::{Backend, Done, Turned};
+use crate::refusals::Refusals;
 
 pub use self::remove::{has_foreign_link, remove};
 
@@ -86,6 +90,12 @@ pub struct Ipvs {
     suspect: bool,
     /// The addresses of this machine on other links.
     own: BTreeSet<IpAddr>,
+    /// How many servers the last glances at destinations have passed.
+    glanced: usize,
+    /// How large the tables of iptables were when our rules were last found in them.
+    sizes: Option<Sizes>,
+    /// Services that the kernel refused something of.
+    refused: Refusals,
     started: Instant,
     /// When connections were last counted.
     counted: Instant,
@@ -109,6 +119,9 @@ impl Ipvs {
             installed: None,
             suspect: true,
             own: BTreeSet::new(),
+            glanced: 0,
+            sizes: None,
+            refused: Refusals::default(),
             started: now,
             counted: now,
         })
@@ -146,6 +159,7 @@ impl Ipvs {
                 done.rebuilt += 1;
             }
         }
+        self.sizes = Some(sizes()?);
         Ok(())
     }
 
@@ -215,38 +229,6 @@ impl Ipvs {
         Ok(())
     }
 
-    /// Carries the plan out. What the kernel refuses of one server does not keep the others waiting; it is said at the
-    /// end.
-    async fn carry_out(&mut self, plan: &Plan, done: &mut Done) -> Result<(), Error> {
-        let families = families();
-        let mut refused: Vec<Error> = Vec::new();
-        for stage in &plan.stages {
-            let served = stage.changes.iter().copied();
-            let served: Vec<Change> = served
-                .filter(|change| families.contains(&change.family()))
-                .collect();
-            for run in runs(&served) {
-                match self.write(run).await {
-                    Ok(()) => {
-                        done.changes += run.len();
-                        let now = self.started.elapsed();
-                        if let Some(installed) = &mut self.installed {
-                            run.iter().for_each(|change| installed.apply(change, now));
-                        }
-                    }
-                    Err(error @ (Error::Kernel { .. } | Error::Missing { .. }))
-                        if run.iter().all(Change::is_of_server) =>
-                    {
-                        tracing::warn!(%error, "refused; the rest goes on");
-                        refused.push(error);
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        refused.into_iter().next().map_or(Ok(()), Err)
-    }
-
     async fn write(&self, run: &[Change]) -> Result<(), Error> {
         match run {
             [Change::Bind(ip)] => self.link.bind(*ip).await,
@@ -260,6 +242,8 @@ impl Ipvs {
     async fn try_turn(&mut self, intent: &Intent, touched: &Touched) -> Result<Turned, Error> {
         let mut turned = Turned::default();
         let mut scope = Some(touched);
+        // What was in the way may be somebody else's.
+        self.suspect |= self.refused.forgive(intent, touched);
         if self.suspect {
             self.ground(&mut turned.done).await?;
             let installed = self.observe(intent).await?;
@@ -277,7 +261,8 @@ impl Ipvs {
         let now = self.started.elapsed();
         let plan = diff(installed, intent, &self.choice(), scope, now);
         let had_waiting = installed.waiting().next().is_some();
-        self.carry_out(&plan, &mut turned.done).await?;
+        self.carry_out(&plan, intent, &mut turned.done).await?;
+        turned.refused = self.refused.reasons().collect();
         let waits = self
             .installed
             .iter()
@@ -286,36 +271,6 @@ impl Ipvs {
             self.counted = Instant::now();
         }
         Ok(turned)
-    }
-
-    /// Whether all looks as it was left, without looking at each destination.
-    async fn is_as_left(&self, installed: &Installed) -> Result<bool, Error> {
-        let addresses = self.link.addresses().await?;
-        if addresses.own != self.own || !addresses.bound.iter().copied().eq(installed.bound()) {
-            return Ok(false);
-        }
-        let seen: BTreeMap<ServerKey, ServerConfig> = self.table.servers().await?.into_iter().collect();
-        if installed
-            .servers()
-            .any(|(key, server)| seen.get(&key) != Some(&server.config))
-        {
-            return Ok(false);
-        }
-        for family in families() {
-            if !iptables::observe(family).await?.is(family, &self.settings) {
-                return Ok(false);
-            }
-        }
-        let counts = sets::counts().await?;
-        let wanted = installed.set_sizes();
-        let sizes = |set: &FamilySet| (counts.get(set), wanted.get(set).copied().unwrap_or_default());
-        let all = IpFamily::ALL
-            .into_iter()
-            .flat_map(|family| SetName::ALL.map(|set| FamilySet(family, set)));
-        Ok(all.into_iter().all(|set| {
-            let (found, wanted) = sizes(&set);
-            found == Some(&wanted)
-        }))
     }
 }
 
@@ -333,6 +288,18 @@ impl Backend for Ipvs {
         turned
     }
 
+    async fn glance(&mut self) -> Result<bool, Error> {
+        if self.suspect {
+            return Ok(self.installed.is_some());
+        }
+        let same = self.looks_as_left().await?;
+        if !same {
+            tracing::info!("servers, their destinations, addresses or rules are not as they were left");
+            self.suspect = true;
+        }
+        Ok(!same)
+    }
+
     /// Addresses of this machine that came or went count as a change, too: node ports are served on them.
     async fn audit(&mut self) -> Result<(), Error> {
         if let Some(installed) = &self.installed
@@ -346,8 +313,9 @@ impl Backend for Ipvs {
     }
 
     fn next_wake(&self) -> Option<Duration> {
-        self.installed.as_ref()?.waiting().next()?;
-        Some(self.options.drain_poll.saturating_sub(self.counted.elapsed()))
+        let waits = self.installed.as_ref()?.waiting().next().is_some();
+        let poll = waits.then(|| self.options.drain_poll.saturating_sub(self.counted.elapsed()));
+        poll.into_iter().chain(self.refused.next_wake()).min()
     }
 
     fn elements(&self) -> Vec<(IpFamily, usize)> {
@@ -369,12 +337,6 @@ fn families() -> Vec<IpFamily> {
         .into_iter()
         .filter(|family| *family == IpFamily::V4 || has_v6)
         .collect()
-}
-
-/// Elements of sets that follow each other go together; everything else goes by itself.
-fn runs(changes: &[Change]) -> impl Iterator<Item = &[Change]> {
-    let of_sets = |change: &Change| matches!(change, Change::Join(..) | Change::Leave(..));
-    changes.chunk_by(move |a, b| of_sets(a) && of_sets(b))
 }
 
 /// UDP sockets that are there and that nobody claims: their Services went while nobody watched.

@@ -29,6 +29,7 @@ mod node;
 mod once;
 pub mod options;
 mod program;
+mod refusals;
 mod run;
 mod source;
 mod start;

@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The nftables backend: two tables, written by netlink in the stages that the core plans. Owns what is known of them.
 
+mod glance;
 mod isolate;
+mod unbind;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use berth_model::{IpFamily, ServiceKey};
 use berth_proxy_core::conntrack::StaleFlows;
-use berth_proxy_core::nft::bindings::stale;
-use berth_proxy_core::nft::{Installed, Layout, Plan, Scope, Wishes, diff};
+use berth_proxy_core::nft::{Entry, Installed, Layout, Plan, Scope, Wishes, diff};
 use berth_proxy_core::{Intent, Settings, Touched};
 
 use crate::Error;
 use crate::apply::Observed;
 use crate::apply::nft::{Counters, Nft};
+use crate::apply::probe::Shape;
 use crate::backend::{Backend, Done, Turned};
 use isolate::{Refused, is_about_elements};
-
-/// How often bindings are listed again because one of them expired between that and its removal.
-const UNBIND_ATTEMPTS: u32 = 5;
 
 /// One family's table.
 #[derive(Debug)]
@@ -29,6 +28,10 @@ struct Table {
     installed: Option<Installed>,
     /// Whether somebody else may have changed it since, so that it must be looked up.
     suspect: bool,
+    /// What it looks like from outside; `None` when it was not looked at since we changed its rules.
+    shape: Option<Shape>,
+    /// Behind which list the next sample begins.
+    sampled: Option<Entry>,
 }
 
 /// Keeps a table of each family, `berth-proxy` or that of the user-space backend, as the intent wants it.
@@ -38,9 +41,11 @@ pub struct Nftables {
     tables: [Table; 2],
     retire_delay: Duration,
     started: Instant,
-    /// The ruleset's generation if nobody but us changed anything since we looked the tables up;
-    /// `None` if that is not known.
+    /// The ruleset's generation when it was last looked at, our own transactions since included; `None` while the
+    /// tables are not known.
     generation: Option<u32>,
+    /// Whether somebody else wrote anything since the tables were looked up as a whole.
+    foreign: bool,
     /// When to look for bindings that do not count any more.
     unbind_at: Option<Duration>,
     /// Services that the kernel refused, by table.
@@ -64,6 +69,8 @@ impl Nftables {
             layout: layout(family),
             installed: None,
             suspect: true,
+            shape: None,
+            sampled: None,
         };
         Self {
             nft,
@@ -71,6 +78,7 @@ impl Nftables {
             retire_delay,
             started: Instant::now(),
             generation: None,
+            foreign: false,
             unbind_at: None,
             refused: BTreeMap::new(),
         }
@@ -102,6 +110,7 @@ impl Nftables {
     /// The generation is that before the tables are looked up: what comes later counts as not seen.
     fn suspect_since(&mut self, generation: u32) {
         self.generation = Some(generation);
+        self.foreign = false;
         for table in &mut self.tables {
             table.suspect = true;
         }
@@ -120,6 +129,7 @@ impl Nftables {
             for table in &mut self.tables {
                 table.installed = None;
                 table.suspect = true;
+                table.shape = None;
             }
             self.generation = None;
         }
@@ -127,10 +137,12 @@ impl Nftables {
     }
 
     async fn tables(&mut self, intent: &impl Wishes, touched: &Touched) -> Result<Turned, Error> {
-        let unknown = self.tables.iter().any(|table| table.installed.is_none());
-        // Not known although the tables are: they could not be read, which the next audit tries again.
-        if unknown || self.generation.is_some() {
-            self.audit().await?;
+        let unknown = self.is_unknown();
+        if unknown {
+            let generation = self.nft.generation().await?;
+            self.suspect_since(generation);
+        } else {
+            self.look_at_generation().await?;
         }
         let before = self.nft.commits();
         let mut turned = Turned::default();
@@ -151,33 +163,8 @@ impl Nftables {
         turned.done.unbound = self.unbind(intent, touched, unknown).await?;
         let commits = self.nft.commits().wrapping_sub(before);
         self.generation = self.generation.map(|known| later(known, commits));
+        self.look_from_outside().await?;
         Ok(turned)
-    }
-
-    /// Removes bindings to endpoints that have left: as soon as no new client is bound to them, and once more after the
-    /// retire delay, since a packet that was on its way through the rules may have bound its client meanwhile. At
-    /// `start` nobody knows what happened before.
-    async fn unbind(&mut self, intent: &impl Wishes, touched: &Touched, start: bool) -> Result<usize, Error> {
-        if self
-            .tables
-            .iter()
-            .all(|table| table.layout.number_maps().next().is_none())
-        {
-            return Ok(0);
-        }
-        let now = self.started.elapsed();
-        let left = start || !touched.left.is_empty();
-        let due = self.unbind_at.is_some_and(|at| at <= now);
-        if !left && !due {
-            return Ok(0);
-        }
-        let mut unbound = 0;
-        for family in IpFamily::ALL {
-            unbound += unbind_family(&self.nft, family, intent).await?;
-        }
-        // Only what a packet could still be on its way to.
-        self.unbind_at = left.then(|| now + self.retire_delay);
-        Ok(unbound)
     }
 
     async fn family(
@@ -211,6 +198,7 @@ impl Nftables {
                         None => *installed,
                     });
                     table.suspect = false;
+                    table.shape = None;
                     scope = Scope::All;
                 }
                 Ok(other @ (Observed::Absent | Observed::Foreign { .. })) => {
@@ -220,7 +208,8 @@ impl Nftables {
                 Err(error @ Error::Unstable { .. }) if table.installed.is_some() => {
                     tracing::warn!(%family, %error, "going on with what is known of the table");
                     table.suspect = false;
-                    self.generation = None;
+                    table.shape = None;
+                    self.foreign = true;
                 }
                 Err(error) => return Err(error),
             }
@@ -255,6 +244,7 @@ impl Nftables {
             tracing::info!(%family, limit = larger.limit(), "rules for more endpoints, or for another timeout");
             self.nft.grow(&table.layout, &larger).await?;
             table.layout = larger;
+            table.shape = None;
         }
         for stage in &plan.stages {
             self.nft.change(family, &stage.changes).await?;
@@ -298,6 +288,7 @@ impl Nftables {
         let written = self.nft.rebuild(&layout, present, &changes).await;
         table.layout = layout;
         table.suspect = false;
+        table.shape = None;
         done.rebuilt += 1;
         match written {
             Ok(()) => {
@@ -352,10 +343,16 @@ impl Backend for Nftables {
         self.follow(intent, touched).await
     }
 
+    async fn glance(&mut self) -> Result<bool, Error> {
+        self.look_at_generation().await
+    }
+
     /// Our tables may have been among what somebody else changed of the ruleset.
     async fn audit(&mut self) -> Result<(), Error> {
-        let generation = self.nft.generation().await?;
-        if self.generation != Some(generation) {
+        self.look_at_generation().await?;
+        if self.foreign
+            && let Some(generation) = self.generation
+        {
             self.suspect_since(generation);
         }
         Ok(())
@@ -379,25 +376,6 @@ impl Backend for Nftables {
 
     async fn counters(&self, family: IpFamily) -> Result<Option<Counters>, Error> {
         self.nft.counters(family).await.map(Some)
-    }
-}
-
-async fn unbind_family(nft: &Nft, family: IpFamily, intent: &impl Wishes) -> Result<usize, Error> {
-    let mut attempt = 1;
-    loop {
-        let gone = stale(nft.bindings(family).await?, intent);
-        if gone.is_empty() {
-            return Ok(0);
-        }
-        match nft.unbind(family, &gone).await {
-            Ok(()) => {
-                tracing::debug!(%family, bindings = gone.len(), "clients are free of endpoints that left");
-                return Ok(gone.len());
-            }
-            // One of them has expired since it was listed.
-            Err(error) if attempt == UNBIND_ATTEMPTS => return Err(error),
-            Err(_) => attempt += 1,
-        }
     }
 }
 

@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the proxy does once and then exits: clean up, show what it would write.
+//! What the proxy does once and then exits: clean up, show what it would write, count.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
 
 use berth_model::IpFamily;
-use berth_proxy_core::Intent;
+use berth_proxy_core::counting::{Report, counted};
 use berth_proxy_core::iptables::{self, Choices};
 use berth_proxy_core::ipvs::{self, Choice};
 use berth_proxy_core::nft::full_script;
 use berth_proxy_core::userspace::Demand;
-use berth_runtime::exit::ExitError;
+use berth_proxy_core::{Intent, Settings};
+use berth_runtime::exit::{Code, ExitError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend;
+use crate::apply::count::Counting;
 use crate::feed::{Event, State};
 use crate::node::own_addresses;
 use crate::options::{Options, ProxyMode};
 use crate::run::NODE_PATIENCE;
+use crate::{ProxyArgs, backend};
 
 /// Removes what Berth wrote, in whatever mode, and nothing else.
 ///
@@ -25,21 +30,66 @@ pub async fn cleanup() -> Result<(), ExitError> {
     Ok(backend::remove(None).await?)
 }
 
-/// Prints what would be written on an empty node.
+/// Prints what would be written, or counts, once everything is listed.
 ///
 /// # Errors
-/// The watches ended.
-pub(crate) async fn dry_run(
+/// The watches ended; there is no such Service (2); the kernel refused.
+pub(crate) async fn once(
+    args: &ProxyArgs,
+    options: &Options,
+    events: mpsc::Receiver<Event>,
+    stop: &CancellationToken,
+) -> Result<(), ExitError> {
+    let Some(state) = listed(options, events, stop).await? else {
+        return Ok(());
+    };
+    if args.count.is_empty() {
+        dry_run(options, &state);
+        return Ok(());
+    }
+    let intent = Intent::of(
+        state.index.view(),
+        options.settings(state.node.as_ref(), &BTreeSet::new()),
+    );
+    for service in &args.count {
+        if !intent.has_service(service) {
+            let text = format!(
+                "--count {service}: this proxy serves no such Service; see `kubectl get services -A` for names (headless and \
+                 ExternalName ones have nothing to count, and others may have another --service-proxy-name)"
+            );
+            return Err(ExitError::new(Code::Usage, text));
+        }
+    }
+    let counted = counted(&intent, &args.count.iter().cloned().collect());
+    let frontends = counted.iter().map(|counted| counted.frontend).collect();
+    let counting = Counting::start(frontends).await?;
+    let started = Instant::now();
+    tracing::info!(frontends = counted.len(), span = ?args.count_for, "counting");
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(args.count_for) => {}
+    }
+    let span = started.elapsed().min(args.count_for);
+    print!("{}", Report::new(span, counted, &counting.read().await?));
+    Ok(())
+}
+
+/// Reads on until everything is listed that rules depend on; `None` if it is told to stop before.
+async fn listed(
     options: &Options,
     mut events: mpsc::Receiver<Event>,
     stop: &CancellationToken,
-) -> Result<(), ExitError> {
+) -> Result<Option<State>, ExitError> {
     let mut state = State::default();
     let mut patience = std::pin::pin!(tokio::time::sleep(NODE_PATIENCE));
     let mut waiting = true;
-    while !state.is_synced() || (waiting && !state.is_node_listed()) {
+    let lacks = |state: &State| {
+        let cidrs = options.drops_unallocated() && state.service_cidrs().is_none();
+        cidrs || !state.is_node_listed()
+    };
+    while !state.is_synced() || (waiting && lacks(&state)) {
         tokio::select! {
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => return Ok(None),
             event = events.recv() => match event {
                 Some(event) => state.accept(event),
                 None => return Err(ExitError::failure("the watches ended")),
@@ -48,8 +98,15 @@ pub(crate) async fn dry_run(
             () = &mut patience, if waiting => waiting = false,
         }
     }
+    Ok(Some(state))
+}
+
+fn dry_run(options: &Options, state: &State) {
     let own = own_addresses().unwrap_or_default();
-    let settings = options.settings(state.node.as_ref(), &own);
+    let settings = Settings {
+        service_cidrs: state.service_cidrs(),
+        ..options.settings(state.node.as_ref(), &own)
+    };
     let intent = Intent::of(state.index.view(), settings);
     let text = match options.mode {
         ProxyMode::Nftables => full_script(&intent),
@@ -72,5 +129,4 @@ pub(crate) async fn dry_run(
         ProxyMode::Userspace => Demand::of(&intent).to_string(),
     };
     print!("{text}");
-    Ok(())
 }

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use berth_model::{IpFamily, NodeName};
 use berth_proxy_core::userspace::PortRange;
-use berth_proxy_core::{NodePortAddresses, Settings, SettingsError};
+use berth_proxy_core::{Links, NodePortAddresses, Settings, SettingsError};
 use ipnet::IpNet;
 
 pub use values::{BindTo, DetectLocalMode, NodePortAddress, ProxyMode};
-pub(crate) use values::{healthz_address, metrics_address, pod_cidr, proxy_name};
+pub(crate) use values::{
+    healthz_address, metrics_address, pod_bridge, pod_cidr, pod_interface_prefix, proxy_name,
+};
 
 use crate::SharedArgs;
 use crate::ipvs::IpvsOptions;
@@ -39,10 +41,53 @@ pub(crate) enum OptionsError {
     #[error("--node-name is empty; leave it out for the machine's host name, or name the Node")]
     NodeName,
     #[error(
-        "--detect-local-mode NodeCIDR takes Pods from the Node's spec.podCIDRs; leave out --cluster-cidr or use ClusterCIDR"
+        "{flag} tells Pods under --detect-local-mode {its}, and the mode is {mode}; leave out {flag}, or choose {its}"
     )]
-    TwoDetectors,
+    OtherDetector {
+        flag: &'static str,
+        its: DetectLocalMode,
+        mode: DetectLocalMode,
+    },
+    #[error(
+        "{flag} is missing, and --detect-local-mode {mode} tells Pods by it; name the {what}, or choose another mode"
+    )]
+    NoInterface {
+        flag: &'static str,
+        what: &'static str,
+        mode: DetectLocalMode,
+    },
 }
+
+/// Checks that what tells Pods is there and is what the mode looks at; yields the interfaces. kube-proxy ignores the rest
+/// silently, and nobody learns that it is not used.
+fn pod_links(mode: DetectLocalMode, args: &SharedArgs) -> Result<Option<Links>, OptionsError> {
+    let cidrs = args.cluster_cidr.as_ref().is_some_and(|cidrs| !cidrs.is_empty());
+    let (bridge, prefix) = (args.pod_bridge_interface, args.pod_interface_name_prefix);
+    for (flag, given, its) in [
+        ("--cluster-cidr", cidrs, DetectLocalMode::ClusterCidr),
+        (BRIDGE_FLAG, bridge.is_some(), DetectLocalMode::BridgeInterface),
+        (
+            PREFIX_FLAG,
+            prefix.is_some(),
+            DetectLocalMode::InterfaceNamePrefix,
+        ),
+    ] {
+        if given && its != mode {
+            return Err(OptionsError::OtherDetector { flag, its, mode });
+        }
+    }
+    let (flag, what, links) = match mode {
+        DetectLocalMode::ClusterCidr | DetectLocalMode::NodeCidr => return Ok(None),
+        DetectLocalMode::BridgeInterface => (BRIDGE_FLAG, "bridge", bridge),
+        DetectLocalMode::InterfaceNamePrefix => (PREFIX_FLAG, "beginning of the names", prefix),
+    };
+    links
+        .map(Some)
+        .ok_or(OptionsError::NoInterface { flag, what, mode })
+}
+
+const BRIDGE_FLAG: &str = "--pod-bridge-interface";
+const PREFIX_FLAG: &str = "--pod-interface-name-prefix";
 
 /// How sysctls of conntrack shall stand; zero leaves one as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,11 +165,8 @@ impl Options {
         let conntrack = ConntrackOptions::of(&args);
         let ipvs = ipvs_options(&args);
         let detect_local_mode = args.detect_local_mode.unwrap_or_default();
+        let pod_links = pod_links(detect_local_mode, &args)?;
         let cluster_cidrs = args.cluster_cidr.unwrap_or_default();
-        // kube-proxy ignores the CIDRs silently, and nobody learns that they are not used.
-        if detect_local_mode == DetectLocalMode::NodeCidr && !cluster_cidrs.is_empty() {
-            return Err(OptionsError::TwoDetectors);
-        }
         let sync_period = args.sync_period.unwrap_or(Duration::from_secs(30));
         let min_sync_period = args.min_sync_period.unwrap_or_default();
         if sync_period.is_zero() {
@@ -138,6 +180,7 @@ impl Options {
         }
         let base = Settings {
             masquerade_all: args.masquerade_all.unwrap_or_default(),
+            pod_links,
             ..match args.masquerade_bit {
                 Some(bit) => Settings::new(bit)?,
                 None => Settings::default(),
@@ -176,6 +219,15 @@ impl Options {
         self.detect_local_mode == DetectLocalMode::NodeCidr
     }
 
+    /// Whether packets to ClusterIPs that no Service has are dropped: where nftables steers, as in kube-proxy's mode
+    /// nftables.
+    pub(crate) fn drops_unallocated(&self) -> bool {
+        match self.mode {
+            ProxyMode::Nftables | ProxyMode::Userspace => true,
+            ProxyMode::Iptables | ProxyMode::Ipvs => false,
+        }
+    }
+
     /// Whether the machine's addresses matter.
     pub(crate) fn selects_addresses(&self) -> bool {
         !self.nodeport_addresses.is_empty()
@@ -191,6 +243,7 @@ impl Options {
             cluster_cidrs: match self.detect_local_mode {
                 DetectLocalMode::ClusterCidr => self.cluster_cidrs.clone(),
                 DetectLocalMode::NodeCidr => node.map(|node| node.pod_cidrs.clone()).unwrap_or_default(),
+                DetectLocalMode::BridgeInterface | DetectLocalMode::InterfaceNamePrefix => Vec::new(),
             },
             ..self.base.clone()
         }

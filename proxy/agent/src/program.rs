@@ -103,7 +103,11 @@ impl Program {
 
 /// The line of its input that a program named, if it named one.
 fn named_line<'a>(said: &str, input: &'a str) -> Option<&'a str> {
-    let (_, rest) = said.split_once("line ")?;
+    let rest = said.split("line").find_map(|rest| {
+        let rest = rest.strip_prefix(':').unwrap_or(rest).strip_prefix(' ')?;
+        rest.starts_with(|symbol: char| symbol.is_ascii_digit())
+            .then_some(rest)
+    })?;
     let digits = rest.split(|symbol: char| !symbol.is_ascii_digit()).next()?;
     let number: usize = digits.parse().ok()?;
     input.lines().nth(number.checked_sub(1)?)
@@ -135,12 +139,14 @@ mod tests {
     #[test]
     fn a_program_that_fails_is_quoted_with_its_status_and_the_line_that_it_names() {
         assert_eq!(ran("cat", &[], "in and out").unwrap(), "in and out");
-        let script = "echo 'because of line 2' >&2; exit 3";
-        let said = ran("sh", &["-c", script], "first\nsecond\n")
-            .unwrap_err()
-            .to_string();
-        for part in ["because", "3", "the line: second"] {
-            assert!(said.contains(part), "{said}");
+        for complaint in ["because of line 2", "no newline. Error occurred at line: 2"] {
+            let script = format!("echo '{complaint}' >&2; exit 3");
+            let said = ran("sh", &["-c", &script], "first\nsecond\n")
+                .unwrap_err()
+                .to_string();
+            for part in [complaint, "3", "the line: second"] {
+                assert!(said.contains(part), "{said}");
+            }
         }
     }
 

@@ -2,6 +2,8 @@
 //! From flags to a running process, and to its orderly end: the rules stay, so that traffic goes on
 //! while the process is restarted or replaced.
 
+mod looks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -27,7 +29,7 @@ use crate::feed::{Event, Seen, Selection, State};
 use crate::health::{self, HealthPorts, ProxyHealth, Refusal};
 use crate::metrics::Metrics;
 use crate::node::own_addresses;
-use crate::once::{cleanup, dry_run};
+use crate::once::{cleanup, once};
 use crate::options::Options;
 use crate::source::Source;
 use crate::start::{self, Start};
@@ -35,6 +37,7 @@ use crate::sync::Syncer;
 use crate::takeover::take_over;
 use crate::upstream::Upstream;
 use crate::{Error, ProxyArgs, sysctl};
+use looks::{AUDIT_PERIOD, GLANCE_PERIOD};
 
 /// Retries of a failed turn. The kernel answers at once, so the first retry comes soon.
 const RETRY: Backoff = Backoff {
@@ -43,8 +46,6 @@ const RETRY: Backoff = Backoff {
 };
 /// How often the counter of untranslated packets is read.
 const COUNTER_PERIOD: Duration = Duration::from_secs(10);
-/// How often the ruleset is looked at for changes of somebody else's, who may have flushed our tables.
-const AUDIT_PERIOD: Duration = Duration::from_secs(15);
 
 /// Why a Service is not served as it should be.
 const REFUSED: &str = "RefusedByKernel";
@@ -65,18 +66,19 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
     let selection = Selection {
         service_proxy_name: args.service_proxy_name.clone(),
         node: options.node.clone(),
+        service_cidrs: options.drops_unallocated(),
     };
     let stop = shutdown.token();
     let source = Source::open(args.state.clone(), api).await?;
-    if args.dry_run {
+    if args.dry_run || !args.count.is_empty() {
         let events = source.read(&selection, WatchMetrics::default(), &stop).await?;
-        return dry_run(&options, events, &stop).await;
+        return once(&args, &options, events, &stop).await;
     }
     let backend = Chosen::open(&options, &settings, args.retire_delay).await?;
     let admin = Admin::bind("--metrics-bind-address", options.metrics).await?;
     let registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
     let metrics = registry.register(Metrics::register);
-    let upstream = registry.register(Upstream::register);
+    let upstream = registry.register(|registry| Upstream::register(registry, options.mode));
     let watches = registry.register(WatchMetrics::register);
     let readiness = Readiness::new();
     let health = ProxyHealth::new(2 * options.sync_period);
@@ -159,8 +161,8 @@ impl Agent {
         stop: &CancellationToken,
     ) -> Result<(), ExitError> {
         let mut counters = tokio::time::interval(COUNTER_PERIOD);
-        let mut audits = tokio::time::interval(AUDIT_PERIOD);
-        audits.reset();
+        let mut glance_at = Instant::now() + GLANCE_PERIOD;
+        let mut audit_at = Instant::now() + AUDIT_PERIOD;
         loop {
             let wake = self.wake_in();
             tokio::select! {
@@ -176,10 +178,13 @@ impl Agent {
                     self.read_counters().await;
                     continue;
                 }
-                _ = audits.tick() => {
-                    if let Err(error) = self.syncer.audit().await {
-                        tracing::debug!(%error, "ruleset not compared");
-                    }
+                () = tokio::time::sleep_until(glance_at.into()) => {
+                    glance_at = self.glance().await?;
+                    continue;
+                }
+                () = tokio::time::sleep_until(audit_at.into()) => {
+                    audit_at = self.audit().await?;
+                    continue;
                 }
             }
             self.turn().await?;
@@ -225,31 +230,46 @@ impl Agent {
         !self.options.needs_node() && (self.state.is_node_listed() || Instant::now() >= self.node_patience)
     }
 
-    /// What the Node and the machine's addresses changed of the settings is written like any other change.
+    /// What the Node, the machine's addresses and the ServiceCIDRs changed of the settings is written like any other change.
     /// A Node that is gone changes nothing: traffic goes on as long as this process runs.
     fn follow_node(&mut self) {
         self.health.node(self.state.eligibility());
-        if self.state.node.is_none() && self.written {
+        let known = if self.state.node.is_none() && self.written {
+            self.settings.clone()
+        } else if let Some(settings) = self.of_node() {
+            settings
+        } else {
             return;
+        };
+        let settings = Settings {
+            service_cidrs: self.state.service_cidrs(),
+            ..known
+        };
+        if settings != self.settings {
+            tracing::info!(
+                ?settings,
+                "the node or the ServiceCIDRs changed, and the rules follow"
+            );
+            self.syncer.reconfigure(settings.clone(), self.state.index.view());
+            self.settings = settings;
+            self.queued();
         }
+    }
+
+    /// The settings as the Node and the machine's addresses are now.
+    fn of_node(&self) -> Option<Settings> {
         let own = if self.options.selects_addresses() {
             match own_addresses() {
                 Ok(own) => own,
                 Err(error) => {
                     tracing::warn!(%error, "the machine's addresses cannot be read");
-                    return;
+                    return None;
                 }
             }
         } else {
             BTreeSet::new()
         };
-        let settings = self.options.settings(self.state.node.as_ref(), &own);
-        if settings != self.settings {
-            tracing::info!(?settings, "the node changed, and the rules follow");
-            self.syncer.reconfigure(settings.clone(), self.state.index.view());
-            self.settings = settings;
-            self.queued();
-        }
+        Some(self.options.settings(self.state.node.as_ref(), &own))
     }
 
     fn queued(&self) {
@@ -385,12 +405,12 @@ impl Agent {
         self.conflicts = conflicts;
     }
 
-    /// Each Service that the kernel refuses is named once, and again when it is taken.
+    /// Each Service that is refused is named once, and again when it is taken.
     fn report_refused(&mut self) {
         let refused = self.syncer.refused();
         for (service, why) in refused {
             if self.refused.get(service) != Some(why) {
-                tracing::error!(reason = REFUSED, %service, why, "the kernel refuses a Service, which stays as it was");
+                tracing::error!(reason = REFUSED, %service, why, "a Service is refused, and is left as it is");
             }
         }
         for service in self
@@ -398,13 +418,14 @@ impl Agent {
             .keys()
             .filter(|service| !refused.contains_key(service))
         {
-            tracing::info!(%service, "the kernel does not refuse the Service any more, or it is gone");
+            tracing::info!(%service, "the Service is not refused any more, or it is gone");
         }
         self.metrics.refused(refused.len());
         self.refused.clone_from(refused);
     }
 
     async fn read_counters(&self) {
+        self.upstream.rules(&self.syncer.backend().rule_counts());
         for (reason, count) in self.syncer.backend().refusals() {
             self.metrics.not_relayed(reason, count);
         }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Services, slices and the own Node out of a file, in place of the API server's watches: for nodes that no control plane
+//! Services, slices, the own Node and ServiceCIDRs out of a file, in place of the API server's watches: for nodes that no control plane
 //! reaches, and to try rules out. The file is looked at twice a second and read again when it is another.
 //!
-//! In: a file as `kubectl get services,endpointslices,nodes -A -o yaml` writes it. Out: the events of the feed.
+//! In: a file as `kubectl get services,endpointslices,nodes,servicecidrs -A -o yaml` writes it. Out: the events of the feed.
 //! Touches: the file.
 
 use std::collections::BTreeSet;
@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use berth_runtime::watch::{ObjectKey, WatchEvent};
+use berth_snapshot::service_cidr::ServiceCidr;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -29,6 +31,7 @@ struct Objects {
     services: Vec<Service>,
     slices: Vec<EndpointSlice>,
     nodes: Vec<Node>,
+    cidrs: Vec<ServiceCIDR>,
 }
 
 /// What is wrong with a file: all that was found, each with where it is.
@@ -135,6 +138,7 @@ fn add(objects: &mut Objects, document: Value) -> Result<(), String> {
         ("v1", "Service") => objects.services.push(typed(document)?),
         ("v1", "Node") => objects.nodes.push(typed(document)?),
         ("discovery.k8s.io/v1", "EndpointSlice") => objects.slices.push(typed(document)?),
+        ("networking.k8s.io/v1", "ServiceCIDR") => objects.cidrs.push(typed(document)?),
         ("", _) | (_, "") => return Err("no Kubernetes object: apiVersion or kind is missing".to_owned()),
         (_, kind) if kind.ends_with("List") => {
             let Value::Object(mut list) = document else {
@@ -151,7 +155,7 @@ fn add(objects: &mut Objects, document: Value) -> Result<(), String> {
     Ok(())
 }
 
-/// An object with a name and, but for Nodes, a namespace: without, two of them would be one.
+/// An object with a name and, if it is in one, a namespace: without, two of them would be one.
 fn typed<K: Resource<DynamicType = ()> + DeserializeOwned>(document: Value) -> Result<K, String> {
     let name = document["metadata"]["name"]
         .as_str()
@@ -163,7 +167,7 @@ fn typed<K: Resource<DynamicType = ()> + DeserializeOwned>(document: Value) -> R
     if name.is_empty() {
         return Err(format!("{kind}: metadata.name is missing"));
     }
-    if kind != "Node" {
+    if kind != "Node" && kind != "ServiceCIDR" {
         object
             .meta_mut()
             .namespace
@@ -178,6 +182,7 @@ fn events(objects: Objects, selection: &Selection) -> Vec<Event> {
         services,
         slices,
         nodes,
+        cidrs,
     } = objects;
     let wanted = |service: &Service| {
         let name = service
@@ -195,12 +200,27 @@ fn events(objects: Objects, selection: &Selection) -> Vec<Event> {
     let own = |node: &Node| node.metadata.name.as_deref() == Some(selection.node.as_str());
     let mut found = Vec::new();
     found.extend(of_kind(nodes.into_iter().filter(own), Event::Node));
+    if selection.service_cidrs {
+        found.extend(of_cidrs(cidrs));
+    }
     found.extend(of_kind(services.into_iter().filter(wanted), Event::Service));
     found.extend(of_kind(
         slices.into_iter().filter(|slice| !headless(slice)),
         Event::Slice,
     ));
     found
+}
+
+/// A file has all that there are, if only none.
+fn of_cidrs(cidrs: Vec<ServiceCIDR>) -> Vec<Event> {
+    let keys: BTreeSet<ObjectKey> = cidrs.iter().map(ObjectKey::of).collect();
+    let trimmed = cidrs.into_iter().map(|cidr| ServiceCidr {
+        name: cidr.metadata.name.unwrap_or_default().into(),
+        cidrs: cidr.spec.and_then(|spec| spec.cidrs).unwrap_or_default(),
+    });
+    let applied = trimmed.map(WatchEvent::Applied);
+    let events = applied.chain([WatchEvent::Listed(keys)]);
+    events.map(|event| Event::ServiceCidr(Box::new(event))).collect()
 }
 
 fn of_kind<K: Resource>(
@@ -248,6 +268,11 @@ apiVersion: v1
 kind: Node
 metadata: {name: node-1, labels: {topology.kubernetes.io/zone: a}}
 ---
+apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: {name: kubernetes}
+spec: {cidrs: [10.96.0.0/16]}
+---
 apiVersion: v1
 kind: Pod
 metadata: {name: what-no-proxy-reads}
@@ -257,6 +282,7 @@ metadata: {name: what-no-proxy-reads}
         Selection {
             service_proxy_name: name.map(str::to_owned),
             node: NodeName::new("node-1"),
+            service_cidrs: true,
         }
     }
 
@@ -283,8 +309,14 @@ metadata: {name: what-no-proxy-reads}
             assert_eq!(services, [service]);
             assert!(state.node.is_some());
         }
+        let other_mode = Selection {
+            service_cidrs: false,
+            ..selection(None)
+        };
+        assert_eq!(state(&other_mode).service_cidrs(), None);
         let state = state(&selection(None));
         assert_eq!(state.index.view().endpoints.len(), 1);
+        assert_eq!(state.service_cidrs(), Some(vec!["10.96.0.0/16".parse().unwrap()]));
     }
 
     #[test]

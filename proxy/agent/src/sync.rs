@@ -83,6 +83,14 @@ impl<B: Backend> Syncer<B> {
         self.backend.next_wake()
     }
 
+    /// Looks whether somebody else changed what is ours, and has the next turn look closer if so; says whether it has.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub async fn glance(&mut self) -> Result<bool, Error> {
+        self.backend.glance().await
+    }
+
     /// Has the next turn look the kernel up anew if anybody else may have changed what is ours.
     ///
     /// # Errors

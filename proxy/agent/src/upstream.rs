@@ -16,6 +16,8 @@ use prometheus_client::registry::Registry;
 
 use crate::apply::conntrack::Pass;
 use crate::feed::Seen;
+use crate::iptables::Counts;
+use crate::options::ProxyMode;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CodeLabel {
@@ -24,6 +26,12 @@ struct CodeLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FamilyLabel {
+    ip_family: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TableLabel {
+    table: &'static str,
     ip_family: &'static str,
 }
 
@@ -48,6 +56,10 @@ pub(crate) struct Upstream {
     programming: Histograms,
     conntrack: Histograms,
     conntrack_deleted: Family<FamilyLabel, Counter>,
+    rules: Family<TableLabel, Gauge>,
+    rules_last: Family<TableLabel, Gauge>,
+    restore_failures: Family<FamilyLabel, Counter>,
+    partial_restore_failures: Family<FamilyLabel, Counter>,
 }
 
 /// 1 ms to 16 s.
@@ -64,7 +76,8 @@ fn programming() -> Histogram {
 }
 
 impl Upstream {
-    pub(crate) fn register(registry: &mut Registry) -> Self {
+    /// Registers what has a meaning in this mode.
+    pub(crate) fn register(registry: &mut Registry, mode: ProxyMode) -> Self {
         let short = || Histograms::new_with_constructor(short);
         let this = Self {
             healthz: Family::default(),
@@ -82,11 +95,24 @@ impl Upstream {
             programming: Histograms::new_with_constructor(programming),
             conntrack: short(),
             conntrack_deleted: Family::default(),
+            rules: Family::default(),
+            rules_last: Family::default(),
+            restore_failures: Family::default(),
+            partial_restore_failures: Family::default(),
         };
         let kubeproxy = registry.sub_registry_with_prefix("kubeproxy");
         this.register_answers(kubeproxy);
         this.register_syncs(kubeproxy);
         this.register_changes(kubeproxy);
+        match mode {
+            ProxyMode::Nftables => kubeproxy.register(
+                "sync_proxy_rules_nftables_sync_failures",
+                "Turns that failed",
+                this.failures.clone(),
+            ),
+            ProxyMode::Iptables => this.register_rules(kubeproxy),
+            ProxyMode::Ipvs | ProxyMode::Userspace => {}
+        }
         this
     }
 
@@ -130,11 +156,6 @@ impl Upstream {
             self.last_queued.clone(),
         );
         to.register(
-            "sync_proxy_rules_nftables_sync_failures",
-            "Turns that failed",
-            self.failures.clone(),
-        );
-        to.register(
             "conntrack_reconciler_sync_duration_seconds",
             "Time of a clean-up of stale UDP flows",
             self.conntrack.clone(),
@@ -172,6 +193,52 @@ impl Upstream {
             "Time from the change of a Service or Pod, as its EndpointSlice says, to the rules",
             self.programming.clone(),
         );
+    }
+
+    fn register_rules(&self, to: &mut Registry) {
+        to.register(
+            "sync_proxy_rules_iptables_total",
+            "Rules of ours in iptables",
+            self.rules.clone(),
+        );
+        to.register(
+            "sync_proxy_rules_iptables_last",
+            "Rules written when something was written last",
+            self.rules_last.clone(),
+        );
+        to.register(
+            "sync_proxy_rules_iptables_restore_failures",
+            "How often iptables-restore refused anything",
+            self.restore_failures.clone(),
+        );
+        to.register(
+            "sync_proxy_rules_iptables_partial_restore_failures",
+            "How often iptables-restore refused a change, after which everything was read and compared",
+            self.partial_restore_failures.clone(),
+        );
+    }
+
+    /// What is counted of rules in iptables.
+    pub(crate) fn rules(&self, counts: &[(IpFamily, Counts)]) {
+        let up_to = |counter: &Counter, total: u64| counter.inc_by(total.saturating_sub(counter.get()));
+        for (family, counts) in counts {
+            for (gauges, rules) in [(&self.rules, &counts.rules), (&self.rules_last, &counts.last)] {
+                for (table, count) in rules {
+                    let label = TableLabel {
+                        table: table.as_str(),
+                        ip_family: family.as_str(),
+                    };
+                    let count = i64::try_from(*count).unwrap_or(i64::MAX);
+                    gauges.get_or_create(&label).set(count);
+                }
+            }
+            let label = label(*family);
+            up_to(&self.restore_failures.get_or_create(&label), counts.refused);
+            up_to(
+                &self.partial_restore_failures.get_or_create(&label),
+                counts.refused_changes,
+            );
+        }
     }
 
     /// An answer of `/healthz`.
@@ -256,59 +323,4 @@ fn seconds(at: Timestamp) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use berth_runtime::metrics::Metrics;
-
-    use super::*;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    #[test]
-    fn names_and_labels_are_kube_proxys() {
-        let metrics = Metrics::new("proxy", "0");
-        let upstream = metrics.register(Upstream::register);
-        upstream.healthz(200);
-        upstream.livez(503);
-        let seen = Seen {
-            services: 2,
-            slices: 3,
-            causes: vec![(IpFamily::V4, at(101)), (IpFamily::V6, at(103))],
-        };
-        upstream.queued(at(104));
-        upstream.seen(&seen, &seen);
-        assert!(
-            metrics
-                .render()
-                .contains("\nkubeproxy_sync_proxy_rules_endpoint_changes_pending 3\n")
-        );
-        upstream.wrote(Duration::from_millis(3), true);
-        upstream.synced(at(105), &seen);
-        upstream.failed();
-        upstream.cleaned(vec![Pass {
-            family: IpFamily::V4,
-            took: Duration::from_millis(1),
-            deleted: 4,
-        }]);
-        let text = metrics.render();
-        for line in [
-            r#"kubeproxy_proxy_healthz_total{code="200"} 1"#,
-            r#"kubeproxy_proxy_livez_total{code="503"} 1"#,
-            r#"kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv4"} 1"#,
-            r#"kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv6"} 1"#,
-            r#"kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"} 105.0"#,
-            r#"kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family="IPv4"} 104.0"#,
-            r#"kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family="IPv4"} 1"#,
-            "kubeproxy_sync_proxy_rules_endpoint_changes_total 3",
-            "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0",
-            "kubeproxy_sync_proxy_rules_service_changes_total 2",
-            "kubeproxy_sync_proxy_rules_service_changes_pending 0",
-            r#"kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"} 1"#,
-            r#"kubeproxy_network_programming_duration_seconds_sum{ip_family="IPv6"} 2.0"#,
-            r#"kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv4"} 4"#,
-        ] {
-            assert!(text.lines().any(|found| found == line), "no {line} in:\n{text}");
-        }
-    }
-}
+mod tests;

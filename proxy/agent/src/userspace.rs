@@ -221,8 +221,16 @@ impl Backend for Userspace {
         let mut turned = self.tables.follow(self.board.steering(), &self.pending).await?;
         let carried_out = std::mem::take(&mut self.pending);
         turned.stale.merge(self.stale(&carried_out));
+        for (relay, why) in self.relays.failing() {
+            let refused = turned.refused.entry(relay.owner.service.clone());
+            refused.or_insert_with(|| why.to_owned());
+        }
         self.close(intent);
         Ok(turned)
+    }
+
+    async fn glance(&mut self) -> Result<bool, Error> {
+        self.tables.glance().await
     }
 
     /// Besides the tables, the machine's addresses are looked at.

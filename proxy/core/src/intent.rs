@@ -148,6 +148,8 @@ impl Intent {
 
     /// Looks at everything anew under other settings. Returns all whose intent may have changed.
     pub fn reconfigure(&mut self, settings: Settings, view: &View) -> Touched {
+        // No frontend depends on them.
+        self.settings.service_cidrs.clone_from(&settings.service_cidrs);
         if settings == self.settings {
             return Touched::default();
         }

@@ -15,12 +15,14 @@
 
 mod categorize;
 pub mod conntrack;
+pub mod counting;
 mod frontend;
 mod hash;
 pub mod health_check;
 mod intent;
 pub mod iptables;
 pub mod ipvs;
+mod link;
 pub mod names;
 pub mod nft;
 pub mod oracle;
@@ -34,7 +36,8 @@ pub mod walk;
 pub use categorize::{Usable, categorize};
 pub use frontend::{Frontend, Target};
 pub use intent::{Affinity, AffinityNumber, Intent, Touched};
+pub use link::{LinkError, LinkName, Links};
 pub use outcome::{
     Conflict, DropReason, FrontendIntent, Masquerade, Outcome, RejectReason, Role, SourceClass,
 };
-pub use settings::{NodePortAddresses, Settings, SettingsError};
+pub use settings::{NodePortAddresses, PodSource, Settings, SettingsError};

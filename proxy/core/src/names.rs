@@ -12,6 +12,9 @@ pub const TABLE: &str = "berth-proxy";
 /// The table of the user-space backend, one in family `ip` and one in `ip6`.
 pub const RELAY_TABLE: &str = "berth-relay";
 
+/// How the table begins that counts new connections for somebody who asked; the number of his process follows.
+pub const COUNT_PREFIX: &str = "berth-count-";
+
 /// The named counter of packets that had a frontend and found no endpoint: 0 unless Berth is wrong.
 pub const UNTRANSLATED: &str = "untranslated";
 
@@ -94,6 +97,8 @@ pub enum SetName {
     AllowedSources,
     /// ClusterIPs: every port without a frontend rejects.
     ClusterIps,
+    /// From which networks ClusterIPs are given: what no Service has there drops.
+    ServiceCidrs,
     /// Where Pods live (`--cluster-cidr`).
     PodCidrs,
     /// On which addresses node ports are served.
@@ -151,6 +156,12 @@ pub enum ChainName {
     Learn,
     /// One rule for each timeout that some Service has.
     Remember,
+    /// Base chain: what is forwarded, after translation.
+    UnallocatedForward,
+    /// Base chain: packets from this host, after translation.
+    UnallocatedOutput,
+    /// Drops what is addressed to a ClusterIP that no Service has.
+    Unallocated,
 }
 
 impl ChainName {
@@ -168,6 +179,9 @@ impl ChainName {
             Self::Masquerade,
             Self::Remember,
             Self::Learn,
+            Self::Unallocated,
+            Self::UnallocatedForward,
+            Self::UnallocatedOutput,
             Self::LearnPrerouting,
             Self::LearnOutput,
             Self::FilterPrerouting,
@@ -205,6 +219,9 @@ impl fmt::Display for ChainName {
             Self::LearnOutput => "affinity-output",
             Self::Learn => "affinity-learn",
             Self::Remember => "affinity-remember",
+            Self::UnallocatedForward => "unallocated-forward",
+            Self::UnallocatedOutput => "unallocated-output",
+            Self::Unallocated => "unallocated",
         })
     }
 }
@@ -237,7 +254,7 @@ impl fmt::Display for NumberMap {
 
 impl SetName {
     /// Those that do not depend on endpoint counts.
-    pub const FIXED: [SetName; 18] = [
+    pub const FIXED: [SetName; 19] = [
         Self::Frontends(Kind::Vip),
         Self::Frontends(Kind::NodePort),
         Self::Local(Kind::Vip),
@@ -253,6 +270,7 @@ impl SetName {
         Self::RangedVips,
         Self::AllowedSources,
         Self::ClusterIps,
+        Self::ServiceCidrs,
         Self::PodCidrs,
         Self::NodePortIps,
         Self::Hairpin,
@@ -282,6 +300,7 @@ impl fmt::Display for SetName {
             Self::RangedVips => f.write_str("ranged-vips"),
             Self::AllowedSources => f.write_str("allowed-sources"),
             Self::ClusterIps => f.write_str("cluster-ips"),
+            Self::ServiceCidrs => f.write_str("service-cidrs"),
             Self::PodCidrs => f.write_str("pod-cidrs"),
             Self::NodePortIps => f.write_str("nodeport-ips"),
             Self::Hairpin => f.write_str("hairpin"),

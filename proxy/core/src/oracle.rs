@@ -5,7 +5,8 @@
 //!
 //! Beyond the table it says what Berth decides where the table is silent: the oldest Service has a contested
 //! address (created, then uid, then name), and a list of source ranges without one of the address's family lets
-//! nobody in, unless it lets in the whole other family.
+//! nobody in, unless it lets in the whole other family. An address of the node itself is not dropped for lying where
+//! ClusterIPs are given.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use berth_model::{
 };
 
 use crate::walk::{Packet, Verdict};
-use crate::{Settings, Target};
+use crate::{Links, Settings, Target};
 
 #[cfg(test)]
 mod tests;
@@ -46,8 +47,12 @@ pub fn verdict(packet: &Packet, state: State<'_>) -> BTreeSet<Verdict> {
             state.view.services.values().any(|service| {
                 service.cluster_ip(IpFamily::of(packet.destination)) == Some(packet.destination)
             });
+        let given = state.settings.service_cidrs.iter().flatten();
+        let unallocated = || given.into_iter().any(|net| net.contains(&packet.destination));
         let verdict = if cluster_ip {
             Verdict::Rejected
+        } else if !packet.to_this_node && unallocated() {
+            Verdict::Dropped
         } else {
             Verdict::Untouched
         };
@@ -168,12 +173,7 @@ fn row<'a>(
     endpoints: &[&'a Endpoint],
     settings: &Settings,
 ) -> (Vec<&'a Endpoint>, bool) {
-    let detector = |net: &&ipnet::IpNet| net.addr().is_ipv4() == packet.source.is_ipv4();
-    let has_detector = settings.cluster_cidrs.iter().any(|net| detector(&net));
-    let is_pod = settings
-        .cluster_cidrs
-        .iter()
-        .any(|net| net.contains(&packet.source));
+    let (has_detector, is_pod) = detected(packet, settings);
     match via {
         Via::ClusterIp => {
             let masquerade = settings.masquerade_all || (has_detector && !is_pod);
@@ -189,6 +189,25 @@ fn row<'a>(
             TrafficPolicy::Local => (local_list(endpoints, settings), false),
         },
     }
+}
+
+/// Whether Pods can be told from others in this family, and whether this packet is a Pod's.
+fn detected(packet: &Packet, settings: &Settings) -> (bool, bool) {
+    let v4 = packet.source.is_ipv4();
+    let by_address = settings
+        .cluster_cidrs
+        .iter()
+        .any(|net| net.addr().is_ipv4() == v4);
+    let in_a_net = settings
+        .cluster_cidrs
+        .iter()
+        .any(|net| net.contains(&packet.source));
+    let came_by = match (&settings.pod_links, &packet.link) {
+        (Some(Links::Named(bridge)), Some(link)) => link.as_str() == bridge.as_str(),
+        (Some(Links::Beginning(prefix)), Some(link)) => link.as_str().starts_with(prefix.as_str()),
+        (Some(_), None) | (None, _) => false,
+    };
+    (by_address || settings.pod_links.is_some(), in_a_net || came_by)
 }
 
 fn is_ready(endpoint: &Endpoint) -> bool {

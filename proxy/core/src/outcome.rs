@@ -100,8 +100,8 @@ impl fmt::Display for Outcome {
 /// Where a connection comes from, as this node can tell. The classes are disjoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SourceClass {
-    /// From within [`Settings::cluster_cidrs`](crate::Settings): a Pod of this cluster. With no CIDRs of a family,
-    /// nobody is.
+    /// What [`Settings::pod_sources`](crate::Settings::pod_sources) tells: a Pod of this cluster. With none of a
+    /// family, nobody is.
     Pod,
     /// From an address of this node that is not a Pod's.
     Host,

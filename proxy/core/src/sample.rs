@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use crate::walk::Packet;
-use crate::{NodePortAddresses, Settings};
+use crate::{LinkName, Links, NodePortAddresses, Settings};
 
 fn both(v4: [u8; 4], v6: &str) -> [IpAddr; 2] {
     [v4.into(), v6.parse().unwrap()]
@@ -238,8 +238,36 @@ pub(crate) fn samples() -> impl Strategy<Value = Vec<Sample>> {
         .prop_flat_map(|numbers| numbers.into_iter().map(sample).collect::<Vec<_>>())
 }
 
+/// Interfaces by which packets come.
+const LINKS: [&str; 3] = ["veth1", "cni0", "eth0"];
+
+/// ServiceCIDRs.
+fn given() -> impl Strategy<Value = Option<Vec<&'static str>>> {
+    select(vec![
+        None,
+        Some(vec![]),
+        Some(vec!["10.96.0.0/16", "fd00:96::/112"]),
+        // Overlaps, and holds addresses of other kinds.
+        Some(vec![
+            "10.96.0.0/24",
+            "10.96.0.2/31",
+            "10.77.0.0/16",
+            "192.0.2.0/24",
+            "fd00::/16",
+        ]),
+    ])
+}
+
 pub(crate) fn settings() -> impl Strategy<Value = Settings> {
     let cidrs = proptest::bool::weighted(0.8);
+    let links = select(vec![
+        None,
+        None,
+        None,
+        None,
+        Some(Links::named("cni0").unwrap()),
+        Some(Links::beginning("veth").unwrap()),
+    ]);
     let addresses = proptest::option::of(subsequence(vec![0u8, 1], 0..=2));
     let zone = proptest::option::weighted(0.8, select(vec!["a", "b"]));
     (
@@ -248,32 +276,38 @@ pub(crate) fn settings() -> impl Strategy<Value = Settings> {
         addresses,
         zone,
         any::<bool>(),
+        links,
+        given(),
     )
-        .prop_map(|(cidrs, masquerade_all, addresses, zone, known)| Settings {
-            node: Some(NodeName::new("here")),
-            zone: zone.map(str::to_owned),
-            node_ips: if known {
-                node_ips(0).into()
-            } else {
-                BTreeSet::new()
+        .prop_map(
+            |(cidrs, masquerade_all, addresses, zone, known, pod_links, given)| Settings {
+                node: Some(NodeName::new("here")),
+                zone: zone.map(str::to_owned),
+                node_ips: if known {
+                    node_ips(0).into()
+                } else {
+                    BTreeSet::new()
+                },
+                node_port_addresses: match addresses {
+                    None => NodePortAddresses::all(),
+                    Some(numbers) => {
+                        let ips: Vec<IpAddr> = numbers.into_iter().flat_map(node_ips).collect();
+                        NodePortAddresses::all()
+                            .only(IpFamily::V4, ips.clone())
+                            .only(IpFamily::V6, ips)
+                    }
+                },
+                cluster_cidrs: if cidrs {
+                    vec!["10.244.0.0/16".parse().unwrap(), "fd00:244::/64".parse().unwrap()]
+                } else {
+                    vec![]
+                },
+                pod_links,
+                service_cidrs: given.map(|nets| nets.iter().map(|net| net.parse().unwrap()).collect()),
+                masquerade_all,
+                ..Settings::default()
             },
-            node_port_addresses: match addresses {
-                None => NodePortAddresses::all(),
-                Some(numbers) => {
-                    let ips: Vec<IpAddr> = numbers.into_iter().flat_map(node_ips).collect();
-                    NodePortAddresses::all()
-                        .only(IpFamily::V4, ips.clone())
-                        .only(IpFamily::V6, ips)
-                }
-            },
-            cluster_cidrs: if cidrs {
-                vec!["10.244.0.0/16".parse().unwrap(), "fd00:244::/64".parse().unwrap()]
-            } else {
-                vec![]
-            },
-            masquerade_all,
-            ..Settings::default()
-        })
+        )
 }
 
 /// A packet to something of the small world.
@@ -299,9 +333,10 @@ pub(crate) fn packet() -> impl Strategy<Value = Packet> {
         select(sources.collect::<Vec<_>>()),
         select(ports.collect::<Vec<_>>()),
         select(IpFamily::ALL.to_vec()),
+        select(LINKS.to_vec()),
     )
         .prop_map(
-            |((destination, to_this_node), (source, from_this_node), (port, protocol), family)| {
+            |((destination, to_this_node), (source, from_this_node), (port, protocol), family, link)| {
                 let destination = in_family(destination, family);
                 Packet {
                     // Without an address of its own the packet comes from the address that it goes to.
@@ -311,6 +346,7 @@ pub(crate) fn packet() -> impl Strategy<Value = Packet> {
                     port: port.try_into().unwrap(),
                     to_this_node,
                     from_this_node,
+                    link: (!from_this_node).then(|| LinkName::new(link).unwrap()),
                 }
             },
         )

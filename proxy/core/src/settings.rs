@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use berth_model::{IpFamily, NodeName};
 use ipnet::IpNet;
 
+use crate::{LinkName, Links};
+
 /// What the operator chose and where we are, for one node. The agent hands in a new value when the Node changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -19,13 +21,38 @@ pub struct Settings {
     pub node_ips: BTreeSet<IpAddr>,
     /// On which of the node's addresses node ports are served.
     pub node_port_addresses: NodePortAddresses,
-    /// Where Pods live, both families. With none of a family, nobody counts as a Pod: nothing is masqueraded for
-    /// coming from elsewhere, and external traffic policy Local has no short cut for Pods.
+    /// Where Pods live, both families. Who comes from here or by [`pod_links`](Self::pod_links) counts as a Pod. With
+    /// neither in a family, nobody does: nothing is masqueraded for coming from elsewhere, and external traffic policy
+    /// Local has no short cut for Pods.
     pub cluster_cidrs: Vec<IpNet>,
+    /// By which interfaces the packets of this node's Pods come in, both families.
+    pub pod_links: Option<Links>,
+    /// From which networks ClusterIPs are given, both families: who addresses one there that no Service has, is dropped.
+    /// `None`: not known, and what the kernel has stays.
+    pub service_cidrs: Option<Vec<IpNet>>,
     /// Masquerade every connection to a ClusterIP.
     pub masquerade_all: bool,
     /// The bit of the packet mark that carries the decision to masquerade, as a mark value.
     pub mark: u32,
+}
+
+/// What tells a Pod's packets from others'. One of them is enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodSource {
+    /// The source address is in here.
+    Net(IpNet),
+    /// They come in by one of these interfaces.
+    Links(Links),
+}
+
+impl PodSource {
+    /// Whether it says so of a packet from this address that came in by this interface; `None` for one of this host.
+    pub fn has(&self, source: IpAddr, link: Option<&LinkName>) -> bool {
+        match self {
+            Self::Net(net) => net.contains(&source),
+            Self::Links(links) => link.is_some_and(|link| links.has(link)),
+        }
+    }
 }
 
 /// The addresses of this node on which node ports are served, by family. A family that is not named here is served on
@@ -78,7 +105,13 @@ impl Settings {
 
     /// Whether anybody of this family can be told to be a Pod.
     pub fn knows_pods(&self, family: IpFamily) -> bool {
-        self.pod_cidrs(family).next().is_some()
+        self.pod_sources(family).next().is_some()
+    }
+
+    /// What tells Pods' packets of a family, the networks first.
+    pub fn pod_sources(&self, family: IpFamily) -> impl Iterator<Item = PodSource> {
+        let nets = self.pod_cidrs(family).map(|net| PodSource::Net(net.trunc()));
+        nets.chain(self.pod_links.map(PodSource::Links))
     }
 
     /// Where Pods of a family live.
@@ -98,6 +131,8 @@ impl Default for Settings {
             node_ips: BTreeSet::new(),
             node_port_addresses: NodePortAddresses::all(),
             cluster_cidrs: Vec::new(),
+            pod_links: None,
+            service_cidrs: None,
             masquerade_all: false,
             mark: 1 << 14,
         }

@@ -11,7 +11,7 @@ use crate::names::{ChainName, MapName, NumberMap, SetName};
 use crate::nft::bindings::Binding;
 use crate::nft::objects::{Action, Entry, Field, Match, Rule};
 use crate::nft::{Installed, Layout};
-use crate::{AffinityNumber, Frontend, Target};
+use crate::{AffinityNumber, Frontend, LinkName, Target};
 
 /// The first packet of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Packet {
     pub to_this_node: bool,
     /// Whether the source is an address of this node.
     pub from_this_node: bool,
+    /// The interface that it comes in by; `None` for one that this node sends.
+    pub link: Option<LinkName>,
 }
 
 impl Packet {
@@ -114,6 +116,7 @@ impl Lookups for (&Layout, &Installed) {
             SetName::Count(_, count) => state.counts.contains(&count),
             SetName::AllowedSources
             | SetName::ClusterIps
+            | SetName::ServiceCidrs
             | SetName::PodCidrs
             | SetName::NodePortIps
             | SetName::Hairpin
@@ -125,7 +128,7 @@ impl Lookups for (&Layout, &Installed) {
         match set {
             SetName::ClusterIps => self.1.has_cluster_ip(ip),
             SetName::Hairpin => self.1.has_hairpin(ip),
-            SetName::PodCidrs | SetName::NodePortIps => self
+            SetName::ServiceCidrs | SetName::PodCidrs | SetName::NodePortIps => self
                 .0
                 .networks()
                 .into_iter()
@@ -207,8 +210,8 @@ pub fn verdicts(
     }
 }
 
-/// Walks one packet that arrives: prerouting before, at and after translation, postrouting. `pick` is the kernel's
-/// random number below its argument.
+/// Walks one packet that arrives: prerouting before, at and after translation, forward, postrouting. One of this host
+/// meets the same rules in output. `pick` is the kernel's random number below its argument.
 pub fn walk(
     rules: &Ruleset,
     lookups: &mut impl Lookups,
@@ -230,8 +233,13 @@ pub fn walk(
         ChainName::FilterPrerouting,
         ChainName::NatPrerouting,
         ChainName::LearnPrerouting,
+        ChainName::UnallocatedForward,
         ChainName::NatPostrouting,
     ] {
+        // What is for this host is not forwarded.
+        if chain == ChainName::UnallocatedForward && walker.is_for_this_node() {
+            continue;
+        }
         match walker.run(chain) {
             Step::Next | Step::Done => {}
             Step::Stop(verdict) => return verdict,
@@ -349,6 +357,10 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
         self.translated(target)
     }
 
+    fn is_for_this_node(&self) -> bool {
+        self.translated.is_none() && self.packet.to_this_node
+    }
+
     fn translated(&mut self, target: Target) -> Step {
         self.translated = Some(target);
         self.destination = target.ip;
@@ -372,8 +384,10 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
             Match::Unmarked(bit) => self.mark & bit == 0,
             Match::LocalDestination => self.packet.to_this_node,
             Match::ForeignSource => !self.packet.from_this_node,
+            Match::ForeignDestination => !self.is_for_this_node(),
             Match::NotLoopback => !self.destination.is_loopback(),
             Match::Numbered => self.number.is_some(),
+            Match::NotBy(links) => !self.packet.link.is_some_and(|link| links.has(&link)),
             Match::In(set) => self.is_in(*set),
             Match::NotIn(set) => !self.is_in(*set),
         }
@@ -381,7 +395,9 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
 
     fn is_in(&mut self, set: SetName) -> bool {
         match set {
-            SetName::ClusterIps | SetName::NodePortIps => self.lookups.has_address(set, self.destination),
+            SetName::ClusterIps | SetName::ServiceCidrs | SetName::NodePortIps => {
+                self.lookups.has_address(set, self.destination)
+            }
             SetName::PodCidrs => self.lookups.has_address(set, self.packet.source),
             SetName::Hairpin => {
                 self.packet.source == self.destination && self.lookups.has_address(set, self.destination)

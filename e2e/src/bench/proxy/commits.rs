@@ -28,11 +28,11 @@ const LOOK: i64 = 100;
 const DATAGRAM: usize = 1 << 18;
 
 /// A subscription to the transactions of a namespace. Writers pay a little for each event while it is open.
-pub(super) struct Commits(OwnedFd);
+pub(crate) struct Commits(OwnedFd);
 
 impl Commits {
     /// Subscribes.
-    pub(super) fn subscribe(netns: &Netns) -> Result<Self> {
+    pub(crate) fn subscribe(netns: &Netns) -> Result<Self> {
         let open = || -> nix::Result<OwnedFd> {
             let socket = socket(
                 AddressFamily::Netlink,
@@ -84,7 +84,7 @@ impl Commits {
     }
 
     /// How many transactions were told of since the subscription or the last call.
-    pub(super) fn transactions(&self) -> Result<u32> {
+    pub(crate) fn transactions(&self) -> Result<u32> {
         let mut datagram = vec![0; DATAGRAM];
         let mut count = 0;
         loop {

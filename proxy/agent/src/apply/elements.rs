@@ -27,7 +27,8 @@ fn address_type(family: IpFamily) -> SetKeyType {
     }
 }
 
-fn field_types(family: IpFamily, fields: &[Field]) -> Vec<SetKeyType> {
+/// The types of a key's parts.
+pub(super) fn field_types(family: IpFamily, fields: &[Field]) -> Vec<SetKeyType> {
     let one = |field: &Field| match field {
         Field::SourceIp | Field::DestinationIp => address_type(family),
         Field::Protocol => SetKeyType::InetProto,
@@ -121,6 +122,11 @@ fn frontend_parts(frontend: &Frontend) -> Vec<SetElement> {
     vip.into_iter().chain(service).collect()
 }
 
+/// A frontend as the key of a set.
+pub(super) fn frontend(frontend: &Frontend) -> SetElement {
+    SetElement::concat(frontend_parts(frontend))
+}
+
 fn network(net: IpNet) -> Result<SetElement, Error> {
     match net.network() {
         IpAddr::V4(ip) => SetElement::ipv4_prefix(ip, net.prefix_len()),
@@ -132,7 +138,7 @@ fn network(net: IpNet) -> Result<SetElement, Error> {
 /// An element in the kernel's form.
 pub(super) fn encode(element: &Element) -> Result<SetElement, Error> {
     Ok(match element {
-        Element::Member(_, Key::Frontend(frontend)) => SetElement::concat(frontend_parts(frontend)),
+        Element::Member(_, Key::Frontend(frontend)) => self::frontend(frontend),
         Element::Member(SetName::Hairpin, Key::Address(ip)) => {
             SetElement::concat([address(*ip), address(*ip)])
         }
@@ -247,7 +253,7 @@ pub(super) fn decode_member(family: IpFamily, name: SetName, element: &SetElemen
         rest: element.key(),
     };
     let key = match name {
-        SetName::PodCidrs | SetName::NodePortIps => return None,
+        SetName::ServiceCidrs | SetName::PodCidrs | SetName::NodePortIps => return None,
         SetName::AffinityTimeout(_) => Key::Number(fields.number()?),
         SetName::ClusterIps | SetName::Hairpin => Key::Address(fields.address()?),
         SetName::AllowedSources => {

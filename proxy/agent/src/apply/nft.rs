@@ -16,6 +16,7 @@ use nlink::netlink::{Connection, Nftables};
 use super::batch::{
     ELEMENTS_PER_MESSAGE, MESSAGE_BYTES, add_changes, flush_set, message_bytes, messages, split,
 };
+use super::probe::{Owned, Probe, Shape};
 use super::{Place, declare, elements, family_of, rules};
 use crate::Error;
 
@@ -31,6 +32,7 @@ const RULE_BYTES: usize = 900;
 /// A netlink socket in the current network namespace.
 pub struct Nft {
     pub(super) connection: Connection<Nftables>,
+    probe: Probe,
     /// The table, of this name in both families.
     pub(super) table: &'static str,
     /// How many bytes one transaction may have.
@@ -90,6 +92,7 @@ impl Nft {
         tracing::debug!(bytes = granted, "netlink send buffer");
         Ok(Self {
             connection,
+            probe: Probe::open()?,
             table,
             budget: granted.saturating_sub(MARGIN),
             commits: AtomicU32::new(0),
@@ -257,6 +260,27 @@ impl Nft {
             .map_err(Error::kernel("read the ruleset's generation"))
     }
 
+    /// What the family's table looks like from outside: its handle, and of each chain that the layout has the handle and
+    /// how many rules and jumps there are. Elements do not show.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub(crate) async fn shape(&self, layout: &Layout) -> Result<Shape, Error> {
+        let chains = layout.chains().into_iter().map(|chain| chain.name.to_string());
+        let chains = chains.chain([layout.marker()]);
+        self.probe
+            .shape(layout.family(), self.table, Owned::Whole, chains)
+            .await
+    }
+
+    /// Whether the family's table has all of these elements, but for those of sets of networks.
+    ///
+    /// # Errors
+    /// They cannot be looked for.
+    pub(crate) async fn has(&self, family: IpFamily, elements: &[Element]) -> Result<bool, Error> {
+        self.probe.has(self.place(family), elements).await
+    }
+
     /// How many transactions this socket has committed: as often, the generation grew by our doing.
     pub fn commits(&self) -> u32 {
         self.commits.load(Ordering::Relaxed)
@@ -267,12 +291,18 @@ impl Nft {
     /// # Errors
     /// Tables cannot be listed: missing privileges, no nf_tables.
     pub async fn has_table(&self, family: IpFamily) -> Result<bool, Error> {
+        Ok(self.flags(family).await?.is_some())
+    }
+
+    /// The flags of the family's table, if there is one.
+    pub(super) async fn flags(&self, family: IpFamily) -> Result<Option<u32>, Error> {
         let tables = self
             .connection
             .list_tables_in(family_of(family))
             .await
             .map_err(Error::kernel("list nftables tables"))?;
-        Ok(tables.iter().any(|table| table.name.as_str() == self.table))
+        let ours = tables.iter().find(|table| table.name.as_str() == self.table);
+        Ok(ours.map(|table| table.flags))
     }
 
     /// Removes the family's table; says whether there was one.

@@ -16,6 +16,9 @@ use crate::Error;
 /// How often a dump is repeated when the ruleset changed meanwhile.
 const ATTEMPTS: u32 = 5;
 
+/// `NFT_TABLE_F_DORMANT`.
+const DORMANT: u32 = 1;
+
 /// What the kernel has in place of a table of ours.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Observed {
@@ -40,6 +43,8 @@ pub enum Observed {
 /// Why a table is not taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mismatch {
+    /// The table is there, but packets do not meet it.
+    Dormant,
     /// The chain that carries the layout's fingerprint is missing.
     Marker,
     /// Chains are missing or too many, or hooked in elsewhere.
@@ -53,6 +58,7 @@ pub enum Mismatch {
 impl std::fmt::Display for Mismatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Dormant => "Dormant",
             Self::Marker => "Marker",
             Self::Chains => "Chains",
             Self::Rules => "Rules",
@@ -81,8 +87,14 @@ impl Nft {
 
     async fn observe_once(&self, layout: &Layout, now: Duration) -> Result<Observed, Error> {
         let family = layout.family();
-        if !self.has_table(family).await? {
-            return Ok(Observed::Absent);
+        match self.flags(family).await? {
+            None => return Ok(Observed::Absent),
+            Some(flags) if flags & DORMANT != 0 => {
+                return Ok(Observed::Foreign {
+                    why: Mismatch::Dormant,
+                });
+            }
+            Some(_) => {}
         }
         let layout = match self.observe_structure(layout).await? {
             Ok(layout) => layout,

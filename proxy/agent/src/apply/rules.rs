@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use berth_model::IpFamily;
-use berth_proxy_core::AffinityNumber;
 use berth_proxy_core::names::{BINDINGS, ChainName, UNREMEMBERED, UNTRANSLATED};
 use berth_proxy_core::nft::{
     Action, BINDING_KEY, BaseChain as Base, Chain as OurChain, Field, Hook, Match, Rule as OurRule,
 };
+use berth_proxy_core::{AffinityNumber, Links};
 use nlink::netlink::nftables::{
     BaseChain, Chain, CmpOp, CtKey, DynsetExpr, DynsetOp, Expr, FibFlags, FibResult, FilterHook, LookupExpr,
     MetaKey, NatHook, NumgenKind, PayloadBase, Policy, Priority, RawExpr, Register, Rule,
@@ -21,6 +21,8 @@ use crate::Error;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)` and `IPS_DST_NAT`.
 const CT_NEW: u32 = 8;
 const CT_STATUS_DNAT: u32 = 1 << 5;
+/// `IFNAMSIZ`.
+const INTERFACE_NAME: usize = 16;
 /// `RTN_LOCAL`.
 const ADDRESS_LOCAL: u32 = 2;
 /// `NFT_REJECT_ICMP_UNREACH`, with the code for port unreachable in ICMP and in ICMPv6.
@@ -82,20 +84,17 @@ pub(super) fn named_chain(place: Place, name: &str) -> Result<Chain, Error> {
 
 pub(super) fn base_chain(base: Base) -> BaseChain {
     let priority = Priority::Custom(base.priority);
-    if base.nat {
-        let hook = match base.hook {
-            Hook::Prerouting => NatHook::Prerouting,
-            Hook::Output => NatHook::Output,
-            Hook::Postrouting => NatHook::Postrouting,
-        };
-        BaseChain::nat(hook, priority)
-    } else {
-        let hook = match base.hook {
-            Hook::Prerouting => FilterHook::Prerouting,
-            Hook::Output => FilterHook::Output,
-            Hook::Postrouting => FilterHook::Postrouting,
-        };
-        BaseChain::filter(hook, priority)
+    let nat = |hook| BaseChain::nat(hook, priority);
+    let filter = |hook| BaseChain::filter(hook, priority);
+    match (base.hook, base.nat) {
+        (Hook::Prerouting, true) => nat(NatHook::Prerouting),
+        (Hook::Prerouting, false) => filter(FilterHook::Prerouting),
+        (Hook::Output, true) => nat(NatHook::Output),
+        (Hook::Output, false) => filter(FilterHook::Output),
+        // Nothing is translated there.
+        (Hook::Forward, true | false) => filter(FilterHook::Forward),
+        (Hook::Postrouting, true) => nat(NatHook::Postrouting),
+        (Hook::Postrouting, false) => filter(FilterHook::Postrouting),
     }
 }
 
@@ -119,7 +118,7 @@ fn words(length: u32) -> usize {
 }
 
 /// Loads fields side by side from word 0 on; returns the first free word.
-fn load(family: IpFamily, fields: &[Field], into: &mut Vec<Expr>) -> usize {
+pub(super) fn load(family: IpFamily, fields: &[Field], into: &mut Vec<Expr>) -> usize {
     load_from(0, family, fields, into)
 }
 
@@ -208,7 +207,8 @@ fn marked(bit: u32, op: CmpOp) -> Vec<Expr> {
     ]
 }
 
-fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
+/// A condition's expressions.
+pub(super) fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
     match condition {
         Match::NewConnection => conntrack_bit(CtKey::State, CT_NEW),
         Match::Translated => conntrack_bit(CtKey::Status, CT_STATUS_DNAT),
@@ -224,6 +224,7 @@ fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
         Match::Unmarked(bit) => marked(*bit, CmpOp::Neq),
         Match::LocalDestination => address_type(FibFlags::DADDR, CmpOp::Eq),
         Match::ForeignSource => address_type(FibFlags::SADDR, CmpOp::Neq),
+        Match::ForeignDestination => address_type(FibFlags::DADDR, CmpOp::Neq),
         Match::NotLoopback => not_loopback(family),
         Match::Numbered => vec![
             Expr::Meta {
@@ -233,6 +234,7 @@ fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
             bitwise(AffinityNumber::MASK, 0),
             compare(CmpOp::Eq, AffinityNumber::PREFIX.to_ne_bytes().to_vec()),
         ],
+        Match::NotBy(links) => not_by(links),
         Match::In(set) | Match::NotIn(set) => {
             let mut expressions = Vec::new();
             load(family, set.fields(), &mut expressions);
@@ -246,6 +248,24 @@ fn matches(family: IpFamily, condition: &Match) -> Vec<Expr> {
             expressions
         }
     }
+}
+
+/// The name of the interface that the packet came in by, all zeroes for a packet of this host. A prefix is compared as far
+/// as it goes, which is how nft knows it from a name.
+fn not_by(links: &Links) -> Vec<Expr> {
+    let load = Expr::Meta {
+        dreg: Register::R0,
+        key: MetaKey::IifName,
+    };
+    let compared = match links {
+        Links::Named(name) => {
+            let mut padded = name.as_str().as_bytes().to_vec();
+            padded.resize(INTERFACE_NAME, 0);
+            padded
+        }
+        Links::Beginning(prefix) => prefix.as_str().as_bytes().to_vec(),
+    };
+    vec![load, compare(CmpOp::Neq, compared)]
 }
 
 /// Compares what the address is to this host with a local one.

@@ -152,6 +152,41 @@ fn every_field_with_a_meaning_here_is_taken() {
 }
 
 #[test]
+fn of_interfaces_the_field_of_the_chosen_mode_counts() {
+    let fields = "detectLocal: {bridgeInterface: cni0, interfaceNamePrefix: veth}\n";
+    let taken = |mode: &str| {
+        let config = read(&format!("detectLocalMode: {mode}\n{fields}"));
+        let text = |links: Option<berth_proxy_core::Links>| links.map(|links| links.to_string());
+        let ignored: Vec<String> = config.ignored.into_iter().map(|ignored| ignored.path).collect();
+        let args = config.args;
+        (
+            text(args.pod_bridge_interface),
+            text(args.pod_interface_name_prefix),
+            ignored.join(" "),
+        )
+    };
+    let (bridge, prefix) = ("detectLocal.bridgeInterface", "detectLocal.interfaceNamePrefix");
+    assert_eq!(
+        taken("BridgeInterface"),
+        (Some("cni0".to_owned()), None, prefix.to_owned())
+    );
+    assert_eq!(
+        taken("InterfaceNamePrefix"),
+        (None, Some("veth*".to_owned()), bridge.to_owned())
+    );
+    assert_eq!(taken("ClusterCIDR"), (None, None, format!("{bridge} {prefix}")));
+    let said = |mode: &str, field: &str| {
+        faults(&format!(
+            "{HEAD}detectLocalMode: {mode}\ndetectLocal: {{{field}}}\n"
+        ))
+    };
+    let long = said("BridgeInterface", "bridgeInterface: a-bridge-with-a-name");
+    assert!(long.starts_with(bridge) && long.contains("at most 15"), "{long}");
+    let star = said("InterfaceNamePrefix", "interfaceNamePrefix: veth*");
+    assert!(star.starts_with(prefix) && star.contains("'*'"), "{star}");
+}
+
+#[test]
 fn without_a_mode_the_section_of_kube_proxys_default_counts_too() {
     let bit = |text| read(text).args.masquerade_bit;
     assert_eq!(bit("iptables: {masqueradeBit: 5}\n"), Some(5));

@@ -6,7 +6,6 @@ use std::fmt;
 
 use berth_model::IpFamily;
 use berth_proxy_core::iptables::Plan;
-use berth_proxy_core::iptables::names::{Fixed, Table};
 
 use crate::Error;
 use crate::program::Program;
@@ -100,13 +99,12 @@ impl Programs {
         Ok(())
     }
 
-    /// Whether a chain is there. It is for telling that something is wrong: any failure to find it is a no.
+    /// Whether they write the tables of nf_tables, and not those of ip_tables: since 1.8 they say so themselves.
     ///
     /// # Errors
-    /// The program cannot be started.
-    pub async fn has_chain(&self, table: Table, chain: Fixed) -> Result<bool, Error> {
-        let arguments = [WAIT, "-t", table.as_str(), "-S", chain.as_str()];
-        let output = self.list.output(&arguments, "").await?;
-        Ok(output.status.success())
+    /// The program cannot be run.
+    pub(super) async fn are_of_nf_tables(&self) -> Result<bool, Error> {
+        let said = self.list.run(&["--version"], "").await?;
+        Ok(said.contains("nf_tables"))
     }
 }

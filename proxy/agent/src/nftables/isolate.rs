@@ -11,9 +11,7 @@ use berth_proxy_core::nft::{Installed, Plan, Scope, Wishes, diff};
 use super::Nftables;
 use crate::Error;
 use crate::apply::Observed;
-
-/// How long a Service that was refused is left alone: what the kernel does not take now, it will hardly take in a moment.
-pub(super) const REFUSED_FOR: Duration = Duration::from_secs(30);
+use crate::backend::REFUSED_FOR;
 
 /// What the kernel would not take.
 #[derive(Clone, Debug)]
@@ -94,6 +92,7 @@ impl Nftables {
                 layout, installed, ..
             } => {
                 table.layout = layout;
+                table.shape = None;
                 table.installed = Some(*installed);
             }
             Observed::Absent | Observed::Foreign { .. } => return Err(refusal),

@@ -84,7 +84,67 @@ fn pods_are_told_by_cluster_or_node_cidr() {
         cluster_cidr: Some(vec!["10.244.0.0/16".parse().unwrap()]),
         ..SharedArgs::default()
     };
-    assert_eq!(Options::new(both, None, "host"), Err(OptionsError::TwoDetectors));
+    let refused = Options::new(both, None, "host").unwrap_err().to_string();
+    assert!(
+        refused.contains("--cluster-cidr") && refused.contains("NodeCIDR"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn pods_are_told_by_a_bridge_or_by_how_interfaces_names_begin() {
+    let mk_args = |mode, bridge: Option<&str>, prefix: Option<&str>| SharedArgs {
+        detect_local_mode: mode,
+        pod_bridge_interface: bridge.map(|text| pod_bridge(text).unwrap()),
+        pod_interface_name_prefix: prefix.map(|text| pod_interface_prefix(text).unwrap()),
+        ..SharedArgs::default()
+    };
+    let (bridge, prefix) = (
+        Some(DetectLocalMode::BridgeInterface),
+        Some(DetectLocalMode::InterfaceNamePrefix),
+    );
+    let links = |args| {
+        let node = facts(&[], &["10.244.1.0/24"]);
+        let settings = options(args).settings(Some(&node), &BTreeSet::new());
+        assert_eq!(settings.cluster_cidrs, []);
+        settings.pod_links.map(|links| links.to_string())
+    };
+    assert_eq!(
+        links(mk_args(bridge, Some("cni0"), None)).as_deref(),
+        Some("cni0")
+    );
+    assert_eq!(
+        links(mk_args(prefix, None, Some("veth"))).as_deref(),
+        Some("veth*")
+    );
+    assert_eq!(links(mk_args(None, None, None)), None);
+    for (args, parts) in [
+        (
+            mk_args(bridge, None, None),
+            ["--pod-bridge-interface", "missing", "BridgeInterface"],
+        ),
+        (
+            mk_args(prefix, None, None),
+            ["--pod-interface-name-prefix", "missing", "InterfaceNamePrefix"],
+        ),
+        (
+            mk_args(None, Some("cni0"), None),
+            ["--pod-bridge-interface", "BridgeInterface", "ClusterCIDR"],
+        ),
+        (
+            mk_args(bridge, Some("cni0"), Some("veth")),
+            [
+                "--pod-interface-name-prefix",
+                "InterfaceNamePrefix",
+                "BridgeInterface",
+            ],
+        ),
+    ] {
+        let refused = Options::new(args, None, "host").unwrap_err().to_string();
+        for part in parts {
+            assert!(refused.contains(part), "{refused:?} lacks {part:?}");
+        }
+    }
 }
 
 #[test]
@@ -166,7 +226,13 @@ fn bad_values_say_what_would_be_good() {
             .iter()
             .all(|mode| mode.to_string().parse() == Ok(*mode))
     );
-    says("BridgeInterface".parse::<DetectLocalMode>().map(drop), "NodeCIDR");
+    says("Bridge".parse::<DetectLocalMode>().map(drop), "BridgeInterface");
+    says(pod_bridge("").map(drop), "cni0");
+    says(pod_interface_prefix("").map(drop), "veth");
+    says(pod_interface_prefix("veth*").map(drop), "'*'");
+    for mode in [DetectLocalMode::NodeCidr, DetectLocalMode::InterfaceNamePrefix] {
+        assert_eq!(mode.to_string().parse(), Ok(mode));
+    }
     says("10.0.0.1".parse::<NodePortAddress>().map(drop), "192.0.2.0/24");
     says(proxy_name("a b").map(drop), "label");
     assert_eq!(healthz_address(""), Ok(BindTo::Nowhere));

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use berth_proxy_core::Links;
 use ipnet::IpNet;
 
 use super::{HEALTHZ_PORT, METRICS_PORT};
@@ -69,6 +70,23 @@ pub(crate) fn pod_cidr(text: &str) -> Result<IpNet, ValueError> {
     })
 }
 
+/// Reads `--pod-bridge-interface`.
+///
+/// # Errors
+/// No interface can have that name.
+pub(crate) fn pod_bridge(text: &str) -> Result<Links, ValueError> {
+    Links::named(text).map_err(|error| ValueError(format!("{text:?} is no interface's name: {error}")))
+}
+
+/// Reads `--pod-interface-name-prefix`.
+///
+/// # Errors
+/// No interface's name can begin so.
+pub(crate) fn pod_interface_prefix(text: &str) -> Result<Links, ValueError> {
+    Links::beginning(text)
+        .map_err(|error| ValueError(format!("{text:?} is no beginning of interfaces' names: {error}")))
+}
+
 /// How a Pod's traffic is told from others'.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DetectLocalMode {
@@ -77,6 +95,21 @@ pub enum DetectLocalMode {
     ClusterCidr,
     /// By `spec.podCIDRs` of the own Node.
     NodeCidr,
+    /// By the bridge that Pods hang on, `--pod-bridge-interface`.
+    BridgeInterface,
+    /// By how the names of Pods' interfaces begin, `--pod-interface-name-prefix`.
+    InterfaceNamePrefix,
+}
+
+impl fmt::Display for DetectLocalMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClusterCidr => "ClusterCIDR",
+            Self::NodeCidr => "NodeCIDR",
+            Self::BridgeInterface => "BridgeInterface",
+            Self::InterfaceNamePrefix => "InterfaceNamePrefix",
+        })
+    }
 }
 
 impl FromStr for DetectLocalMode {
@@ -86,11 +119,10 @@ impl FromStr for DetectLocalMode {
         match text {
             "" | "ClusterCIDR" => Ok(Self::ClusterCidr),
             "NodeCIDR" => Ok(Self::NodeCidr),
-            "BridgeInterface" | "InterfaceNamePrefix" => Err(ValueError(format!(
-                "mode {text} is not supported: Pods are told by their addresses; write ClusterCIDR or NodeCIDR"
-            ))),
+            "BridgeInterface" => Ok(Self::BridgeInterface),
+            "InterfaceNamePrefix" => Ok(Self::InterfaceNamePrefix),
             _ => Err(ValueError(format!(
-                "{text:?} is no mode; write ClusterCIDR or NodeCIDR"
+                "{text:?} is no mode; write ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix"
             ))),
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The sockets that relays listen on, each with its task.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -54,8 +54,8 @@ pub(super) struct Relays {
     open: BTreeMap<Socket, Open>,
     /// The port of the range that was taken last.
     last: Option<Port>,
-    /// Those that could not be opened, and of which that was said.
-    failing: BTreeSet<Relay>,
+    /// Those that could not be opened, and why.
+    failing: BTreeMap<Relay, String>,
 }
 
 impl Relays {
@@ -68,7 +68,7 @@ impl Relays {
             runtime,
             open: BTreeMap::new(),
             last: None,
-            failing: BTreeSet::new(),
+            failing: BTreeMap::new(),
         }
     }
 
@@ -172,24 +172,27 @@ impl Relays {
         Err(io::ErrorKind::AddrInUse.into())
     }
 
-    /// Forgets what was said of relays that nobody wants any more.
+    /// Forgets relays that could not be opened and that nobody wants any more.
     pub(super) fn forget_failing(&mut self, is_wanted: impl Fn(&Relay) -> bool) {
-        self.failing.retain(is_wanted);
+        self.failing.retain(|relay, _| is_wanted(relay));
+    }
+
+    /// Those that could not be opened, and why.
+    pub(super) fn failing(&self) -> impl Iterator<Item = (&Relay, &str)> {
+        self.failing.iter().map(|(relay, why)| (relay, why.as_str()))
     }
 
     /// Notes that a relay could not be opened.
     pub(super) fn not_opened(&mut self, relay: &Relay, error: &io::Error) {
         self.common.count(Refusal::NotOpened);
-        if !self.failing.insert(relay.clone()) {
-            return;
-        }
         let hint = match (error.kind(), self.ports) {
             (io::ErrorKind::AddrInUse, PortRange::Within { .. }) => {
                 "no port of --proxy-port-range is free; widen it, or leave it out"
             }
             _ => "tried again soon",
         };
-        tracing::warn!(%relay, %error, reason = Refusal::NotOpened.as_str(), hint, "relay not opened; its Service refuses");
+        let why = format!("{}: relay for {relay}: {error}; {hint}", Refusal::NotOpened);
+        self.failing.insert(relay.clone(), why);
     }
 }
 

@@ -5,8 +5,13 @@
 
 mod affinity;
 mod cluster;
+mod counting;
+mod detectors;
+mod links;
 mod packets;
 mod policies;
+mod recovery;
 mod refused;
 mod structure;
 mod traffic;
+mod unallocated;

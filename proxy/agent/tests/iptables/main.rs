@@ -6,9 +6,14 @@
 #[path = "../backend/cluster.rs"]
 #[expect(dead_code, reason = "some of it is about nftables")]
 mod cluster;
+mod detectors;
 mod ground;
+#[path = "../backend/links.rs"]
+mod links;
 mod packets;
 mod policies;
+mod recovery;
+mod refused;
 mod structure;
 mod takeover;
 #[path = "../backend/traffic.rs"]

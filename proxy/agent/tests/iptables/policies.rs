@@ -49,6 +49,8 @@ fn policy_local_keeps_the_source_address_from_outside_and_is_short_cut_inside() 
                 let here = endpoints_on(1, "node-1", conditions);
                 local(&mut cluster, [here, there.clone()].concat());
                 cluster.sync(&mut syncer).await?;
+                // A client that takes a port again would stay where the flow from that port was: its endpoint still serves.
+                host.output("conntrack", &["-F"])?;
                 for (index, vip) in ips(VIPS).into_iter().enumerate() {
                     let at_node = ips(HOST)[index];
                     for transport in TRANSPORTS {

@@ -15,7 +15,7 @@ use crate::ground::{VARIANTS, installed, mk_syncer, path, program, run, save};
 use crate::traffic::{HOST, OTHER_VIPS, VIPS, endpoints_on, ips};
 
 /// Every kind of rule that there is.
-fn everything(cluster: &mut Cluster) {
+pub(crate) fn everything(cluster: &mut Cluster) {
     let ranges = ["203.0.113.0/25", "10.77.0.0/16", "2001:db8::/64", "fd00:77::/64"];
     cluster.set(1, Some(&[1, 2, 3])).edit(1, |service, _| {
         service.kind = ServiceKind::LoadBalancer;
@@ -286,4 +286,40 @@ fn a_missing_program_is_named_with_its_package() {
     ] {
         assert!(text.contains(part), "{text}");
     }
+}
+
+#[test]
+fn rules_are_counted_as_they_are_listed() {
+    in_sandbox_async!(async {
+        for variant in VARIANTS {
+            let mut cluster = Cluster::new();
+            everything(&mut cluster);
+            let mut syncer = mk_syncer(variant, &settings())?;
+            cluster.sync(&mut syncer).await?;
+            for step in 0..2 {
+                for (family, counts) in syncer.backend().counts() {
+                    let listed = save(variant, family)?;
+                    let listed = listed.lines().filter(|line| line.starts_with("-A KUBE-"));
+                    let counted: usize = counts.rules.values().sum();
+                    ensure!(
+                        listed.clone().count() == counted,
+                        "{variant} {family}: {counts:?}"
+                    );
+                    let last: usize = counts.last.values().sum();
+                    ensure!(
+                        if step == 0 {
+                            last == counted
+                        } else {
+                            (1..counted / 2).contains(&last)
+                        },
+                        "{variant} {family}: {counts:?}"
+                    );
+                    ensure!((counts.refused, counts.refused_changes) == (0, 0));
+                }
+                cluster.set(7, Some(&[1])).sync(&mut syncer).await?;
+            }
+            remove(&path(), Whose::Ours).await?;
+        }
+        anyhow::Ok(())
+    });
 }

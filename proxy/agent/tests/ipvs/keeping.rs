@@ -129,6 +129,16 @@ pub(crate) fn a_restart_writes_nothing_and_gives_weights_back() -> anyhow::Resul
     })
 }
 
+/// Whether one of some glances sees it: each looks at other destinations.
+async fn is_seen(syncer: &mut Syncer<Ipvs>) -> anyhow::Result<bool> {
+    for _ in 0..4 {
+        if syncer.glance().await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 pub(crate) fn what_somebody_else_takes_away_comes_back() -> anyhow::Result<()> {
     block_on(async {
         let node = mk_node()?;
@@ -142,11 +152,20 @@ pub(crate) fn what_somebody_else_takes_away_comes_back() -> anyhow::Result<()> {
             syncer.turn().await?.is_nothing(),
             "an audit of what is right has nothing written"
         );
+        for _ in 0..3 {
+            ensure!(!syncer.glance().await?, "nobody changed anything");
+        }
         let vip = cluster_ips(1)[0];
         let on_link = format!("{vip}/32");
         let server = format!("{vip}:{PORT}");
+        let endpoint = "10.244.0.1:8080";
         for (program, arguments) in [
             ("ip", vec!["addr", "del", &on_link, "dev", "kube-ipvs0"]),
+            ("ipvsadm", vec!["-d", "-t", &server, "-r", endpoint]),
+            (
+                "ipvsadm",
+                vec!["-e", "-t", &server, "-r", endpoint, "-m", "-w", "0"],
+            ),
             ("ip", vec!["link", "del", "kube-ipvs0"]),
             ("ipvsadm", vec!["-D", "-t", &server]),
             ("ipvsadm", vec!["-C"]),
@@ -155,7 +174,11 @@ pub(crate) fn what_somebody_else_takes_away_comes_back() -> anyhow::Result<()> {
             ("ipset", vec!["flush", "BERTH-MASQUERADE-FOREIGN"]),
         ] {
             text(&node, program, &arguments)?;
-            syncer.audit().await?;
+            if program == "ipset" {
+                syncer.audit().await?;
+            } else {
+                ensure!(is_seen(&mut syncer).await?, "{program} {arguments:?}: not seen");
+            }
             let done = syncer.turn().await?;
             ensure!(done != Done::default(), "{program} {arguments:?} was not seen");
             let answer = ask(&client, Transport::Tcp, (vip, PORT).into())??;

@@ -8,6 +8,7 @@
 mod cluster;
 mod keeping;
 mod policies;
+mod refused;
 mod sctp;
 mod traffic;
 mod world;
@@ -28,7 +29,7 @@ const PATIENCE_SECONDS: &str = "300";
 
 type Case = (&'static str, fn() -> anyhow::Result<()>);
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 16] = [
     (
         "traffic::spread",
         traffic::connections_are_spread_over_the_endpoints_of_every_frontend,
@@ -65,6 +66,10 @@ const CASES: [Case; 15] = [
     (
         "policies::flip",
         policies::a_policy_that_changes_is_followed_in_place,
+    ),
+    (
+        "refused",
+        refused::one_that_the_kernel_refuses_is_left_out_and_the_others_are_served,
     ),
     (
         "keeping::drain",

@@ -9,6 +9,7 @@ mod cluster;
 mod datagrams;
 mod ground;
 mod policies;
+mod refused;
 mod steering;
 mod streams;
 #[path = "../backend/traffic.rs"]

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
-use berth_model::{IpFamily, Protocol, SessionAffinity};
+use berth_model::{IpFamily, Protocol, ServiceKey, SessionAffinity};
 use berth_proxy_agent::backend::Backend;
 use berth_proxy_agent::userspace::{Refusal, Userspace};
 use berth_proxy_core::names::RELAY_TABLE;
@@ -305,6 +305,13 @@ fn relays_take_their_ports_from_the_range_and_a_service_without_one_refuses() {
         ensure!(taken == [30_003, 30_003], "{taken:?}");
         cluster.set(4, Some(&[1])).sync(&mut proxy).await?;
         ensure!(proxy.backend().refusals()[&Refusal::NotOpened] > 0);
+        let refused = proxy.refused();
+        ensure!(refused.keys().eq([&ServiceKey::new("shop", "s4")]), "{refused:?}");
+        let why = refused.values().next().context("a reason")?;
+        ensure!(
+            why.contains("--proxy-port-range") && why.contains("shop/s4"),
+            "{why}"
+        );
         for (served, refused) in cluster_ips(1).into_iter().zip(cluster_ips(4)) {
             ensure!(ask_from(&client, Transport::Tcp, (served, PORT).into())??.starts_with("1 "));
             let outcome = ask_from(&client, Transport::Tcp, (refused, PORT).into())?;
@@ -318,6 +325,7 @@ fn relays_take_their_ports_from_the_range_and_a_service_without_one_refuses() {
         for ip in cluster_ips(4) {
             ensure!(ask_from(&client, Transport::Tcp, (ip, PORT).into())??.starts_with("1 "));
         }
+        ensure!(proxy.refused().is_empty(), "{:?}", proxy.refused());
         anyhow::Ok(())
     });
 }
@@ -357,8 +365,9 @@ fn the_table_lists_and_loads_and_is_kept_and_goes() {
         proxy.audit().await?;
         ensure!(proxy.turn().await?.is_nothing());
         nft(&["flush", "ruleset"], "")?;
-        proxy.audit().await?;
+        ensure!(proxy.glance().await?);
         ensure!(proxy.turn().await?.rebuilt == 2);
+        ensure!(!proxy.glance().await?);
         for ip in cluster_ips(1) {
             ensure!(ask_from(&client, Transport::Tcp, (ip, PORT).into())??.starts_with("1 "));
         }

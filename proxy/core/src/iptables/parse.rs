@@ -9,8 +9,8 @@ use berth_model::{IpFamily, Protocol};
 use ipnet::IpNet;
 
 use super::names::{Builtin, ChainName, Table, protocol};
-use super::rule::{Action, Marked, Recent, Rule, States, Within, probability};
-use crate::Target;
+use super::rule::{Action, By, Marked, Recent, Rule, States, Within, probability};
+use crate::{Links, Target};
 
 /// One of our jumps in a chain that is everybody's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +148,7 @@ impl<'a, I: Iterator<Item = &'a str>> Reader<'a, I> {
             "!" => self.negated()?,
             "-s" => self.rule.source = Some(Within::net(self.net()?)),
             "-d" => self.rule.destination = Some(Within::net(self.net()?)),
+            "-i" => self.rule.by = Some(self.by(false)?),
             "-p" => self.rule.protocol = Some(self.protocol()?),
             "-m" => self.module()?,
             "--comment" => self.rule.comment = Some(self.words.next()?.into()),
@@ -175,6 +176,7 @@ impl<'a, I: Iterator<Item = &'a str>> Reader<'a, I> {
         match self.words.next()? {
             "-s" => self.rule.source = Some(Within::outside(self.net()?)),
             "-d" => self.rule.destination = Some(Within::outside(self.net()?)),
+            "-i" => self.rule.by = Some(self.by(true)?),
             "--mark" => self.rule.marked = Some(Marked::Without(self.bit()?)),
             _ => return None,
         }
@@ -185,6 +187,18 @@ impl<'a, I: Iterator<Item = &'a str>> Reader<'a, I> {
         let word = self.words.next()?;
         let net = word.parse::<IpNet>().ok();
         net.or_else(|| word.parse::<IpAddr>().ok().map(IpNet::from))
+    }
+
+    fn by(&mut self, not: bool) -> Option<By> {
+        let word = self.words.next()?;
+        let links = match word.strip_suffix('+') {
+            Some(prefix) => Links::beginning(prefix),
+            None => Links::named(word),
+        };
+        Some(By {
+            links: links.ok()?,
+            not,
+        })
     }
 
     fn protocol(&mut self) -> Option<Protocol> {
@@ -351,6 +365,11 @@ mod tests {
                 "-m recent --rcheck --seconds 5 --reap --name KUBE-SEP-SXIVWICOYRO3J4NJ -j RETURN",
                 "-m recent --rcheck --seconds 5 --reap --name KUBE-SEP-SXIVWICOYRO3J4NJ --mask 255.255.255.255 --rsource -j RETURN",
             ),
+            ("! -i veth+ -j KUBE-MARK-MASQ", "! -i veth+ -j KUBE-MARK-MASQ"),
+            (
+                "-i cni0 -p tcp -j KUBE-MARK-MASQ",
+                "-i cni0 -p 6 -j KUBE-MARK-MASQ",
+            ),
             ("-j MARK --or-mark 0x4000", "-j MARK --set-xmark 0x4000/0x4000"),
             ("-j MARK --xor-mark 0x4000", "-j MARK --set-xmark 0x4000/0x0"),
             (
@@ -381,7 +400,8 @@ mod tests {
     fn rules_of_others_are_not_taken_for_ours() {
         for foreign in [
             "-j DOCKER",
-            "-i eth0 -j RETURN",
+            "-o eth0 -j RETURN",
+            "-i + -j RETURN",
             "-m statistic --mode nth --every 2 --packet 0 -j RETURN",
             "-j REJECT --reject-with tcp-reset",
             "-j MASQUERADE",
@@ -397,7 +417,7 @@ mod tests {
     fn chains_of_others_are_passed_over_but_for_what_they_refer_to() {
         let listed = "*nat\n:PREROUTING ACCEPT [1:2]\n:KUBE-SERVICES - [0:0]\n:DOCKER - [0:0]\n\
                       -A PREROUTING -j DOCKER\n-A PREROUTING -m whatever -j KUBE-SERVICES\n\
-                      -A DOCKER -g KUBE-MARK-MASQ\n-A KUBE-SERVICES -i eth0 -j DROP\nCOMMIT\n\
+                      -A DOCKER -g KUBE-MARK-MASQ\n-A KUBE-SERVICES -o eth0 -j DROP\nCOMMIT\n\
                       *raw\n:KUBE-SERVICES - [0:0]\nCOMMIT\n";
         let tables = read(IpFamily::V4, listed);
         let nat = tables.get(&Table::Nat).unwrap();

@@ -130,6 +130,17 @@ impl Plan {
         self.blocks.is_empty()
     }
 
+    /// How many rules it writes to a table, the jumps in everybody's chains left out.
+    pub fn rules(&self, table: Table) -> usize {
+        let blocks = self.blocks.iter().filter(|block| block.table == table);
+        let commands = blocks.flat_map(|block| &block.commands);
+        let written = commands.filter(|command| match command {
+            Command::Append(chain, _) | Command::Insert(chain, _) => chain.is_ours(),
+            Command::Delete(..) | Command::DeleteText(..) | Command::Remove(_) => false,
+        });
+        written.count()
+    }
+
     /// How many lines it has, those that frame tables left out.
     pub fn lines(&self) -> usize {
         let lines = |block: &Block| block.resets.len() + block.commands.len();

@@ -155,16 +155,13 @@ impl Writer<'_> {
     }
 
     fn mark_internal(&self, masquerade: Masquerade) -> Option<Rule> {
-        let mut pods = self.intent.settings().pod_cidrs(self.family);
+        let mut pods = self.intent.settings().pod_sources(self.family);
         match masquerade {
             Masquerade::Never | Masquerade::Host => None,
             Masquerade::Always => Some(Rule::jump(Fixed::MarkMasq)),
             Masquerade::NotPods => match (pods.next(), pods.next()) {
                 (None, _) => None,
-                (Some(net), None) => Some(Rule {
-                    source: Some(Within::outside(net.trunc())),
-                    ..Rule::jump(Fixed::MarkMasq)
-                }),
+                (Some(pods), None) => Some(Rule::jump(Fixed::MarkMasq).of_pods(pods, true)),
                 (Some(_), Some(_)) => Some(Rule::jump(Fixed::MarkOutside)),
             },
         }
@@ -272,11 +269,8 @@ impl Writer<'_> {
             rules.push(any);
             return rules;
         };
-        for net in self.intent.settings().pod_cidrs(self.family) {
-            rules.push(Rule {
-                source: Some(Within::net(net.trunc())),
-                ..any.clone().about(&about("pod traffic"))
-            });
+        for pods in self.intent.settings().pod_sources(self.family) {
+            rules.push(any.clone().about(&about("pod traffic")).of_pods(pods, false));
         }
         rules.push(Rule {
             from_here: true,

@@ -9,7 +9,7 @@ use berth_model::{IpFamily, Port, Protocol};
 use ipnet::IpNet;
 
 use super::names::{ChainName, protocol};
-use crate::Target;
+use crate::{LinkName, Links, PodSource, Target};
 
 /// An address match, possibly negated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +29,32 @@ impl Within {
     /// Not in this network.
     pub fn outside(net: IpNet) -> Self {
         Self { net, not: true }
+    }
+}
+
+/// A match of the interface that packets come in by, possibly negated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct By {
+    /// These interfaces.
+    pub links: Links,
+    /// Whether it must be another one, or none: a packet of this host.
+    pub not: bool,
+}
+
+impl By {
+    /// Whether a packet that came in by this interface matches.
+    pub fn matches(&self, link: Option<&LinkName>) -> bool {
+        link.is_some_and(|link| self.links.has(link)) != self.not
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let not = if self.not { "! " } else { "" };
+        match self.links {
+            Links::Named(name) => write!(f, "{not}-i {name}"),
+            Links::Beginning(prefix) => write!(f, "{not}-i {prefix}+"),
+        }
     }
 }
 
@@ -107,6 +133,8 @@ pub struct Rule {
     pub source: Option<Within>,
     /// The destination address.
     pub destination: Option<Within>,
+    /// The interface that it came in by.
+    pub by: Option<By>,
     /// The transport protocol.
     pub protocol: Option<Protocol>,
     /// The destination port; only with a protocol.
@@ -135,6 +163,7 @@ impl Rule {
         Self {
             source: None,
             destination: None,
+            by: None,
             protocol: None,
             port: None,
             from_here: false,
@@ -151,6 +180,21 @@ impl Rule {
     /// A jump that matches everything.
     pub fn jump(chain: impl Into<ChainName>) -> Self {
         Self::new(Action::Jump(chain.into()))
+    }
+
+    /// The same rule for packets of Pods that this tells, or for all others.
+    #[must_use]
+    pub fn of_pods(self, pods: PodSource, not: bool) -> Self {
+        match pods {
+            PodSource::Net(net) => Self {
+                source: Some(Within { net, not }),
+                ..self
+            },
+            PodSource::Links(links) => Self {
+                by: Some(By { links, not }),
+                ..self
+            },
+        }
     }
 
     /// With a comment. The kernel keeps 255 bytes (XT_MAX_COMMENT_LEN in Linux's xt_comment.h, less the closing zero).
@@ -199,6 +243,9 @@ impl Rule {
         }
         if let Some(destination) = &self.destination {
             write!(f, "{}", Address("-d", destination))?;
+        }
+        if let Some(by) = &self.by {
+            write!(f, " {by}")?;
         }
         if let Some(known) = self.protocol {
             write!(f, " -p {}", protocol(known))?;
@@ -309,6 +356,21 @@ mod tests {
             " ! -s 10.244.0.0/16 -d 10.96.0.1/32 -p tcp -m comment --comment \"shop/web:http cluster IP\" \
              -m tcp --dport 80 -j MARK --set-xmark 0x4000/0x4000"
         );
+    }
+
+    #[test]
+    fn what_pods_come_by_reads_as_iptables_save_writes_it() {
+        let of_pods = |pods, not| {
+            Rule::jump(super::super::names::Fixed::MarkMasq)
+                .of_pods(pods, not)
+                .to_string()
+        };
+        let bridge = PodSource::Links(Links::named("cni0").unwrap());
+        let prefix = PodSource::Links(Links::beginning("veth").unwrap());
+        assert_eq!(of_pods(bridge, true), " ! -i cni0 -j KUBE-MARK-MASQ");
+        assert_eq!(of_pods(prefix, false), " -i veth+ -j KUBE-MARK-MASQ");
+        let net = PodSource::Net("10.244.0.0/16".parse().unwrap());
+        assert_eq!(of_pods(net, true), " ! -s 10.244.0.0/16 -j KUBE-MARK-MASQ");
     }
 
     #[test]

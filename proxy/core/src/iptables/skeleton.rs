@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::names::{Builtin, ChainName, Fixed, Table};
 use super::rule::{Action, Marked, Rule, States, Within};
-use crate::Settings;
+use crate::{PodSource, Settings};
 
 /// What the operator and the machine say beyond [`Settings`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Skeleton {
         );
         let mark = vec![Rule::new(Action::Mark(settings.mark))];
         chains.insert((Table::Nat, Fixed::MarkMasq.into()), mark);
-        let pods: Vec<IpNet> = settings.pod_cidrs(family).copied().collect();
+        let pods: Vec<PodSource> = settings.pod_sources(family).collect();
         if pods.len() > 1 {
             chains.insert((Table::Nat, Fixed::MarkOutside.into()), mark_outside(&pods));
         }
@@ -134,11 +134,10 @@ fn postrouting(bit: u32) -> Vec<Rule> {
     ]
 }
 
-fn mark_outside(pods: &[IpNet]) -> Vec<Rule> {
-    let inside = pods.iter().map(|net| Rule {
-        source: Some(Within::net(*net)),
-        ..Rule::new(Action::Return)
-    });
+fn mark_outside(pods: &[PodSource]) -> Vec<Rule> {
+    let inside = pods
+        .iter()
+        .map(|pods| Rule::new(Action::Return).of_pods(*pods, false));
     inside.chain([Rule::jump(Fixed::MarkMasq)]).collect()
 }
 

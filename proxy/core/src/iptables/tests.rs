@@ -195,9 +195,16 @@ proptest! {
                 continue;
             }
             let deviation = Deviation::between(&wanted, &walked);
-            let unknown = intent.is_cluster_ip(packet.destination) && intent.get(&packet.vip()).is_none();
+            let unclaimed = intent.get(&packet.vip()).is_none();
+            let cluster_ip = intent.is_cluster_ip(packet.destination);
+            let mut given = settings.service_cidrs.iter().flatten();
+            let given = given.any(|net| net.contains(&packet.destination));
             prop_assert!(
-                deviation == Some(Deviation::UnknownPort) && unknown,
+                match deviation {
+                    Some(Deviation::UnknownPort) => cluster_ip && unclaimed,
+                    Some(Deviation::Unallocated) => given && !cluster_ip && unclaimed,
+                    None => false,
+                },
                 "{:?}: {:?} instead of {:?}\n{}\n{}", packet, walked, wanted, intent, text
             );
         }

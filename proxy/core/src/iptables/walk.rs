@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Walks a packet through rules as they were read: what the kernel would do, without a kernel.
 //!
-//! The one deviation from [`crate::oracle`] is [`Deviation`]. Beyond what packets of the oracle show, iptables mode
+//! The deviations from [`crate::oracle`] are [`Deviation`]. Beyond what packets of the oracle show, iptables mode
 //! differs from nftables mode in what `proxy/README.md` lists.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,23 +22,35 @@ pub enum Deviation {
     /// A ClusterIP refuses nothing on ports that are no Service port's: the packet goes where routing sends it. kube-proxy
     /// has the same; a rule for it would have to know all ports of the address.
     UnknownPort,
+    /// An address among the ServiceCIDRs that no Service has drops nothing: the packet goes where routing sends it.
+    /// kube-proxy has the same.
+    Unallocated,
 }
 
 impl Deviation {
     /// All of them.
-    pub const ALL: [Deviation; 1] = [Self::UnknownPort];
+    pub const ALL: [Deviation; 2] = [Self::UnknownPort, Self::Unallocated];
 
     /// Stable name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::UnknownPort => "UnknownPort",
+            Self::Unallocated => "Unallocated",
         }
     }
 
     /// Which deviation makes this of what was wanted, if one does.
     pub fn between(wanted: &BTreeSet<Verdict>, walked: &BTreeSet<Verdict>) -> Option<Self> {
         let only = |verdicts: &BTreeSet<Verdict>, verdict| verdicts.len() == 1 && verdicts.contains(&verdict);
-        (only(wanted, Verdict::Rejected) && only(walked, Verdict::Untouched)).then_some(Self::UnknownPort)
+        if !only(walked, Verdict::Untouched) {
+            return None;
+        }
+        let of = [
+            (Verdict::Rejected, Self::UnknownPort),
+            (Verdict::Dropped, Self::Unallocated),
+        ];
+        let found = of.into_iter().find(|(verdict, _)| only(wanted, *verdict));
+        found.map(|(_, deviation)| deviation)
     }
 }
 
@@ -231,6 +243,7 @@ impl Walker<'_> {
         let to_this_node = self.translated.is_none() && self.packet.to_this_node;
         within(&rule.source, &self.packet.source)
             && within(&rule.destination, &destination)
+            && rule.by.is_none_or(|by| by.matches(self.packet.link.as_ref()))
             && rule.protocol.is_none_or(|wanted| wanted == self.packet.protocol)
             && rule.port.is_none_or(|wanted| wanted == port)
             && (!rule.from_here || self.packet.from_this_node)

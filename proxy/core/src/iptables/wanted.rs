@@ -6,9 +6,12 @@
 //! come or go: at any number of Services it is as large as what changed. (kube-proxy writes all shared chains every
 //! time.) Rules of frontends exclude each other, so that it does not matter where among them one is added.
 
+mod counts;
+mod left_out;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{IpFamily, Protocol, ServicePortName};
+use berth_model::{IpFamily, Protocol, ServiceKey, ServicePortName};
 
 use super::installed::{Content, Installed, Place, place};
 use super::names::{Builtin, ChainName, Fixed, Table};
@@ -17,6 +20,7 @@ use super::port::{Line, PortRules, render};
 use super::rule::{Action, Rule, fingerprint};
 use super::skeleton::{Choices, DISPATCH, Skeleton};
 use crate::{Frontend, Intent, Outcome, Touched};
+use left_out::LeftOut;
 
 /// Up to how many rules are deleted from a shared chain one by one. For each the whole chain is compared; with more it is
 /// cheaper to write it anew.
@@ -27,6 +31,8 @@ struct Port {
     frontends: BTreeSet<Frontend>,
     chains: BTreeMap<ChainName, u64>,
     lines: BTreeSet<Line>,
+    /// In its own chains.
+    rules: usize,
     endpoints: usize,
 }
 
@@ -41,6 +47,7 @@ pub struct Wanted {
     owners: BTreeMap<Frontend, ServicePortName>,
     ports: BTreeMap<ServicePortName, Port>,
     health: BTreeSet<Line>,
+    left_out: LeftOut,
 }
 
 /// What changed in the shared chains.
@@ -53,6 +60,18 @@ struct Lines {
 impl Wanted {
     /// What this intent wants, and what to write where `installed` is.
     pub fn full(family: IpFamily, intent: &Intent, choices: Choices, installed: &Installed) -> (Self, Plan) {
+        Self::without(family, intent, choices, installed, &BTreeSet::new())
+    }
+
+    /// The same but for some Services, of which stays what is there. Updates must not touch them: to take them in again
+    /// takes a look at what is installed.
+    pub fn without(
+        family: IpFamily,
+        intent: &Intent,
+        choices: Choices,
+        installed: &Installed,
+        out: &BTreeSet<ServiceKey>,
+    ) -> (Self, Plan) {
         let mut wanted = Self {
             family,
             skeleton: Skeleton::new(family, intent.settings(), choices),
@@ -62,9 +81,10 @@ impl Wanted {
             owners: BTreeMap::new(),
             ports: BTreeMap::new(),
             health: health(intent, family),
+            left_out: LeftOut::find(family, intent, installed, out),
         };
         for (frontend, found) in intent.frontends() {
-            if frontend.family() == family {
+            if frontend.family() == family && !out.contains(&found.owner.service) {
                 let port = wanted.ports.entry(found.owner.clone()).or_default();
                 port.frontends.insert(*frontend);
                 wanted.owners.insert(*frontend, found.owner.clone());
@@ -82,24 +102,6 @@ impl Wanted {
     /// The family.
     pub fn family(&self) -> IpFamily {
         self.family
-    }
-
-    /// Chains of Service ports, and rules in shared chains.
-    pub fn len(&self) -> usize {
-        self.ports
-            .values()
-            .map(|port| port.chains.len() + port.lines.len())
-            .sum()
-    }
-
-    /// Whether the rules are short, as in a large cluster.
-    pub fn is_short(&self) -> bool {
-        self.short
-    }
-
-    /// Whether there is no Service.
-    pub fn is_empty(&self) -> bool {
-        self.ports.is_empty()
     }
 
     fn write_all(&mut self, intent: &Intent, installed: &Installed) -> Plan {
@@ -205,7 +207,9 @@ impl Wanted {
         of_ports
             .chain(&self.health)
             .filter(|line| (line.table, ChainName::Fixed(line.chain)) == (table, chain))
-            .map(|line| line.rule.clone())
+            .map(|line| &line.rule)
+            .chain(self.left_out.lines(table, chain))
+            .cloned()
             .collect()
     }
 
@@ -247,7 +251,7 @@ impl Wanted {
         let there = installed.chains.keys().filter(|(of, _)| *of == table);
         let wanted = |chain: &ChainName| {
             let of_port = table == Table::Nat && of_ports.contains(chain);
-            of_port || self.skeleton.chains.contains_key(&(table, *chain))
+            of_port || self.skeleton.chains.contains_key(&(table, *chain)) || self.left_out.holds(*chain)
         };
         there
             .map(|(_, chain)| *chain)
@@ -368,6 +372,7 @@ impl Port {
         lines: &mut Lines,
     ) {
         self.chains.clear();
+        self.rules = rules.chains.values().map(Vec::len).sum();
         for (chain, rules) in rules.chains {
             let print = fingerprint(&rules);
             self.chains.insert(chain, print);

@@ -25,21 +25,25 @@ pub enum Deviation {
     /// With session affinity a client stays with its endpoint per address and port that it talks to, as the kernel keeps
     /// it, and not per Service port (so does kube-proxy's IPVS mode). Verdicts do not show it, either.
     AffinityPerSocket,
+    /// An address among the ServiceCIDRs that no Service has drops nothing: the packet goes where routing sends it, as in
+    /// kube-proxy's IPVS mode.
+    Unallocated,
 }
 
 impl Deviation {
     /// All of them.
-    pub const ALL: [Deviation; 4] = [
+    pub const ALL: [Deviation; 5] = [
         Self::UnknownPortRefused,
         Self::HostMasqueraded,
         Self::InsideAffinityWithoutTimeout,
         Self::AffinityPerSocket,
+        Self::Unallocated,
     ];
 
     /// Whether the set of verdicts on a packet shows it.
     pub fn shows(self) -> bool {
         match self {
-            Self::UnknownPortRefused | Self::HostMasqueraded => true,
+            Self::UnknownPortRefused | Self::HostMasqueraded | Self::Unallocated => true,
             Self::InsideAffinityWithoutTimeout | Self::AffinityPerSocket => false,
         }
     }
@@ -51,6 +55,7 @@ impl Deviation {
             Self::HostMasqueraded => "HostMasqueraded",
             Self::InsideAffinityWithoutTimeout => "InsideAffinityWithoutTimeout",
             Self::AffinityPerSocket => "AffinityPerSocket",
+            Self::Unallocated => "Unallocated",
         }
     }
 }
@@ -76,9 +81,12 @@ pub fn expected(
                 Frontend::NodePort { .. } => false,
             })
     };
-    if verdicts.contains(&Verdict::Untouched) {
+    let unallocated = is_unallocated(packet, intent);
+    if unallocated || verdicts.contains(&Verdict::Untouched) {
         return if is_bound() {
             ([Verdict::Rejected].into(), Some(Deviation::UnknownPortRefused))
+        } else if unallocated {
+            ([Verdict::Untouched].into(), Some(Deviation::Unallocated))
         } else {
             (verdicts, None)
         };
@@ -99,4 +107,13 @@ pub fn expected(
         .collect();
     let deviation = (masqueraded != verdicts).then_some(Deviation::HostMasqueraded);
     (masqueraded, deviation)
+}
+
+/// Whether the packet is for an address that ClusterIPs are given from, and for no frontend there.
+fn is_unallocated(packet: &Packet, intent: &Intent) -> bool {
+    let mut given = intent.settings().service_cidrs.iter().flatten();
+    let vip = intent.get(&packet.vip()).is_some();
+    !vip && !packet.to_this_node
+        && !intent.is_cluster_ip(packet.destination)
+        && given.any(|net| net.contains(&packet.destination))
 }

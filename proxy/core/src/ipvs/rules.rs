@@ -14,7 +14,8 @@ use berth_model::{IpFamily, Protocol};
 
 use super::names::{ChainName, FamilySet, SetName};
 use super::objects::MarkSpace;
-use crate::Settings;
+use crate::iptables::rule::By;
+use crate::{Links, Settings};
 
 /// iptables' tables that have chains of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +86,8 @@ pub enum Match {
     New(bool),
     /// What the set knows a packet by is in it, or is not.
     In(SetName, bool),
+    /// The packet came in by one of these interfaces, or did not. Listed first, as `iptables-save` does.
+    By(Links, bool),
     /// The source is an address of this host, or is not.
     FromHere(bool),
     /// The protocol.
@@ -150,9 +153,9 @@ pub fn chains(settings: &Settings) -> Vec<Chain> {
         chain(
             Table::Mangle,
             ChainName::NewConnections,
-            new_connections(space.masquerade()),
+            new_connections(space.masquerade(), settings.pod_links),
         ),
-        chain(Table::Mangle, ChainName::Inside, inside()),
+        chain(Table::Mangle, ChainName::Inside, inside(settings.pod_links)),
         chain(Table::Mangle, ChainName::Unmark, unmark(space)),
         chain(Table::Filter, ChainName::Unknown, unknown()),
         chain(
@@ -178,8 +181,12 @@ fn services() -> Vec<Rule> {
     ]
 }
 
-fn new_connections(mark: u32) -> Vec<Rule> {
+fn new_connections(mark: u32, pod_links: Option<Links>) -> Vec<Rule> {
     let foreign = Match::In(SetName::Pods, false);
+    let not_by = |matches: &[Match]| -> Vec<Match> {
+        let links = pod_links.map(|links| Match::By(links, false));
+        links.into_iter().chain(matches.iter().copied()).collect()
+    };
     vec![
         rule(
             &[
@@ -190,29 +197,27 @@ fn new_connections(mark: u32) -> Vec<Rule> {
         ),
         rule(&[Match::In(SetName::Drop, true)], Action::Drop),
         rule(
-            &[
+            &not_by(&[
                 Match::In(SetName::DropOutside, true),
                 foreign,
                 Match::FromHere(false),
-            ],
+            ]),
             Action::Drop,
         ),
         rule(&[Match::In(SetName::Masquerade, true)], Action::Mark(mark, mark)),
         rule(
-            &[Match::In(SetName::MasqueradeForeign, true), foreign],
+            &not_by(&[Match::In(SetName::MasqueradeForeign, true), foreign]),
             Action::Mark(mark, mark),
         ),
     ]
 }
 
-fn inside() -> Vec<Rule> {
-    vec![
-        rule(
-            &[Match::In(SetName::Pods, true)],
-            Action::MarkFrom(SetName::Inside),
-        ),
-        rule(&[Match::FromHere(true)], Action::MarkFrom(SetName::Inside)),
-    ]
+fn inside(pod_links: Option<Links>) -> Vec<Rule> {
+    let pods = Match::In(SetName::Pods, true);
+    let by_links = pod_links.map(|links| Match::By(links, true));
+    let told = [pods, Match::FromHere(true)].into_iter().chain(by_links);
+    told.map(|told| rule(&[told], Action::MarkFrom(SetName::Inside)))
+        .collect()
 }
 
 /// A packet that is encapsulated keeps its mark, and would be led to the server once more.
@@ -295,6 +300,7 @@ fn match_text(family: IpFamily, condition: Match) -> String {
             directions(set)
         ),
         Match::FromHere(holds) => format!("-m addrtype {}--src-type LOCAL", not(holds)),
+        Match::By(links, holds) => By { links, not: !holds }.to_string(),
         Match::Protocol(protocol) => format!("-p {}", protocol.as_str().to_lowercase()),
         Match::Marked(value, mask) => format!("-m mark --mark {value:#x}/{mask:#x}"),
     }

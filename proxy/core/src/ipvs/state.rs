@@ -142,6 +142,11 @@ impl Installed {
         self.sockets.get(socket)
     }
 
+    /// Which socket's second server each mark leads to.
+    pub fn steered(&self) -> impl Iterator<Item = ((IpFamily, u32), Socket)> {
+        self.steering.iter().map(|(mark, socket)| (*mark, *socket))
+    }
+
     /// All sockets.
     pub fn sockets(&self) -> impl Iterator<Item = (&Socket, &SocketState)> {
         self.sockets.iter()

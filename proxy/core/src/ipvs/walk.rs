@@ -151,6 +151,10 @@ impl<'a> Walker<'a> {
             Match::New(holds) => holds,
             Match::In(set, holds) => self.is_in(set) == holds,
             Match::FromHere(holds) => self.packet.from_this_node == holds,
+            Match::By(links, holds) => {
+                let came = self.packet.link.is_some_and(|link| links.has(&link));
+                came == holds
+            }
             Match::Protocol(protocol) => self.packet.protocol == protocol,
             Match::Marked(value, mask) => self.mark & mask == value,
         }

@@ -59,6 +59,7 @@ fn rank(change: &Change) -> u8 {
             SetName::AllowedSources => 1,
             SetName::Masquerade(_)
             | SetName::RangedVips
+            | SetName::ServiceCidrs
             | SetName::PodCidrs
             | SetName::NodePortIps
             | SetName::AffinityTimeout(_)

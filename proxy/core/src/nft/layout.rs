@@ -7,15 +7,18 @@ use std::collections::BTreeSet;
 use berth_model::IpFamily;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::objects::{Action, BaseChain, Chain, Hook, Match, Rule};
+use self::rules::{base, pick, reached_by, remember, rule, services, unallocated};
+use super::objects::{Action, Chain, Match, Rule};
 use super::plan::Plan;
 use super::slots::{EXACT, LADDER};
-use crate::Settings;
 use crate::hash::fnv1a;
 use crate::names::{
-    ChainName, Group, Kind, LAYOUT_PREFIX, List, MapName, NumberMap, RELAY_TABLE, SetName, TABLE,
-    UNREMEMBERED, UNTRANSLATED,
+    ChainName, Group, Kind, LAYOUT_PREFIX, List, NumberMap, RELAY_TABLE, SetName, TABLE, UNREMEMBERED,
+    UNTRANSLATED,
 };
+use crate::{Links, Settings};
+
+mod rules;
 
 /// Grows whenever the layout changes in a way its text does not show.
 const VERSION: u32 = 3;
@@ -29,17 +32,6 @@ const USUAL_AFFINITY: u32 = 10_800;
 /// Rules for exact counts come in steps: a count seen for the first time costs 0.4 ms at 1,000 Services
 /// and 47 ms at 50,000 (measured, behaviour/proxy-dns.md section 3), so it should be rare.
 pub const STEP: u32 = 64;
-
-/// Before destination translation (-100), after conntrack (-200), so that packets still carry the
-/// address the client used and are known to be new. Rejecting in prerouting needs Linux 5.9.
-const BEFORE_DNAT: i32 = -110;
-/// `NF_IP_PRI_NAT_DST`. nft 1.0.6 has no name for it on the output hook.
-const DNAT: i32 = -100;
-/// Right behind it, in the same hook: a packet has the address of its endpoint by now, and still its own source, and
-/// routing, which resets the priority of a packet that is forwarded (`ip_forward` in Linux), is yet to come.
-const AFTER_DNAT: i32 = -90;
-/// `NF_IP_PRI_NAT_SRC`.
-const SNAT: i32 = 100;
 
 /// What a table's translation leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +50,9 @@ pub struct Layout {
     purpose: Purpose,
     mark: u32,
     pod_cidrs: Vec<IpNet>,
+    pod_links: Option<Links>,
     node_port_ips: Vec<IpNet>,
+    service_cidrs: Option<Vec<IpNet>>,
     limit: u32,
     affinity_timeouts: BTreeSet<u32>,
 }
@@ -79,7 +73,12 @@ impl Layout {
             purpose: Purpose::Endpoints,
             mark: settings.mark,
             pod_cidrs: disjoint(settings.pod_cidrs(family).map(IpNet::trunc).collect()),
+            pod_links: settings.pod_links,
             node_port_ips: disjoint(node_port_ips),
+            service_cidrs: settings.service_cidrs.as_ref().map(|nets| {
+                let ours = nets.iter().filter(|net| IpFamily::of(net.addr()) == family);
+                disjoint(ours.map(IpNet::trunc).collect())
+            }),
             limit: STEP,
             affinity_timeouts: match family {
                 IpFamily::V4 => [USUAL_AFFINITY].into(),
@@ -165,12 +164,17 @@ impl Layout {
         count <= self.limit || self.ladder().contains(&count)
     }
 
-    /// The sets of networks with their elements, which are disjoint. They may be changed in place.
-    pub fn networks(&self) -> [(SetName, &[IpNet]); 2] {
-        [
+    /// The sets of networks with their elements, which are disjoint, as far as they are known. They may be changed in
+    /// place.
+    pub fn networks(&self) -> Vec<(SetName, &[IpNet])> {
+        let mut networks: Vec<(SetName, &[IpNet])> = vec![
             (SetName::PodCidrs, &self.pod_cidrs),
             (SetName::NodePortIps, &self.node_port_ips),
-        ]
+        ];
+        if let Some(nets) = &self.service_cidrs {
+            networks.push((SetName::ServiceCidrs, nets));
+        }
+        networks
     }
 
     /// Name of the empty chain that tells this layout from any other: same name, same structure but for the limit
@@ -298,7 +302,7 @@ impl Layout {
                 rule(&[Match::Marked(self.mark)], Action::Goto(ChainName::Masquerade)),
             ],
             ChainName::Masquerade => self.masquerade(),
-            ChainName::Refuse => refuse(),
+            ChainName::Refuse => self.refuse(),
             ChainName::Services => services(),
             ChainName::Serve(kind) => self.serve(kind),
             ChainName::ServeLocal(kind) => self.serve_local(Group::new(kind, List::Local)),
@@ -314,6 +318,13 @@ impl Layout {
                 rule(&[Match::Numbered], Action::CountUnremembered),
             ],
             ChainName::Remember => self.affinity_timeouts.iter().copied().map(remember).collect(),
+            ChainName::UnallocatedForward | ChainName::UnallocatedOutput => {
+                vec![rule(
+                    &[Match::NewConnection],
+                    Action::Jump(ChainName::Unallocated),
+                )]
+            }
+            ChainName::Unallocated => vec![unallocated()],
         }
     }
 
@@ -329,7 +340,7 @@ impl Layout {
     /// lookups straddle a change between the policies gets either list, and is masqueraded on its way to the main one.
     fn serve(&self, kind: Kind) -> Vec<Rule> {
         let mark = Action::Mark(self.mark);
-        let local = [Match::In(SetName::Local(kind)), Match::NotIn(SetName::PodCidrs)];
+        let local = [vec![Match::In(SetName::Local(kind))], self.not_from_pod()].concat();
         let from_outside = [&local[..], &[Match::ForeignSource]].concat();
         if self.purpose == Purpose::Relays {
             let mut rules = vec![rule(&from_outside, Action::Goto(ChainName::ServeLocal(kind)))];
@@ -343,11 +354,47 @@ impl Layout {
             rule(&local, mark),
             rule(&always, mark),
         ];
-        if kind == Kind::Vip && !self.pod_cidrs.is_empty() {
-            let not_from_pod = [Match::In(SetName::ClusterIps), Match::NotIn(SetName::PodCidrs)];
+        if kind == Kind::Vip && (!self.pod_cidrs.is_empty() || self.pod_links.is_some()) {
+            let not_from_pod = [vec![Match::In(SetName::ClusterIps)], self.not_from_pod()].concat();
             rules.push(rule(&not_from_pod, mark));
         }
         rules.extend(self.picks(Group::new(kind, List::Main)));
+        rules
+    }
+
+    /// The networks may be changed in place, so they are asked about even while there are none.
+    fn not_from_pod(&self) -> Vec<Match> {
+        let links = self.pod_links.map(Match::NotBy);
+        [Match::NotIn(SetName::PodCidrs)]
+            .into_iter()
+            .chain(links)
+            .collect()
+    }
+
+    /// Sources that are not let in are dropped before they could learn whether there are endpoints.
+    fn refuse(&self) -> Vec<Rule> {
+        let of_kind = |kind| {
+            let dropped = |list| reached_by(kind, SetName::Drop(Group::new(kind, list)));
+            let from_outside = [self.not_from_pod(), vec![Match::ForeignSource]].concat();
+            let local = [dropped(List::Local), from_outside].concat();
+            [
+                rule(&reached_by(kind, SetName::NoEndpoint(kind)), Action::Reject),
+                rule(&dropped(List::Main), Action::Drop),
+                rule(&local, Action::Drop),
+            ]
+        };
+        let not_let_in = [
+            Match::In(SetName::RangedVips),
+            Match::NotIn(SetName::AllowedSources),
+        ];
+        let unknown_port = [
+            Match::In(SetName::ClusterIps),
+            Match::NotIn(SetName::Frontends(Kind::Vip)),
+        ];
+        let mut rules = vec![rule(&not_let_in, Action::Drop)];
+        rules.extend(of_kind(Kind::Vip));
+        rules.push(rule(&unknown_port, Action::Reject));
+        rules.extend(of_kind(Kind::NodePort));
         rules
     }
 
@@ -397,97 +444,4 @@ fn disjoint(networks: Vec<IpNet>) -> Vec<IpNet> {
     let mut networks = IpNet::aggregate(&networks);
     networks.sort();
     networks
-}
-
-fn rule(matches: &[Match], action: Action) -> Rule {
-    Rule {
-        matches: matches.to_vec(),
-        action,
-    }
-}
-
-/// The route lookup comes last: it costs most.
-fn reached_by(kind: Kind, set: SetName) -> Vec<Match> {
-    match kind {
-        Kind::Vip => vec![Match::In(set)],
-        Kind::NodePort => vec![
-            Match::NotLoopback,
-            Match::In(set),
-            Match::In(SetName::NodePortIps),
-            Match::LocalDestination,
-        ],
-    }
-}
-
-/// Sources that are not let in are dropped before they could learn whether there are endpoints.
-fn refuse() -> Vec<Rule> {
-    let of_kind = |kind| {
-        let dropped = |list| reached_by(kind, SetName::Drop(Group::new(kind, list)));
-        let from_outside = [Match::NotIn(SetName::PodCidrs), Match::ForeignSource];
-        let local = [dropped(List::Local), from_outside.into()].concat();
-        [
-            rule(&reached_by(kind, SetName::NoEndpoint(kind)), Action::Reject),
-            rule(&dropped(List::Main), Action::Drop),
-            rule(&local, Action::Drop),
-        ]
-    };
-    let not_let_in = [
-        Match::In(SetName::RangedVips),
-        Match::NotIn(SetName::AllowedSources),
-    ];
-    let unknown_port = [
-        Match::In(SetName::ClusterIps),
-        Match::NotIn(SetName::Frontends(Kind::Vip)),
-    ];
-    let mut rules = vec![rule(&not_let_in, Action::Drop)];
-    rules.extend(of_kind(Kind::Vip));
-    rules.push(rule(&unknown_port, Action::Reject));
-    rules.extend(of_kind(Kind::NodePort));
-    rules
-}
-
-fn services() -> Vec<Rule> {
-    [Kind::Vip, Kind::NodePort]
-        .map(|kind| {
-            let reached = reached_by(kind, SetName::Frontends(kind));
-            rule(&reached, Action::Goto(ChainName::Serve(kind)))
-        })
-        .into()
-}
-
-fn pick(group: Group, count: u32) -> Rule {
-    Rule {
-        matches: vec![Match::In(SetName::Count(group, count))],
-        action: Action::Translate(MapName(group), count),
-    }
-}
-
-fn remember(seconds: u32) -> Rule {
-    rule(
-        &[Match::In(SetName::AffinityTimeout(seconds))],
-        Action::Remember(seconds),
-    )
-}
-
-fn base(chain: ChainName) -> Option<BaseChain> {
-    let (nat, hook, priority) = match chain {
-        ChainName::FilterPrerouting => (false, Hook::Prerouting, BEFORE_DNAT),
-        ChainName::FilterOutput => (false, Hook::Output, BEFORE_DNAT),
-        ChainName::NatPrerouting => (true, Hook::Prerouting, DNAT),
-        ChainName::NatOutput => (true, Hook::Output, DNAT),
-        ChainName::NatPostrouting => (true, Hook::Postrouting, SNAT),
-        ChainName::LearnPrerouting => (false, Hook::Prerouting, AFTER_DNAT),
-        ChainName::LearnOutput => (false, Hook::Output, AFTER_DNAT),
-        ChainName::Refuse
-        | ChainName::Services
-        | ChainName::Serve(_)
-        | ChainName::ServeLocal(_)
-        | ChainName::Pick(_)
-        | ChainName::PickMany(_)
-        | ChainName::Masquerade
-        | ChainName::Recall
-        | ChainName::Learn
-        | ChainName::Remember => return None,
-    };
-    Some(BaseChain { nat, hook, priority })
 }

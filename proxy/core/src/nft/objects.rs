@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::names::{ChainName, Group, Kind, List, MapName, NumberMap, SetName};
-use crate::{AffinityNumber, Frontend, Target};
+use crate::{AffinityNumber, Frontend, Links, Target};
 
 /// A part of a packet, as a set key holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,7 +64,7 @@ impl SetName {
             Self::Drop(group) | Self::Count(group, _) => group.kind.fields(),
             Self::RangedVips => &VIP_KEY,
             Self::AllowedSources => &SOURCE_KEY,
-            Self::ClusterIps | Self::NodePortIps => &[Field::DestinationIp],
+            Self::ClusterIps | Self::ServiceCidrs | Self::NodePortIps => &[Field::DestinationIp],
             Self::PodCidrs => &[Field::SourceIp],
             Self::Hairpin => &[Field::SourceIp, Field::DestinationIp],
             Self::AffinityTimeout(_) => &[Field::Number],
@@ -73,7 +73,10 @@ impl SetName {
 
     /// Whether its elements are networks, or have one in their key.
     pub fn is_interval(self) -> bool {
-        matches!(self, Self::PodCidrs | Self::NodePortIps | Self::AllowedSources)
+        matches!(
+            self,
+            Self::ServiceCidrs | Self::PodCidrs | Self::NodePortIps | Self::AllowedSources
+        )
     }
 
     /// Which list of a frontend its elements are about.
@@ -87,6 +90,7 @@ impl SetName {
             | Self::RangedVips
             | Self::AllowedSources
             | Self::ClusterIps
+            | Self::ServiceCidrs
             | Self::PodCidrs
             | Self::NodePortIps
             | Self::Hairpin
@@ -158,8 +162,12 @@ pub enum Match {
     NotLoopback,
     /// The source is not an address of this host.
     ForeignSource,
+    /// The destination is not an address of this host.
+    ForeignDestination,
     /// The packet carries the number of a list that remembers its clients.
     Numbered,
+    /// The packet did not come in by one of these interfaces.
+    NotBy(Links),
     /// The packet's fields are in the set.
     In(SetName),
     /// The packet's fields are not in the set.
@@ -215,6 +223,8 @@ pub enum Hook {
     Prerouting,
     /// Packets of this host.
     Output,
+    /// Packets on their way through this host, after routing.
+    Forward,
     /// Packets that leave, after routing.
     Postrouting,
 }

@@ -216,6 +216,7 @@ fn chain_text(family: IpFamily, chain: &Chain) -> String {
         let hook = match hook {
             Hook::Prerouting => "prerouting",
             Hook::Output => "output",
+            Hook::Forward => "forward",
             Hook::Postrouting => "postrouting",
         };
         let _ = writeln!(
@@ -293,6 +294,7 @@ fn match_text(family: IpFamily, condition: &Match) -> String {
         Match::Marked(bit) => format!("meta mark & {bit:#010x} == {bit:#010x}"),
         Match::LocalDestination => "fib daddr type local".to_owned(),
         Match::ForeignSource => "fib saddr type != local".to_owned(),
+        Match::ForeignDestination => "fib daddr type != local".to_owned(),
         Match::NotLoopback => match family {
             IpFamily::V4 => "ip daddr != 127.0.0.0/8".to_owned(),
             IpFamily::V6 => "ip6 daddr != ::1".to_owned(),
@@ -302,6 +304,7 @@ fn match_text(family: IpFamily, condition: &Match) -> String {
             let (mask, prefix) = (class(AffinityNumber::MASK), class(AffinityNumber::PREFIX));
             format!("meta priority & {mask} == {prefix}")
         }
+        Match::NotBy(links) => format!("iifname != \"{links}\""),
         Match::In(set) => format!("{} @{set}", key_text(family, set.fields())),
         Match::NotIn(set) => format!("{} != @{set}", key_text(family, set.fields())),
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,6 +13,9 @@ use super::objects::{Element, Entry, Key};
 use super::plan::{Change, Stage};
 use crate::names::{List, SetName};
 use crate::{AffinityNumber, Frontend, Target};
+
+/// How many elements of a list are in a sample: in which sets it is, and its first slot as a rule.
+const SAMPLED: usize = 8;
 
 /// The elements of one list of a frontend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -241,6 +245,27 @@ impl Installed {
             .collect()
     }
 
+    /// Some elements of up to `count` lists behind `after` in their order, or of the first ones, and the last of those
+    /// lists; `None` at the end. For going through all lists bit by bit.
+    pub fn sample(&self, after: Option<Entry>, count: usize) -> (Vec<Element>, Option<Entry>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut lists = self
+            .entries
+            .range((from, Bound::Unbounded))
+            .take(count)
+            .peekable();
+        let mut elements = Vec::new();
+        while let Some((entry, state)) = lists.next() {
+            elements.extend(elements_of(*entry, state).into_iter().take(SAMPLED));
+            if lists.peek().is_none() {
+                let behind = (Bound::Excluded(*entry), Bound::Unbounded);
+                let more = self.entries.range(behind).next().is_some();
+                return (elements, more.then_some(*entry));
+            }
+        }
+        (elements, None)
+    }
+
     /// How many elements there are in all, without networks.
     pub fn len(&self) -> usize {
         let of_entries = self.entries.values().map(EntryState::elements);
@@ -316,6 +341,7 @@ fn put_member(state: &mut EntryState, set: SetName, element: &Element, present: 
         }
         SetName::Count(_, count) => member(&mut state.counts, count, present),
         SetName::ClusterIps
+        | SetName::ServiceCidrs
         | SetName::PodCidrs
         | SetName::NodePortIps
         | SetName::Hairpin
@@ -360,4 +386,56 @@ fn elements_of(entry: Entry, state: &EntryState) -> Vec<Element> {
         .chain(slots)
         .chain(number)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_model::{IpFamily, Protocol};
+
+    use super::*;
+
+    fn mk_installed(lists: u16) -> Installed {
+        let node_port = |n: u16| Frontend::NodePort {
+            family: IpFamily::V4,
+            protocol: Protocol::Tcp,
+            port: (30_000 + n).try_into().unwrap(),
+        };
+        let set = |frontend| SetName::Frontends(Entry::main(frontend).group().kind);
+        let member = |frontend| Element::Member(set(frontend), Key::Frontend(frontend));
+        let slots = |frontend| {
+            let target = |slot: u16| Target {
+                ip: [10, 0, 0, 1].into(),
+                port: (8_000 + slot).try_into().unwrap(),
+            };
+            (0..20_u16).map(move |slot| Element::Slot(Entry::main(frontend), slot.into(), target(slot)))
+        };
+        let of = |n| [member(node_port(n))].into_iter().chain(slots(node_port(n)));
+        Installed::observed((0..lists).flat_map(of), Duration::ZERO)
+    }
+
+    #[test]
+    fn samples_one_behind_the_other_meet_every_list_once_and_few_elements_of_each() {
+        assert_eq!(mk_installed(0).sample(None, 4), (Vec::new(), None));
+        for lists in [1, 4, 8, 9] {
+            let installed = mk_installed(lists);
+            let (mut met, mut after) = (Vec::new(), None);
+            loop {
+                let (elements, next) = installed.sample(after, 4);
+                assert!(elements.len() <= 4 * SAMPLED);
+                assert!(
+                    elements
+                        .iter()
+                        .all(|element| installed.elements().contains(element))
+                );
+                met.extend(elements.iter().filter_map(Element::entry));
+                after = next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            met.dedup();
+            let all: Vec<Entry> = installed.entries.keys().copied().collect();
+            assert_eq!(met, all, "{lists} lists");
+        }
+    }
 }

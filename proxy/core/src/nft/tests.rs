@@ -129,6 +129,7 @@ fn packet_to(frontend: &Frontend, source: SourceClass) -> Packet {
         port: frontend.port(),
         to_this_node,
         from_this_node: source == SourceClass::Host,
+        link: None,
     }
 }
 
@@ -257,6 +258,7 @@ fn verdicts_follow_the_state_of_the_service() {
             port: port.try_into().unwrap(),
             to_this_node: destination[1] == 77,
             from_this_node: false,
+            link: None,
         };
         let verdicts = verdicts(&Ruleset::of(&layout), &layout, &installed, &packet);
         verdicts

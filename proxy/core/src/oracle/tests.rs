@@ -24,13 +24,20 @@ fn by_intent(packet: &Packet, intent: &Intent) -> BTreeSet<Verdict> {
         (None, false) => node_port,
     };
     let Some(found) = found else {
-        return [Verdict::Untouched].into();
+        let mut given = settings.service_cidrs.iter().flatten();
+        let unallocated = given.any(|net| net.contains(&packet.destination)) && !packet.to_this_node;
+        let verdict = if unallocated {
+            Verdict::Dropped
+        } else {
+            Verdict::Untouched
+        };
+        return [verdict].into();
     };
     if !found.admits(packet.source) {
         return [Verdict::Dropped].into();
     }
-    let pods = || settings.pod_cidrs(IpFamily::of(packet.source));
-    let class = if pods().any(|net| net.contains(&packet.source)) {
+    let mut pods = settings.pod_sources(IpFamily::of(packet.source));
+    let class = if pods.any(|pods| pods.has(packet.source, packet.link.as_ref())) {
         SourceClass::Pod
     } else if packet.from_this_node {
         SourceClass::Host

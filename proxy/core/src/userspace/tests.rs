@@ -141,6 +141,7 @@ fn relays_are_out_of_reach_but_by_steering() {
                 port: at.port,
                 to_this_node: true,
                 from_this_node,
+                link: None,
             };
             assert_eq!(
                 world.verdicts(&direct),
@@ -169,6 +170,7 @@ fn a_node_port_of_a_relays_number_is_served() {
             port: taken,
             to_this_node: true,
             from_this_node: false,
+            link: None,
         };
         let settings = world.intent.settings().clone();
         assert_eq!(
@@ -222,6 +224,7 @@ fn a_service_refuses_while_its_relays_cannot_be_opened() {
         port: Port::new(80).unwrap(),
         to_this_node: false,
         from_this_node: false,
+        link: None,
     };
     let both = [sample.service.cluster_ips[0], sample.service.external_ips[0]].map(to);
     for packet in &both {
@@ -263,6 +266,7 @@ fn sctp_is_refused() {
         port: Port::new(80).unwrap(),
         to_this_node: false,
         from_this_node: false,
+        link: None,
     };
     assert_eq!(world.verdicts(&packet), [Verdict::Rejected].into());
 }
@@ -282,6 +286,6 @@ fn the_table_is_small_and_its_size_does_not_depend_on_services() {
     let (world, _) = mk_world(&[mk_sample()]);
     let layout = &world.layouts[0];
     let rules: usize = layout.chains().iter().map(|chain| chain.rules.len()).sum();
-    assert_eq!((layout.chains().len(), rules, layout.sets().len()), (14, 30, 19));
+    assert_eq!((layout.chains().len(), rules, layout.sets().len()), (17, 33, 20));
     insta::assert_snapshot!(table_text(layout, &[]));
 }

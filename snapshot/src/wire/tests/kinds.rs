@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::encode::{Message, message, meta};
 use crate::node::Node;
 use crate::pod::{Pod, PodManifest};
+use crate::service_cidr::ServiceCidr;
 use crate::wire::{Named, Wire};
 
 fn read<K: Wire>(message: &Message) -> K {
@@ -220,6 +221,24 @@ fn a_node_is_ready_by_its_ready_condition_alone() {
         assert_eq!(node.allocatable_cpu.unwrap().0, "7910m");
         assert_eq!(node.labels.unwrap()["app"], "web");
     }
+}
+
+#[test]
+fn of_a_service_cidr_its_networks_are_read() {
+    let spec = message().text(1, "10.96.0.0/16").text(1, "fd00:96::/112");
+    let status = message().message(1, message().text(1, "Ready").text(2, "True"));
+    let cidr: ServiceCidr = read(
+        &message()
+            .message(1, meta("web"))
+            .message(2, spec)
+            .message(3, status),
+    );
+    assert_eq!(
+        (&*cidr.name, cidr.cidrs.join(",")),
+        ("web", "10.96.0.0/16,fd00:96::/112".to_owned())
+    );
+    let bare: ServiceCidr = read(&message().message(1, meta("web")));
+    assert_eq!(bare.cidrs, [""; 0]);
 }
 
 #[test]

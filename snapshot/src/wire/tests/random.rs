@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::encode::{Message, event, framed, message, meta};
 use crate::node::Node;
 use crate::pod::Pod;
+use crate::service_cidr::ServiceCidr;
 use crate::wire::{Frames, Named, Wire, read_frame, read_page, read_status};
 
 fn read<K: Wire>(raw: &[u8]) -> bool {
@@ -21,7 +22,7 @@ fn read<K: Wire>(raw: &[u8]) -> bool {
 }
 
 /// Every reader, on the same bytes.
-fn read_all(bytes: &[u8]) -> [bool; 8] {
+fn read_all(bytes: &[u8]) -> [bool; 9] {
     let mut frames = Frames::default();
     frames.push(bytes);
     while let Ok(Some(_)) = frames.next_frame() {}
@@ -34,6 +35,7 @@ fn read_all(bytes: &[u8]) -> [bool; 8] {
         read::<Service>(bytes),
         read::<Endpoints>(bytes),
         read::<EndpointSlice>(bytes),
+        read::<ServiceCidr>(bytes),
     ]
 }
 

@@ -408,7 +408,7 @@ fn every_deviation_that_verdicts_show_is_met_by_random_packets() {
     let mut runner = TestRunner::deterministic();
     let mut met = BTreeSet::new();
     let mut verdicts = BTreeSet::new();
-    for _ in 0..6_000 {
+    for _ in 0..12_000 {
         let tree = (samples(), settings(), packet()).new_tree(&mut runner).unwrap();
         let (samples, settings, packet) = tree.current();
         let view = super::mk_view(&samples);

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What others do to our tables, seen by the cheap look that the run loop takes four times a second.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use berth_proxy_agent::nftables::Nftables;
+use berth_proxy_agent::sync::Syncer;
+use berth_testkit::in_sandbox_async;
+
+use crate::cluster::{Cluster, mk_syncer};
+use crate::structure::{list, nft};
+
+/// As many lists as are sampled in a few glances.
+fn mk_cluster() -> Cluster {
+    let mut cluster = Cluster::new();
+    cluster.set(1, Some(&[11])).set(2, Some(&[11, 12, 13]));
+    cluster
+}
+
+/// Whether one of some glances sees it, each after one more change of somebody's, since each samples other lists.
+async fn is_seen(syncer: &mut Syncer<Nftables>) -> anyhow::Result<bool> {
+    for n in 0..4 {
+        if syncer.glance().await? {
+            return Ok(true);
+        }
+        nft(&["add", "table", "ip", &format!("other{n}")], "")?;
+    }
+    Ok(false)
+}
+
+#[test]
+fn what_is_gone_or_edited_is_seen_at_a_glance_and_comes_back() {
+    in_sandbox_async!(async {
+        for vandalism in [
+            "flush ruleset",
+            "delete table ip berth-proxy",
+            "delete table ip6 berth-proxy",
+            "flush table ip6 berth-proxy",
+            "flush chain ip berth-proxy services",
+            "insert rule ip berth-proxy vips accept",
+            "add table ip berth-proxy { flags dormant; }",
+            "add chain ip berth-proxy stranger",
+            "flush set ip berth-proxy vip-frontends",
+            "flush map ip6 berth-proxy vip-slots",
+            "delete element ip berth-proxy nodeport-count-3 { tcp . 30002 }",
+        ] {
+            let mut cluster = mk_cluster();
+            let mut syncer = mk_syncer(Duration::ZERO)?;
+            cluster.sync(&mut syncer).await?;
+            let whole = [list("ip")?, list("ip6")?];
+            nft(&["-f", "-"], vandalism)?;
+            ensure!(is_seen(&mut syncer).await?, "{vandalism}: not seen");
+            ensure!(!syncer.turn().await?.is_nothing(), "{vandalism}");
+            ensure!(whole == [list("ip")?, list("ip6")?], "{vandalism}");
+            ensure!(!syncer.glance().await?, "{vandalism}: seen for ever");
+            ensure!(syncer.turn().await?.is_nothing(), "{vandalism}");
+        }
+        anyhow::Ok(())
+    });
+}
+
+#[test]
+fn looking_writes_nothing_and_others_changes_of_their_own_tables_are_none_of_ours() {
+    in_sandbox_async!(async {
+        let mut cluster = mk_cluster();
+        let mut syncer = mk_syncer(Duration::ZERO)?;
+        ensure!(
+            !syncer.glance().await?,
+            "before the first turn there is nothing to miss"
+        );
+        cluster.sync(&mut syncer).await?;
+        let commits = syncer.backend().nft().commits();
+        for n in 0..5 {
+            ensure!(!syncer.glance().await?);
+            nft(&["add", "table", "ip", &format!("other{n}")], "")?;
+            ensure!(!syncer.glance().await?, "table other{n} is not ours");
+            ensure!(syncer.turn().await?.is_nothing());
+        }
+        // Then all is read once, and not again.
+        syncer.audit().await?;
+        ensure!(syncer.glance().await?, "nothing is read although somebody wrote");
+        ensure!(syncer.turn().await?.is_nothing());
+        syncer.audit().await?;
+        ensure!(!syncer.glance().await?, "all is read although nobody wrote");
+        ensure!(syncer.backend().nft().commits() == commits);
+        // What we change ourselves, rules included, is no news.
+        let many: Vec<u16> = (1..=80).collect();
+        cluster.set(1, Some(&many)).sync(&mut syncer).await?;
+        ensure!(!syncer.glance().await?);
+        anyhow::Ok(())
+    });
+}
