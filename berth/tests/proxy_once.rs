@@ -53,6 +53,7 @@ fn what_is_missing_is_named_with_the_way_out() {
             &["--count shop/wbe", "no such Service", "kubectl get services"][..],
         ),
         (&["--count=web"], &["--count", "web"]),
+        (&["--dry-run", "-ojson"], &["--dry-run", "--output"]),
         (
             &["--dry-run", "--detect-local-mode=BridgeInterface"],
             &["--pod-bridge-interface", "missing", "another mode"],

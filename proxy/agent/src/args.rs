@@ -73,9 +73,31 @@ pub struct ProxyArgs {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub count_for: Duration,
 
+    /// How --count prints what it has counted
+    #[arg(
+        short,
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t,
+        requires = "count",
+        conflicts_with = "dry_run"
+    )]
+    pub output: CountFormat,
+
     /// What kube-proxy knows, too.
     #[command(flatten)]
     pub shared: SharedArgs,
+}
+
+/// In what form counts are printed.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CountFormat {
+    /// One line for each frontend
+    #[default]
+    Text,
+    /// One object, for programs
+    Json,
 }
 
 /// What a KubeProxyConfiguration can say as well. `None` is the default, which [`crate::options`] knows.

@@ -40,7 +40,7 @@ pub mod takeover;
 mod upstream;
 pub mod userspace;
 
-pub use args::{ProxyArgs, SharedArgs};
+pub use args::{CountFormat, ProxyArgs, SharedArgs};
 pub use error::Error;
 pub use once::cleanup;
 pub use run::run;

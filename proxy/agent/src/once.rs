@@ -5,17 +5,19 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use berth_model::IpFamily;
-use berth_proxy_core::counting::{Report, counted};
+use berth_proxy_core::counting::{Counted, Report, Tally, counted};
 use berth_proxy_core::iptables::{self, Choices};
 use berth_proxy_core::ipvs::{self, Choice};
 use berth_proxy_core::nft::full_script;
 use berth_proxy_core::userspace::Demand;
 use berth_proxy_core::{Intent, Settings};
 use berth_runtime::exit::{Code, ExitError};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::count::Counting;
+use crate::args::CountFormat;
 use crate::feed::{Event, State};
 use crate::node::own_addresses;
 use crate::options::{Options, ProxyMode};
@@ -70,8 +72,32 @@ pub(crate) async fn once(
         () = tokio::time::sleep(args.count_for) => {}
     }
     let span = started.elapsed().min(args.count_for);
-    print!("{}", Report::new(span, counted, &counting.read().await?));
+    let report = Report::new(span, counted, &counting.read().await?);
+    match args.output {
+        CountFormat::Text => print!("{report}"),
+        CountFormat::Json => println!("{}", json_of(&report)),
+    }
     Ok(())
+}
+
+/// The same as the text, field by field.
+fn json_of(report: &Report) -> serde_json::Value {
+    let row = |(counted, tally): &(Counted, Tally)| {
+        json!({
+            "service": counted.owner.service.to_string(),
+            "port": counted.owner.port.to_string(),
+            "protocol": counted.owner.protocol.to_string(),
+            "role": counted.role.to_string(),
+            "frontend": counted.frontend.to_string(),
+            "asked": tally.asked,
+            "letThrough": tally.let_through,
+            "refusals": counted.refusals,
+        })
+    };
+    json!({
+        "seconds": report.span.as_secs_f64(),
+        "frontends": report.rows.iter().map(row).collect::<Vec<_>>(),
+    })
 }
 
 /// Reads on until everything is listed that rules depend on; `None` if it is told to stop before.
@@ -129,4 +155,48 @@ fn dry_run(options: &Options, state: &State) {
         ProxyMode::Userspace => Demand::of(&intent).to_string(),
     };
     print!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use berth_model::{PortName, Protocol, ServiceKey, ServicePortName};
+    use berth_proxy_core::{Frontend, Role};
+
+    use super::*;
+
+    #[test]
+    fn counts_are_the_same_for_programs_as_for_people() {
+        let counted = Counted {
+            frontend: Frontend::Vip {
+                ip: [10, 96, 0, 1].into(),
+                protocol: Protocol::Tcp,
+                port: 80.try_into().unwrap(),
+            },
+            owner: ServicePortName {
+                service: ServiceKey::new("shop", "web"),
+                port: PortName::new("http"),
+                protocol: Protocol::Tcp,
+            },
+            role: Role::ClusterIp,
+            refusals: vec!["reject (NoEndpoints)".to_owned()],
+        };
+        let tally = Tally {
+            asked: 5,
+            let_through: None,
+        };
+        let report = Report {
+            span: Duration::from_secs(10),
+            rows: vec![(counted, tally)],
+        };
+        assert_eq!(
+            json_of(&report),
+            json!({"seconds": 10.0, "frontends": [{
+                "service": "shop/web", "port": "http", "protocol": "TCP", "role": "ClusterIP",
+                "frontend": "10.96.0.1:80/TCP", "asked": 5, "letThrough": null,
+                "refusals": ["reject (NoEndpoints)"],
+            }]})
+        );
+    }
 }
