@@ -14,6 +14,7 @@
 //! ```
 
 pub mod builders;
+pub mod cases;
 mod error;
 pub mod kubelet;
 pub mod lan;

@@ -114,6 +114,11 @@ pub async fn check(world: &World, mode: Mode, expected: &[Expected]) -> Result<(
         .buffer_unordered(at_once)
         .collect()
         .await;
+    all(ended)
+}
+
+/// What failed of some, all of it.
+pub(super) fn all(ended: Vec<Result<()>>) -> Result<()> {
     let faults: Vec<String> = ended
         .into_iter()
         .filter_map(|one| Some(format!("{:#}", one.err()?)))

@@ -154,13 +154,7 @@ impl Ground {
     /// At the deadline, with the end of the proxy's log.
     pub async fn expect(&self, expected: &[Expected]) -> Result<()> {
         let each = self.nodes.iter().map(|node| node.expect(expected));
-        let ended = futures::future::join_all(each).await;
-        let faults: Vec<String> = ended
-            .into_iter()
-            .filter_map(|one| Some(format!("{:#}", one.err()?)))
-            .collect();
-        ensure!(faults.is_empty(), "{}", faults.join("\n"));
-        Ok(())
+        expect::all(futures::future::join_all(each).await)
     }
 
     /// Runs `berth proxy --cleanup` on a node, with the rights of a mode's manifests, to its end.

@@ -3,6 +3,14 @@
 
 /// `NLM_F_CREATE | NLM_F_EXCL`.
 pub(super) const CREATE: u16 = 0x600;
+/// `NFTA_SET_ELEM_LIST_*`.
+pub(super) const ELEMENTS_TABLE: u16 = 1;
+pub(super) const ELEMENTS_SET: u16 = 2;
+pub(super) const ELEMENTS_LIST: u16 = 3;
+/// `NFTA_LIST_ELEM`, `NFTA_SET_ELEM_KEY`, `NFTA_DATA_VALUE`.
+pub(super) const LIST_ELEMENT: u16 = 1;
+pub(super) const ELEMENT_KEY: u16 = 1;
+pub(super) const DATA_VALUE: u16 = 1;
 
 /// `NLA_F_NESTED` is left out: nf_tables does not look at it, and nft does not set it.
 pub(super) fn attribute(kind: u16, payload: &[u8]) -> Vec<u8> {

@@ -9,7 +9,10 @@ use nlink::netlink::nftables::{
     NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NFTA_SET_ELEM_KEY_END, RawMessage, SetElement, Transaction,
 };
 
-use super::attributes::{CREATE, attribute, text};
+use super::attributes::{
+    CREATE, DATA_VALUE, ELEMENT_KEY, ELEMENTS_LIST, ELEMENTS_SET, ELEMENTS_TABLE, LIST_ELEMENT, attribute,
+    text,
+};
 use super::{Place, elements, family_of};
 use crate::Error;
 
@@ -18,14 +21,6 @@ pub(super) const ELEMENTS_PER_MESSAGE: usize = 400;
 /// Upper bounds on the wire, for splitting: of an element with its attributes, and of a message's rest.
 const ELEMENT_BYTES: usize = 140;
 pub(super) const MESSAGE_BYTES: usize = 120;
-/// `NFTA_SET_ELEM_LIST_*`.
-const ELEMENTS_TABLE: u16 = 1;
-const ELEMENTS_SET: u16 = 2;
-const ELEMENTS_LIST: u16 = 3;
-/// `NFTA_LIST_ELEM`, `NFTA_SET_ELEM_KEY`, `NFTA_DATA_VALUE`.
-const LIST_ELEMENT: u16 = 1;
-const ELEMENT_KEY: u16 = 1;
-const DATA_VALUE: u16 = 1;
 
 /// Removes all elements: the message that names none.
 pub(super) fn flush_set(place: Place, set: SetName) -> RawMessage {

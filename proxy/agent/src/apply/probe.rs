@@ -10,7 +10,9 @@ use berth_proxy_core::nft::render::set_of;
 use nlink::netlink::nftables::{NFT_MSG_GETCHAIN, NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE};
 use nlink::netlink::{AttrIter, MessageBuilder, MessageIter, NetlinkSocket, Protocol};
 
-use super::attributes::{attribute, text};
+use super::attributes::{
+    DATA_VALUE, ELEMENT_KEY, ELEMENTS_LIST, ELEMENTS_SET, ELEMENTS_TABLE, LIST_ELEMENT, attribute, text,
+};
 use super::{Place, elements};
 use crate::Error;
 
@@ -33,13 +35,6 @@ const CHAIN_TABLE: u16 = 1;
 const CHAIN_HANDLE: u16 = 2;
 const CHAIN_NAME: u16 = 3;
 const CHAIN_USE: u16 = 6;
-/// `NFTA_SET_ELEM_LIST_*`, `NFTA_LIST_ELEM`, `NFTA_SET_ELEM_KEY`, `NFTA_DATA_VALUE`.
-const ELEMENTS_TABLE: u16 = 1;
-const ELEMENTS_SET: u16 = 2;
-const ELEMENTS_LIST: u16 = 3;
-const LIST_ELEMENT: u16 = 1;
-const ELEMENT_KEY: u16 = 1;
-const DATA_VALUE: u16 = 1;
 /// `NLA_TYPE_MASK`: without the flags of an attribute's type.
 const TYPE: u16 = 0x3fff;
 

@@ -16,8 +16,8 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::time::Instant;
 
+use berth_testkit::cases::{self, Case};
 use nix::sched::{CloneFlags, unshare};
 
 /// Set in the guest. It is a machine of its own, so testkit's namespaces may be used there as in its sandbox.
@@ -27,9 +27,9 @@ const SCRATCH: &str = berth_testkit::sandbox::SCRATCH;
 /// For a busy machine.
 const PATIENCE_SECONDS: &str = "300";
 
-type Case = (&'static str, fn() -> anyhow::Result<()>);
+type Body = fn() -> anyhow::Result<()>;
 
-const CASES: [Case; 16] = [
+const CASES: [Case<Body>; 16] = [
     (
         "traffic::spread",
         traffic::connections_are_spread_over_the_endpoints_of_every_frontend,
@@ -95,24 +95,13 @@ const CASES: [Case; 16] = [
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "--list") {
-        CASES.iter().for_each(|(name, _)| println!("{name}: test"));
+    let Some(chosen) = cases::chosen(&CASES, &arguments) else {
         return ExitCode::SUCCESS;
-    }
-    let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
-    let chosen: Vec<&Case> = CASES
-        .iter()
-        .filter(|(name, _)| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str())))
-        .collect();
-    if std::env::var_os(IN_GUEST[0].0).is_some() {
+    };
+    let is_inside = std::env::var_os(IN_GUEST[0].0).is_some();
+    // For no test no guest is started.
+    if is_inside || chosen.is_empty() {
         return inside(&chosen);
-    }
-    if chosen.is_empty() {
-        println!(
-            "\nrunning 0 tests\n\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; {} filtered out",
-            CASES.len()
-        );
-        return ExitCode::SUCCESS;
     }
     outside(&arguments)
 }
@@ -141,48 +130,18 @@ fn outside(arguments: &[String]) -> ExitCode {
     }
 }
 
-fn inside(chosen: &[&Case]) -> ExitCode {
-    std::fs::create_dir_all(SCRATCH).unwrap();
-    let started = Instant::now();
-    println!("\nrunning {} tests", chosen.len());
-    let failed = chosen.iter().filter(|case| !run(case)).count();
-    let outcome = if failed == 0 { "ok" } else { "FAILED" };
-    println!(
-        "\ntest result: {outcome}. {} passed; {failed} failed; 0 ignored; 0 measured; {} filtered out; finished in {:.2}s",
-        chosen.len() - failed,
-        CASES.len() - chosen.len(),
-        started.elapsed().as_secs_f64()
-    );
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(101)
-    }
+fn inside(chosen: &[&Case<Body>]) -> ExitCode {
+    cases::run(CASES.len(), chosen, |body| run(*body))
 }
 
 /// One case, on a thread whose network namespace is the node.
-fn run((name, body): &Case) -> bool {
-    let started = Instant::now();
-    let body = *body;
+fn run(body: Body) -> anyhow::Result<()> {
+    std::fs::create_dir_all(SCRATCH)?;
     let outcome = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET)?;
         catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")))
     })
     .join();
     world::forget_namespaces();
-    let took = started.elapsed().as_secs_f64();
-    match outcome {
-        Ok(Ok(())) => {
-            println!("test {name} ... ok ({took:.1} s)");
-            true
-        }
-        Ok(Err(error)) => {
-            println!("test {name} ... FAILED ({took:.1} s)\n{error:?}");
-            false
-        }
-        Err(_) => {
-            println!("test {name} ... FAILED: its thread died");
-            false
-        }
-    }
+    outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("its thread died")))
 }

@@ -6,22 +6,22 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: constants that parse")]
 
-mod cases;
+mod modes;
 mod proxy;
 mod stream;
 mod world;
 
 use std::process::ExitCode;
-use std::time::Instant;
 
+use berth_testkit::cases::{self, Case};
 use berth_testkit::sandbox::{Side, enter};
 
-type Case = (&'static str, fn(&world::World) -> anyhow::Result<()>);
+type Body = fn(&world::World) -> anyhow::Result<()>;
 
-const CASES: [Case; 3] = [
-    ("nftables", cases::nftables),
-    ("iptables", cases::iptables),
-    ("userspace", cases::userspace),
+const CASES: [Case<Body>; 3] = [
+    ("nftables", modes::nftables),
+    ("iptables", modes::iptables),
+    ("userspace", modes::userspace),
 ];
 
 fn main() -> ExitCode {
@@ -29,53 +29,19 @@ fn main() -> ExitCode {
         return proxy::run();
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "--list") {
-        CASES.iter().for_each(|(name, _)| println!("{name}: test"));
+    let Some(chosen) = cases::chosen(&CASES, &arguments) else {
         return ExitCode::SUCCESS;
-    }
-    let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
-    let chosen =
-        |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
-    let chosen: Vec<&Case> = CASES.iter().filter(|(name, _)| chosen(name)).collect();
+    };
     match enter() {
-        Ok(Side::Inside) => inside(&chosen),
+        Ok(Side::Inside) => cases::run(CASES.len(), &chosen, |body| {
+            let world = world::World::new()?;
+            let outcome = body(&world);
+            world.end().and(outcome)
+        }),
         Ok(Side::Finished(code)) => code,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
-}
-
-fn inside(chosen: &[&Case]) -> ExitCode {
-    println!("\nrunning {} tests", chosen.len());
-    let started = Instant::now();
-    let failed = chosen.iter().filter(|case| !run(case)).count();
-    let outcome = if failed == 0 { "ok" } else { "FAILED" };
-    println!(
-        "\ntest result: {outcome}. {} passed; {failed} failed; 0 ignored; 0 measured; {} filtered out; finished in {:.2}s",
-        chosen.len() - failed,
-        CASES.len() - chosen.len(),
-        started.elapsed().as_secs_f64()
-    );
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(101)
-    }
-}
-
-fn run((name, body): &Case) -> bool {
-    let outcome = world::World::new().and_then(|world| {
-        let outcome = body(&world);
-        world.end().and(outcome)
-    });
-    match outcome {
-        Ok(()) => println!("test {name} ... ok"),
-        Err(error) => {
-            println!("test {name} ... FAILED\n{error:?}");
-            return false;
-        }
-    }
-    true
 }
