@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use berth_testkit::wait::eventually;
@@ -11,11 +12,14 @@ use futures::StreamExt;
 use super::Mode;
 use super::life::{CLUSTER_IP, EXTERNAL_IP, NODE_PORT, PORT};
 use crate::cluster::PATIENCE;
-use crate::proxy_peer::answer::{Outcome, Outcomes, Protocol, Source, TARGETS, clients};
+use crate::proxy_peer::answer::{self, Outcome, Outcomes, Protocol, Source, TARGETS, clients};
 use crate::proxy_peer::world::{NODE, Origin, SECOND, Site, World};
 
 /// Clients at once where an endpoint answers: what none of them met is asked for again.
 const CLIENTS: usize = 12;
+
+/// An answer that is due is waited for longer than one that is not: the emulated guest on a busy machine is slow.
+const FOR_AN_ANSWER: Duration = Duration::from_secs(25);
 
 /// Where packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +86,21 @@ pub struct Expected {
     pub what: What,
 }
 
+impl Expected {
+    /// The same where no proxy runs, nor left anything.
+    pub(super) fn without_proxy(self) -> Self {
+        let what = match self.what {
+            What::Unallocated => What::Untouched,
+            What::Answered(..)
+            | What::AnsweredByOne(..)
+            | What::Refused
+            | What::Dropped
+            | What::Untouched => self.what,
+        };
+        Self { what, ..self }
+    }
+}
+
 /// Flows that are looked at together: the guest has one CPU, and is one process among others.
 const IN_GUEST: usize = 4;
 const AT_ONCE: usize = 16;
@@ -128,13 +147,15 @@ pub(super) fn all(ended: Vec<Result<()>>) -> Result<()> {
 }
 
 async fn ask(world: &World, one: Expected, (protocol, ipv6): (Protocol, bool)) -> Result<Outcomes> {
-    let count = match one.what {
-        What::Answered(..) | What::AnsweredByOne(..) => CLIENTS,
-        What::Refused | What::Dropped | What::Untouched | What::Unallocated => 2,
+    let (count, patience) = match one.what {
+        What::Answered(..) | What::AnsweredByOne(..) => (CLIENTS, FOR_AN_ANSWER),
+        What::Refused | What::Dropped | What::Untouched | What::Unallocated => (2, answer::PATIENCE),
     };
     let bound: Option<IpAddr> = one.from.bound(ipv6);
     let clients = clients(world.origin(one.from), protocol, bound, ipv6, count)?;
-    let asked = clients.into_iter().map(|client| client.ask(one.to.address(ipv6)));
+    let asked = clients
+        .into_iter()
+        .map(|client| client.ask_for(patience, one.to.address(ipv6)));
     Ok(futures::future::join_all(asked).await.into_iter().collect())
 }
 

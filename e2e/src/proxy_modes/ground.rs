@@ -228,13 +228,14 @@ impl ModeNode {
         checked.with_context(|| format!("mode {mode}, log {}", process.log().display()))
     }
 
-    /// As [`ModeNode::expect`], of a node on which nothing runs.
+    /// As [`ModeNode::expect`], of a node on which nothing runs: nobody knows the Service range.
     ///
     /// # Errors
     /// As there.
     pub async fn expect_of_none(&self, expected: &[Expected]) -> Result<()> {
         ensure!(self.running.is_none(), "a proxy runs here");
-        expect::check(&self.world, Mode::Nftables, expected).await
+        let expected: Vec<Expected> = expected.iter().map(|one| one.without_proxy()).collect();
+        expect::check(&self.world, Mode::Nftables, &expected).await
     }
 
     /// One for each start: kubeconfig, log.

@@ -22,7 +22,7 @@ use super::world::{Site, World};
 /// What Pods listen on, TCP and UDP.
 pub const TARGETS: [u16; 2] = [8_080, 8_081];
 /// A client that got nothing by then was dropped: TCP has sent its SYN three times.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// A datagram may be lost on a busy machine; sent again it belongs to the same flow.
 const AGAIN: Duration = Duration::from_millis(1_200);
 
@@ -66,7 +66,7 @@ pub enum Outcome {
     Refused,
     /// Nothing at all.
     Dropped,
-    /// ICMP host or net unreachable: it was sent on as it was.
+    /// ICMP net unreachable: it was sent on as it was, to a router that knows no way.
     Untouched,
     /// What no proxy should do.
     Other(String),
@@ -84,7 +84,7 @@ impl Outcome {
     fn of(error: &io::Error) -> Self {
         match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ECONNREFUSED) => Self::Refused,
-            Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH) => Self::Untouched,
+            Some(Errno::ENETUNREACH) => Self::Untouched,
             Some(Errno::ETIMEDOUT) => Self::Dropped,
             _ => Self::Other(error.to_string()),
         }
@@ -247,13 +247,18 @@ fn bind_fresh(socket: &Socket, ip: IpAddr) -> io::Result<()> {
 impl Client {
     /// Sends one packet and says what became of it.
     pub async fn ask(self, to: SocketAddr) -> Outcome {
+        self.ask_for(PATIENCE, to).await
+    }
+
+    /// The same with another time after which it was dropped.
+    pub async fn ask_for(self, patience: Duration, to: SocketAddr) -> Outcome {
         let asked = async {
             match self {
                 Self::Tcp(socket) => connect(socket, to).await,
                 Self::Udp(socket) => exchange(&socket, to).await,
             }
         };
-        match tokio::time::timeout(PATIENCE, asked).await {
+        match tokio::time::timeout(patience, asked).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) => Outcome::of(&error),
             Err(_elapsed) => Outcome::Dropped,

@@ -52,7 +52,7 @@ pub const SECOND: Both = lan(21, 0x21);
 const ROUTER: Both = lan(1, 1);
 const ELSEWHERE: Both = lan(12, 0x12);
 const OUTSIDE: Both = lan(100, 0x100);
-const GATEWAY6: &str = "fe80::1";
+const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// The Node objects, by name and address. The first is the one that a proxy works for.
 pub const NODES: [(&str, Both); 2] = [("node-1", NODE), ("node-2", ELSEWHERE)];
@@ -264,21 +264,24 @@ impl World {
     }
 
     fn cable(&self, lan: &Netns) -> Result<()> {
-        let mut batch =
-            "link set lo up\nlink add bridge type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
-                         link set bridge up\n"
-                .to_owned();
-        for (port, netns) in [
-            ("node", &self.node),
-            ("outside", &self.outside),
-            ("elsewhere", &self.elsewhere),
+        let mut batch = format!(
+            "link set lo up\nlink add bridge address {} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
+             link set bridge up\n",
+            mac(ROUTER)
+        );
+        for (port, netns, has) in [
+            ("node", &self.node, NODE),
+            ("outside", &self.outside, OUTSIDE),
+            ("elsewhere", &self.elsewhere, ELSEWHERE),
         ] {
             batch += &format!(
-                "link add {port} type veth peer name eth0 netns {}\nlink set {port} master bridge up\n",
+                "link add {port} type veth peer name eth0 address {} netns {}\nlink set {port} master bridge up\n",
+                mac(has),
                 netns.name()
             );
         }
         batch += &addresses("bridge", &[ROUTER]);
+        batch += &neighbours("bridge", &[NODE, SECOND, OUTSIDE, ELSEWHERE]);
         for (via, node) in [(NODE, 1), (ELSEWHERE, 2)] {
             batch += &pod_routes(via, node);
         }
@@ -286,12 +289,16 @@ impl World {
         let up = "link set lo up\nlink set eth0 up\n".to_owned();
         self.node.ip(&(up.clone()
             + &addresses("eth0", &[NODE, SECOND])
+            + &neighbours("eth0", &[ROUTER, OUTSIDE, ELSEWHERE])
             + &default_route(ROUTER)
             + &pod_routes(ELSEWHERE, 2)))?;
-        self.outside
-            .ip(&(up.clone() + &addresses("eth0", &[OUTSIDE]) + &default_route(NODE)))?;
+        self.outside.ip(&(up.clone()
+            + &addresses("eth0", &[OUTSIDE])
+            + &neighbours("eth0", &[ROUTER, NODE, SECOND, ELSEWHERE])
+            + &default_route(NODE)))?;
         self.elsewhere.ip(&(up
             + &addresses("eth0", &[ELSEWHERE])
+            + &neighbours("eth0", &[ROUTER, NODE, SECOND, OUTSIDE])
             + &default_route(NODE)
             + &own("lo", Site::FarA.address())
             + &own("lo", Site::FarB.address())))?;
@@ -320,17 +327,29 @@ impl World {
             ("pod-idle", &self.idle, pod(1, 4)),
         ] {
             let Both { v4, v6 } = address;
-            let gateway = pod(1, 1).v4;
+            let gateway = Both {
+                v6: GATEWAY6,
+                ..pod(1, 1)
+            };
             self.node.ip(&format!(
-                "link add {link} type veth peer name eth0 netns {}\nlink set {link} up\n\
-                 addr add {gateway}/32 dev {link}\naddr add {GATEWAY6}/64 dev {link} nodad\n\
-                 route add {v4}/32 dev {link} scope link\nroute add {v6}/128 dev {link}\n",
-                netns.name()
+                "link add {link} address {} type veth peer name eth0 address {} netns {}\nlink set {link} up\n\
+                 addr add {}/32 dev {link}\naddr add {}/64 dev {link} nodad\n\
+                 route add {v4}/32 dev {link} scope link\nroute add {v6}/128 dev {link}\n{}",
+                mac(gateway),
+                mac(address),
+                netns.name(),
+                gateway.v4,
+                gateway.v6,
+                neighbours(link, &[address])
             ))?;
             netns.ip(&format!(
-                "link set lo up\nlink set eth0 up\n{}route add {gateway} dev eth0 scope link\n\
-                 route add default via {gateway}\nroute add default via {GATEWAY6} dev eth0\n",
-                own("eth0", address)
+                "link set lo up\nlink set eth0 up\n{}{}route add {} dev eth0 scope link\n\
+                 route add default via {}\nroute add default via {} dev eth0\n",
+                own("eth0", address),
+                neighbours("eth0", &[gateway]),
+                gateway.v4,
+                gateway.v4,
+                gateway.v6
             ))?;
         }
         Ok(())
@@ -345,6 +364,25 @@ pub fn api_server(number: u8) -> Ipv4Addr {
 fn addresses(device: &str, those: &[Both]) -> String {
     let lines = those.iter().map(|Both { v4, v6 }| {
         format!("addr add {v4}/24 dev {device}\naddr add {v6}/64 dev {device} nodad\n")
+    });
+    lines.collect()
+}
+
+/// The link-layer address of whoever has an address.
+fn mac(of: Both) -> String {
+    // A node answers to all of its addresses.
+    let [.., network, node, host] = if of == SECOND { NODE } else { of }.v4.octets();
+    format!("02:00:00:{network:02x}:{node:02x}:{host:02x}")
+}
+
+/// Everybody knows everybody: a neighbour that a busy machine has not found in time would look like a packet that no proxy
+/// took.
+fn neighbours(device: &str, those: &[Both]) -> String {
+    let lines = those.iter().map(|both| {
+        let mac = mac(*both);
+        [IpAddr::from(both.v4), both.v6.into()]
+            .map(|address| format!("neigh add {address} lladdr {mac} nud permanent dev {device}\n"))
+            .concat()
     });
     lines.collect()
 }
