@@ -11,7 +11,6 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
 use super::arena::{Arena, Verdict};
-use super::compare::{Aspect, Difference};
 use super::explain::Deviation;
 use super::generate;
 use super::history::{self, History, TRACK, Theme};
@@ -59,9 +58,6 @@ pub struct Report {
     pub modelled: usize,
     /// Deviations on purpose that were met and held, with how often.
     pub deviations: BTreeMap<String, usize>,
-    /// Histories that the two API servers took differently (a step reached one of them at another moment), so that
-    /// nothing can be said of the contenders, and that ended alike in a replay of the whole on fresh servers.
-    pub told_apart: usize,
     /// Differences that nothing explains.
     pub failures: Vec<Failure>,
     /// Wall time in seconds.
@@ -126,13 +122,6 @@ impl fmt::Display for Report {
         )?;
         for (deviation, count) in &self.deviations {
             writeln!(f, "  {count:6} x {deviation}")?;
-        }
-        if self.told_apart > 0 {
-            writeln!(
-                f,
-                "played again, since the two API servers had other Services or Pods, and alike then: {}",
-                self.told_apart
-            )?;
         }
         writeln!(f, "unexplained differences: {}", self.failures.len())?;
         self.failures
@@ -206,7 +195,6 @@ impl Report {
         self.compared += other.compared;
         self.as_modelled += other.as_modelled;
         self.modelled += other.modelled;
-        self.told_apart += other.told_apart;
         for (deviation, count) in other.deviations {
             *self.deviations.entry(deviation).or_default() += count;
         }
@@ -262,20 +250,8 @@ async fn play(
                 continue;
             }
             let started = Instant::now();
-            let told_apart = only_inputs(differences);
-            // What comes after a failure has no part in it; where the servers were told apart, it was not compared.
-            let last = if told_apart {
-                history.segments.len()
-            } else {
-                segment + 1
-            };
-            let smaller = replay((config, left), history, &track, last, logs, progress).await?;
+            let smaller = replay((config, left), history, &track, *segment, logs, progress).await?;
             report.shrinking += started.elapsed();
-            if told_apart && smaller.is_none() {
-                progress(&format!("seed {}: alike in a replay", history.seed));
-                report.told_apart += 1;
-                continue;
-            }
             let failure = match smaller {
                 Some((difference, shrunken)) => failure(history, difference, shrunken, Replay::Failed),
                 None => failure(history, difference, whole, Replay::Passed),
@@ -285,13 +261,6 @@ async fn play(
         }
     }
     Ok(report)
-}
-
-/// Whether what the contenders were given differs, and nothing else: neither of them writes Services or Pods.
-fn only_inputs(differences: &[Difference]) -> bool {
-    differences
-        .iter()
-        .all(|difference| difference.aspect == Aspect::Inputs)
 }
 
 fn failure(history: &History, difference: String, text: String, replay: Replay) -> Failure {
@@ -304,19 +273,20 @@ fn failure(history: &History, difference: String, text: String, replay: Replay) 
     }
 }
 
-/// Replays the first `segments` of a history alone on fresh servers and, if it fails again, makes it smaller there.
+/// Replays a history alone on fresh servers and, if it fails again, makes it smaller there.
 async fn replay(
     (config, left): (&Config, Duration),
     history: &History,
     track: &[Vec<NodeEvent>],
-    segments: usize,
+    segment: usize,
     logs: PathBuf,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Option<(String, String)>> {
     let started = Instant::now();
     let mut arena = Arena::start(history.theme, &logs, config).await?;
+    // What comes after the failure has no part in it.
     let mut cut = history.clone();
-    cut.segments.truncate(segments);
+    cut.segments.truncate(segment + 1);
     let still = &track[..1.min(track.len())];
     let mut track = track;
     let again = arena
@@ -387,19 +357,6 @@ mod tests {
                     .all(|seed| seed / TRACK == batch.seeds[0] / TRACK)
             );
         }
-    }
-
-    #[test]
-    fn only_what_the_contenders_were_given_may_differ_for_the_servers_to_have_been_told_apart() {
-        let of = |aspect| Difference {
-            name: "x".to_owned(),
-            aspect,
-            why: None,
-            only_peer: Vec::new(),
-            only_berth: Vec::new(),
-        };
-        assert!(only_inputs(&[of(Aspect::Inputs)]));
-        assert!(!only_inputs(&[of(Aspect::Inputs), of(Aspect::Slices)]));
     }
 
     #[test]
