@@ -37,7 +37,7 @@ use crate::sync::Syncer;
 use crate::takeover::take_over;
 use crate::upstream::Upstream;
 use crate::{Error, ProxyArgs, sysctl};
-use looks::{AUDIT_PERIOD, GLANCE_PERIOD};
+use looks::{AUDIT_PERIOD, GLANCE_PERIOD, Paces};
 
 /// Retries of a failed turn. The kernel answers at once, so the first retry comes soon.
 const RETRY: Backoff = Backoff {
@@ -104,6 +104,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         upstream,
         pending: Seen::default(),
         events: source.publisher(options.node.as_str()),
+        paces: Paces::default(),
         options,
     };
     let serving = tokio::spawn(admin.serve(readiness, registry, stop.child_token()));
@@ -152,6 +153,7 @@ struct Agent {
     pending: Seen,
     ports: HealthPorts,
     events: Events,
+    paces: Paces,
 }
 
 impl Agent {

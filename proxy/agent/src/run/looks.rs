@@ -2,6 +2,7 @@
 //! When to look whether somebody else changed what is ours: often where that is cheap, and never so often that it takes
 //! more than a small part of the time.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use berth_runtime::exit::ExitError;
@@ -13,15 +14,36 @@ use super::Agent;
 pub(super) const GLANCE_PERIOD: Duration = Duration::from_millis(250);
 /// How often all that somebody else may have changed is looked at.
 pub(super) const AUDIT_PERIOD: Duration = Duration::from_secs(15);
-/// A look that takes long is repeated that much later: it takes 2% of the time at most.
+/// Looks that take long are repeated that much later: they take 2% of the time at most.
 const REST: u32 = 50;
+/// How many looks tell how long one takes.
+const LOOKS: usize = 4;
 /// Repairs take a fifth of the time at most, whoever changes whatever how often.
 const REPAIRS: u32 = 4;
 
-/// When to look again, having looked since `started`.
-fn rested(started: Instant, period: Duration) -> Instant {
-    let now = Instant::now();
-    now + period.max(now.saturating_duration_since(started) * REST)
+/// How long looks take. The shortest of the last few tells: what made a single one long may have been the machine, and
+/// then what somebody flushes meanwhile would stay away for as long as fifty of it.
+#[derive(Debug, Default)]
+struct Pace {
+    took: VecDeque<Duration>,
+}
+
+/// How long each kind of look takes.
+#[derive(Debug, Default)]
+pub(super) struct Paces {
+    glances: Pace,
+    audits: Pace,
+}
+
+impl Pace {
+    /// How long to rest after a look that took so long, at least for `period`.
+    fn rest(&mut self, took: Duration, period: Duration) -> Duration {
+        self.took.truncate(LOOKS - 1);
+        self.took.push_front(took);
+        let shortest = self.took.iter().min();
+        let known = shortest.filter(|_| self.took.len() == LOOKS);
+        known.map_or(period, |took| period.max(*took * REST))
+    }
 }
 
 impl Agent {
@@ -35,7 +57,12 @@ impl Agent {
                 false
             }
         };
-        let next = rested(started, GLANCE_PERIOD);
+        let now = Instant::now();
+        let next = now
+            + self
+                .paces
+                .glances
+                .rest(now.saturating_duration_since(started), GLANCE_PERIOD);
         if !found {
             return Ok(next);
         }
@@ -51,6 +78,43 @@ impl Agent {
             tracing::debug!(%error, "ruleset not compared");
         }
         self.turn().await?;
-        Ok(rested(started, AUDIT_PERIOD))
+        let now = Instant::now();
+        Ok(now
+            + self
+                .paces
+                .audits
+                .rest(now.saturating_duration_since(started), AUDIT_PERIOD))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_that_take_long_come_seldom_and_a_single_long_one_counts_for_nothing() {
+        let period = Duration::from_millis(250);
+        for (row, took, rest) in [
+            ("short", [1, 1, 1, 1], 250),
+            ("one of them long, the last", [1, 1, 1, 900], 250),
+            ("the first of all", [900, 1, 1, 1], 250),
+            ("all long", [40, 30, 20, 30], 1_000),
+            ("just as long as the period allows", [5, 5, 5, 5], 250),
+        ] {
+            let mut pace = Pace::default();
+            let rests = took.map(|took| pace.rest(Duration::from_millis(took), period));
+            assert_eq!(rests[..3], [period; 3], "{row}");
+            assert_eq!(rests[3], Duration::from_millis(rest), "{row}");
+        }
+        let mut pace = Pace::default();
+        let mut rest = Duration::ZERO;
+        for _ in 0..9 {
+            rest = pace.rest(Duration::from_millis(40), period);
+        }
+        assert_eq!(rest, Duration::from_secs(2));
+        assert_eq!(
+            pace.rest(Duration::from_millis(6), period),
+            Duration::from_millis(300)
+        );
     }
 }
