@@ -23,6 +23,7 @@ mod run;
 mod scrape;
 mod stats;
 mod store;
+mod traffic;
 mod usage;
 mod wire;
 
@@ -40,6 +41,7 @@ pub use endpoints::{Case, Options};
 use row::Row;
 
 pub use proxy::{ProxyCase, ProxyOptions};
+pub use traffic::{RelayArguments, TrafficOptions};
 
 /// Which benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -48,6 +50,8 @@ pub enum Bench {
     Endpoints,
     /// The node proxy, beside kube-proxy in the same mode
     Proxy,
+    /// Connections and throughput through each backend, beside kube-proxy's and a plain relay
+    Traffic,
 }
 
 /// A case of one of the benchmarks.
@@ -144,6 +148,15 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
                 };
                 proxy(&options, &out).await?
             }
+            Bench::Traffic => {
+                let options = TrafficOptions {
+                    berth: berth.clone(),
+                    runs: arguments.runs,
+                    turn: TrafficOptions::TURN,
+                    others: TrafficOptions::OTHERS,
+                };
+                traffic(&options, &out).await?
+            }
         };
         println!("written to {}", path.display());
     }
@@ -153,7 +166,7 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
 impl Arguments {
     /// Those named; else those that a case was given of; else all.
     fn wanted(&self) -> Vec<Bench> {
-        let all = [Bench::Endpoints, Bench::Proxy];
+        let all = [Bench::Endpoints, Bench::Proxy, Bench::Traffic];
         let given = |bench: &Bench| {
             self.cases.iter().any(|case| match case {
                 AnyCase::Endpoints(_) => *bench == Bench::Endpoints,
@@ -209,6 +222,24 @@ pub async fn proxy(options: &ProxyOptions, out: &Path) -> Result<PathBuf> {
     publish(&rows, &log, out, "proxy")
 }
 
+/// Runs the benchmark of what passes through each backend, prints its table and says where its JSON is.
+///
+/// # Errors
+/// It could not be completed.
+pub async fn traffic(options: &TrafficOptions, out: &Path) -> Result<PathBuf> {
+    let say = progress();
+    let (rows, log) = traffic::measure(options, &say).await?;
+    publish(&rows, &log, out, "traffic")
+}
+
+/// Relays until it is killed: a peer of [`traffic`].
+///
+/// # Errors
+/// A port is taken.
+pub async fn relay(arguments: &RelayArguments) -> Result<()> {
+    traffic::relay(arguments).await
+}
+
 /// Tells a terminal each step, with the time since now.
 fn progress() -> impl Fn(&str) {
     let started = Instant::now();
@@ -262,8 +293,15 @@ mod tests {
     fn a_case_brings_its_benchmark_and_a_named_benchmark_its_usual_cases() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|cli| cli.arguments);
         let both = [Bench::Endpoints, Bench::Proxy];
+        let all = [Bench::Endpoints, Bench::Proxy, Bench::Traffic];
         for (line, wanted, endpoints, proxy) in [
-            ("bench", &both[..], &Case::DEFAULT[..], &ProxyCase::DEFAULT[..]),
+            ("bench", &all[..], &Case::DEFAULT[..], &ProxyCase::DEFAULT[..]),
+            (
+                "bench traffic",
+                &[Bench::Traffic],
+                &Case::DEFAULT,
+                &ProxyCase::DEFAULT,
+            ),
             (
                 "bench proxy",
                 &[Bench::Proxy],

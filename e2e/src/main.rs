@@ -30,6 +30,9 @@ enum Command {
     },
     /// Measures Berth beside its peers; a release build of both programs is wanted.
     Bench(bench::Arguments),
+    /// A plain relay: what a benchmark measures mode userspace beside.
+    #[command(hide = true)]
+    Relay(bench::RelayArguments),
     /// Runs random histories against Berth and kube-controller-manager and compares what they make of them.
     Soak(SoakArgs),
     /// Lets everything go wrong that can, and looks whether Berth's Endpoints and slices come out right.
@@ -51,6 +54,11 @@ fn main() -> ExitCode {
 }
 
 fn run(command: &Command) -> Result<ExitCode> {
+    if let Command::Relay(arguments) = command {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(bench::relay(arguments))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if !sandbox::is_inside() {
         // There is no way to any registry from inside.
         Binaries::find_or_build()?;
@@ -80,7 +88,7 @@ async fn inside(command: &Command) -> Result<ExitCode> {
         Command::Bench(arguments) => bench::run(arguments).await?,
         Command::Soak(arguments) => return soak(arguments).await,
         Command::Faults(arguments) => faults::run(arguments).await?,
-        Command::ControlPlane | Command::Peers => {}
+        Command::Relay(_) | Command::ControlPlane | Command::Peers => {}
     }
     Ok(ExitCode::SUCCESS)
 }

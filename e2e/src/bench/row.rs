@@ -16,6 +16,8 @@ use super::stats::Spread;
 pub(crate) enum Better {
     /// Less of it.
     Lower,
+    /// More of it.
+    Higher,
 }
 
 /// What a figure has to reach.
@@ -111,6 +113,14 @@ impl Row {
             ratio: ratio.map(rounded),
             goal: goal.text(),
             met: goal.met(berth.median, ratio),
+        }
+    }
+
+    /// The same of what there should be much of.
+    pub(crate) fn more_is_better(self) -> Self {
+        Self {
+            better: Better::Higher,
+            ..self
         }
     }
 }

@@ -111,7 +111,7 @@ pub struct ProxyLaunch {
     /// On which of the node's addresses kube-proxy serves node ports. Its own default is `primary` in nftables mode
     /// and `all` in iptables mode.
     pub node_port_addresses: Vec<String>,
-    /// Another build of Berth than the one beside the running program.
+    /// Another build of Berth than the one beside the running program; kube-proxy has only one.
     pub program: Option<PathBuf>,
     /// Berth's only capabilities, as setpriv has them: `-all,+net_admin`. `None` for all.
     pub capabilities: Option<String>,

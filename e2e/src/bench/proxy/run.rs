@@ -89,7 +89,7 @@ impl Ground {
             cluster_cidrs: "10.128.0.0/9".to_owned(),
             // There are no node ports, and upstream's default needs none to be looked for.
             node_port_addresses: Vec::new(),
-            program: (subject.proxy == Proxy::Berth).then(|| subject.berth.to_owned()),
+            program: Some(subject.berth.to_owned()),
             ..ProxyLaunch::named(subject.name, &ProxyData::node(), &server)
         };
         let mut values = Values::new();

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A node for each contender, with the same Services.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use berth_testkit::process::{Process, Spec, binary};
+use berth_testkit::wait::eventually;
+use serde_json::{Value, json};
+
+use super::super::quiet::quiet;
+use super::super::usage::Family;
+use super::load::{self, ANSWERS, READS};
+use super::{CONTENDERS, Contender, TrafficOptions};
+use crate::cluster::PATIENCE;
+use crate::proxy_peer::ground::stage_for;
+use crate::proxy_peer::launch::{Proxy, ProxyLaunch, wait_ready};
+use crate::proxy_peer::objects::Request;
+use crate::proxy_peer::world::{NODE, NODES, Origin, Site, World};
+use crate::stage::Stage;
+
+const NAMESPACE: &str = "traffic";
+/// The measured Service. It is the last to be written, so that whoever serves it serves the others, too.
+const SERVICE: (&str, Ipv4Addr) = ("measured", Ipv4Addr::new(10, 96, 200, 1));
+
+/// Everything that is there while contenders take turns.
+pub(super) struct Ground {
+    stage: Stage,
+    nodes: BTreeMap<Contender, (World, Option<Process>)>,
+}
+
+impl Ground {
+    /// Starts the API server and every contender, and waits until each serves.
+    pub(super) async fn start(options: &TrafficOptions, say: &impl Fn(&str)) -> Result<Self> {
+        say("starting the API server and every contender");
+        let mut ground = Self {
+            stage: stage_for("bench-traffic", CONTENDERS.len()).await?,
+            nodes: BTreeMap::new(),
+        };
+        for (number, contender) in (1..).zip(CONTENDERS) {
+            let world = World::build(number)?;
+            load::serve(world.site(Site::B))?;
+            let process = ground.launch(contender, &world, options).await?;
+            ground.nodes.insert(contender, (world, process));
+        }
+        for request in objects(options.others) {
+            request.send(&ground.stage.client()).await?;
+        }
+        say("waiting until all serve");
+        for (contender, (world, process)) in &ground.nodes {
+            let to = contender.address(ANSWERS);
+            let answered = eventually(format!("{}: {to}", contender.name()), PATIENCE, || async {
+                let client = world.origin(Origin::IdlePod);
+                let short = Duration::from_millis(1);
+                let rate = tokio::task::block_in_place(|| load::connections(client, to, short))?;
+                ensure!(rate > 0.0, "no connection");
+                anyhow::Ok(())
+            });
+            let log = || process.as_ref().map(Process::log_end).unwrap_or_default();
+            answered.await.with_context(log)?;
+        }
+        quiet(|| ground.used()).await?;
+        Ok(ground)
+    }
+
+    /// Where the logs are.
+    pub(super) fn logs(&self) -> &Path {
+        self.stage.logs()
+    }
+
+    /// One contender's turn: connections a second, Gbit a second.
+    pub(super) async fn turn(&self, contender: Contender, duration: Duration) -> Result<(f64, f64)> {
+        let (world, _) = self.nodes.get(&contender).context("no such contender")?;
+        let client = world.origin(Origin::IdlePod);
+        tokio::task::block_in_place(|| {
+            let connections = load::connections(client, contender.address(ANSWERS), duration)?;
+            let throughput = load::throughput(client, contender.address(READS), duration)?;
+            Ok((connections, throughput))
+        })
+    }
+
+    async fn launch(
+        &self,
+        contender: Contender,
+        world: &World,
+        options: &TrafficOptions,
+    ) -> Result<Option<Process>> {
+        let (proxy, flags) = match contender {
+            Contender::Nobody => return Ok(None),
+            Contender::PlainRelay => return Ok(Some(plain_relay(world, self.logs())?)),
+            Contender::Rules(proxy) => (proxy, vec![]),
+            Contender::Userspace => (Proxy::Berth, vec!["--proxy-mode=userspace".to_owned()]),
+        };
+        let server = format!(
+            "https://{}:{}",
+            world.api_server(),
+            self.stage.control_plane().port()
+        );
+        let launch = ProxyLaunch {
+            program: Some(options.berth.clone()),
+            extra_flags: flags,
+            ..ProxyLaunch::named(contender.name(), NODES[0].0, &server)
+        };
+        let mut process = self.stage.launch_proxy(proxy, world.node(), &launch).await?;
+        wait_ready(proxy, &mut process)?;
+        Ok(Some(process))
+    }
+
+    /// CPU seconds of all contenders.
+    fn used(&self) -> Result<f64> {
+        let processes = self.nodes.values().filter_map(|(_, process)| process.as_ref());
+        processes
+            .map(|process| Ok(Family::of(process.pid())?.cpu_seconds))
+            .sum()
+    }
+}
+
+fn plain_relay(world: &World, logs: &Path) -> Result<Process> {
+    let program: PathBuf = binary("berth-e2e", "berth-e2e")?;
+    let mut spec = Spec::new("plain-relay", program, &logs.join("plain-relay.log"));
+    spec.args = vec!["relay".to_owned()];
+    spec.args.extend([ANSWERS, READS].map(|port| {
+        let pod = SocketAddr::new(Site::B.address().v4.into(), port);
+        format!("--way={}={pod}", SocketAddr::new(NODE.v4.into(), port))
+    }));
+    Ok(Process::start(world.node(), &spec)?)
+}
+
+impl Contender {
+    /// What a client connects to.
+    fn address(self, port: u16) -> SocketAddr {
+        let ip: IpAddr = match self {
+            Self::Nobody => Site::B.address().v4.into(),
+            Self::PlainRelay => NODE.v4.into(),
+            Self::Rules(_) | Self::Userspace => SERVICE.1.into(),
+        };
+        SocketAddr::new(ip, port)
+    }
+}
+
+/// The namespace, other Services, and last the measured one.
+fn objects(others: u16) -> Vec<Request> {
+    let namespace = json!({"metadata": {"name": NAMESPACE}});
+    let mut requests = vec![Request::create("/api/v1/namespaces", namespace)];
+    for index in 0..others {
+        let [high, low] = index.to_be_bytes();
+        // 10.96.0.0 and 10.96.0.1 are the range's and the API server's own.
+        let ip = Ipv4Addr::new(10, 96, 1 + high, low);
+        requests.extend(service(&format!("other-{index}"), ip, Site::A));
+    }
+    requests.extend(service(SERVICE.0, SERVICE.1, Site::B));
+    requests
+}
+
+fn service(name: &str, ip: Ipv4Addr, endpoint: Site) -> [Request; 2] {
+    let ports = || -> Vec<Value> {
+        let ports = [("answers", ANSWERS), ("reads", READS)];
+        ports
+            .map(|(name, port)| json!({"name": name, "port": port, "protocol": "TCP"}))
+            .into()
+    };
+    let slice = json!({
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4", "ports": ports(),
+        "endpoints": [{
+            "addresses": [endpoint.address().v4], "nodeName": endpoint.node(),
+            "conditions": {"ready": true, "serving": true, "terminating": false},
+        }],
+    });
+    let service = json!({
+        "metadata": {"name": name},
+        "spec": {"clusterIP": ip, "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "ports": ports()},
+    });
+    let namespaced = |group: &str, kind: &str| format!("{group}/namespaces/{NAMESPACE}/{kind}");
+    [
+        Request::create(&namespaced("/apis/discovery.k8s.io/v1", "endpointslices"), slice),
+        Request::create(&namespaced("/api/v1", "services"), service),
+    ]
+}
