@@ -12,6 +12,7 @@ mod packets;
 mod policies;
 mod recovery;
 mod refused;
+mod strays;
 mod structure;
 mod traffic;
 mod unallocated;

@@ -15,6 +15,8 @@ mod packets;
 mod policies;
 mod recovery;
 mod refused;
+#[path = "../backend/strays.rs"]
+mod strays;
 mod structure;
 mod takeover;
 #[path = "../backend/traffic.rs"]
