@@ -8,6 +8,7 @@ mod cluster;
 mod counting;
 mod detectors;
 mod links;
+mod pace;
 mod packets;
 mod policies;
 mod recovery;
