@@ -40,7 +40,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A program did not do what it was asked for.
-    #[error("{command}: {status}: {said}{}", line.as_ref().map(|line| format!("; the line: {line}")).unwrap_or_default())]
+    #[error("{command}: {status}: {said}{}", lines.first().map(|line| format!("; the line: {line}")).unwrap_or_default())]
     Refused {
         /// Which, with its arguments.
         command: String,
@@ -48,8 +48,8 @@ pub enum Error {
         status: String,
         /// What it said.
         said: String,
-        /// Which line of its input it named.
-        line: Option<String>,
+        /// Which lines of its input it named.
+        lines: Vec<String>,
     },
     /// The node lacks something: a program, a module, a setting.
     #[error("{what}; {way_out}")]

@@ -5,18 +5,20 @@
 //! it. After that each turn writes what changed, without reading.
 
 mod counts;
+mod halving;
+mod isolate;
 mod program;
 mod remove;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_model::{IpFamily, Protocol};
+use berth_model::{IpFamily, Protocol, ServiceKey};
 use berth_proxy_core::conntrack::StaleFlows;
 use berth_proxy_core::iptables::{Choices, Installed, Plan, Wanted};
 use berth_proxy_core::{Intent, Settings, Touched};
@@ -28,7 +30,7 @@ pub(crate) use watch::sizes;
 
 use crate::Error;
 use crate::apply::nft::Counters;
-use crate::backend::{Backend, Done, Turned};
+use crate::backend::{Backend, Turned};
 use crate::refusals::Refusals;
 use counts::COUNTED;
 use watch::{Look, Watch};
@@ -52,6 +54,8 @@ struct Tables {
     foreign: bool,
     /// Services whose rules were refused.
     refused: Refusals,
+    /// Those of them that were found by themselves, while there are others that were not.
+    blamed: BTreeSet<ServiceKey>,
     counts: Counts,
 }
 
@@ -80,6 +84,7 @@ impl Iptables {
                 look: None,
                 foreign: false,
                 refused: Refusals::default(),
+                blamed: BTreeSet::new(),
                 counts: Counts::default(),
             })
         });
@@ -257,71 +262,6 @@ impl Tables {
         }
         self.counts.wrote(&plan);
         turned.done.changes += plan.lines();
-        Ok(())
-    }
-
-    /// Writes what is not as it should be. A Service whose rules are refused is left as it is.
-    async fn read_and_write(&mut self, intent: &Intent, turned: &mut Turned) -> Result<(), Error> {
-        let family = self.programs.family();
-        self.look = None;
-        loop {
-            let listed = self.programs.save().await?;
-            self.foreign = false;
-            let installed = Installed::read(family, &listed);
-            drop(listed);
-            if !installed.is_empty() && !installed.is_ours() {
-                tracing::warn!(
-                    %family,
-                    "the chains of a kube-proxy in iptables mode are here, and are taken over; it must not run beside \
-                     berth proxy in this mode"
-                );
-            }
-            turned.stale.merge(unclaimed(&installed, intent));
-            let out = self.refused.services();
-            let (wanted, plan) = Wanted::without(family, intent, choices(), &installed, &out);
-            match self.programs.restore(&plan).await {
-                Ok(()) => {
-                    compared(family, &installed, &plan);
-                    self.counts.wrote(&plan);
-                    turned.done.merge(Done {
-                        rebuilt: usize::from(!installed.is_ours()),
-                        changes: plan.lines(),
-                        ..Done::default()
-                    });
-                    self.wanted = Some(wanted);
-                    return Ok(());
-                }
-                Err(error) => {
-                    self.counts.refused += 1;
-                    self.leave_out(&wanted, error)?;
-                }
-            }
-        }
-    }
-
-    /// Leaves out the Service that the refusal names.
-    ///
-    /// # Errors
-    /// The refusal, if it names none, or if there is no other Service: then it is hardly about that one.
-    fn leave_out(&mut self, wanted: &Wanted, refusal: Error) -> Result<(), Error> {
-        let line = match &refusal {
-            Error::Refused { line, .. } => line.as_deref(),
-            Error::Privilege { .. }
-            | Error::Kernel { .. }
-            | Error::Unstable { .. }
-            | Error::Program { .. }
-            | Error::Missing { .. }
-            | Error::Socket(_) => None,
-        };
-        let Some(service) = line.and_then(|line| wanted.owner_of(line)) else {
-            return Err(refusal);
-        };
-        if !wanted.has_others(service) && !self.refused.is_empty() {
-            self.refused.clear();
-            return Err(refusal);
-        }
-        tracing::debug!(family = %wanted.family(), %service, %refusal, "left out");
-        self.refused.insert(service.clone(), refusal.to_string());
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Programs that take their work from standard input: the only interface that iptables has in both its variants.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -80,8 +81,8 @@ impl Program {
     }
 
     fn refused(&self, arguments: &[&str], output: &Output, input: &str) -> Error {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().map(str::trim).filter(|line| !line.is_empty());
+        let all = String::from_utf8_lossy(&output.stderr);
+        let said = all.lines().map(str::trim).filter(|line| !line.is_empty());
         let said: Vec<&str> = said.take(QUOTED).collect();
         let said = said.join("; ");
         let mut command = self.file.display().to_string();
@@ -95,22 +96,31 @@ impl Program {
         Error::Refused {
             command,
             status: output.status.to_string(),
-            line: named_line(&said, input).map(str::to_owned),
+            lines: named_lines(&all, input),
             said,
         }
     }
 }
 
-/// The line of its input that a program named, if it named one.
-fn named_line<'a>(said: &str, input: &'a str) -> Option<&'a str> {
+/// The lines of its input that a program named, one in each line that it said at most.
+fn named_lines(said: &str, input: &str) -> Vec<String> {
+    let numbers: BTreeSet<usize> = said.lines().filter_map(named_line).collect();
+    if numbers.is_empty() {
+        return Vec::new();
+    }
+    let lines = (1..).zip(input.lines());
+    let named = lines.filter(|(number, _)| numbers.contains(number));
+    named.map(|(_, line)| line.to_owned()).collect()
+}
+
+fn named_line(said: &str) -> Option<usize> {
     let rest = said.split("line").find_map(|rest| {
         let rest = rest.strip_prefix(':').unwrap_or(rest).strip_prefix(' ')?;
         rest.starts_with(|symbol: char| symbol.is_ascii_digit())
             .then_some(rest)
     })?;
     let digits = rest.split(|symbol: char| !symbol.is_ascii_digit()).next()?;
-    let number: usize = digits.parse().ok()?;
-    input.lines().nth(number.checked_sub(1)?)
+    digits.parse().ok()
 }
 
 #[cfg(test)]
@@ -148,6 +158,16 @@ mod tests {
                 assert!(said.contains(part), "{said}");
             }
         }
+    }
+
+    #[test]
+    fn all_lines_that_are_named_are_known() {
+        let script = "for n in 1 2 3 4 5 7; do echo \"line $n: RULE_APPEND failed\" >&2; done; exit 4";
+        let refused = ran("sh", &["-c", script], "a\nb\nc\nd\ne\nf\n").unwrap_err();
+        let Error::Refused { lines, .. } = refused else {
+            panic!("{refused}");
+        };
+        assert_eq!(lines, ["a", "b", "c", "d", "e"]);
     }
 
     #[test]

@@ -45,9 +45,9 @@ impl Refusals {
         reasons.map(|(service, refused)| (service.clone(), refused.why.clone()))
     }
 
-    /// Whether there is none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Forgets them all.

@@ -3,6 +3,7 @@
 //! while the process is restarted or replaced.
 
 mod looks;
+mod pace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -11,7 +12,6 @@ use berth_model::{IpFamily, ServiceKey};
 use berth_proxy_core::nft::BINDINGS_SIZE;
 use berth_proxy_core::{Conflict, Settings};
 use berth_runtime::admin::Admin;
-use berth_runtime::backoff::{Backoff, jitter};
 use berth_runtime::client::ApiArgs;
 use berth_runtime::exit::ExitError;
 use berth_runtime::metrics::Metrics as Registry;
@@ -37,13 +37,9 @@ use crate::sync::Syncer;
 use crate::takeover::take_over;
 use crate::upstream::Upstream;
 use crate::{Error, ProxyArgs, sysctl};
-use looks::{AUDIT_PERIOD, GLANCE_PERIOD, Paces};
+use looks::{AUDIT_PERIOD, GLANCE_PERIOD, LookTimes};
+use pace::Pace;
 
-/// Retries of a failed turn. The kernel answers at once, so the first retry comes soon.
-const RETRY: Backoff = Backoff {
-    first: Duration::from_millis(100),
-    cap: Duration::from_secs(30),
-};
 /// How often the counter of untranslated packets is read.
 const COUNTER_PERIOD: Duration = Duration::from_secs(10);
 
@@ -94,9 +90,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         metrics,
         listed: readiness.register("lists-complete"),
         synced: readiness.register("rules-written"),
-        failures: 0,
-        retry_at: None,
-        paused_until: None,
+        pace: Pace::new(options.min_sync_period, options.sync_period),
         conflicts: BTreeSet::new(),
         refused: BTreeMap::new(),
         ports: HealthPorts::new(health.clone()),
@@ -104,7 +98,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         upstream,
         pending: Seen::default(),
         events: source.publisher(options.node.as_str()),
-        paces: Paces::default(),
+        look_times: LookTimes::default(),
         options,
     };
     let serving = tokio::spawn(admin.serve(readiness, registry, stop.child_token()));
@@ -132,10 +126,7 @@ struct Agent {
     metrics: Metrics,
     listed: Condition,
     synced: Condition,
-    failures: u32,
-    retry_at: Option<Instant>,
-    /// End of `--min-sync-period` since the last write.
-    paused_until: Option<Instant>,
+    pace: Pace,
     /// Those that were warned of.
     conflicts: BTreeSet<Conflict>,
     refused: BTreeMap<ServiceKey, String>,
@@ -153,7 +144,7 @@ struct Agent {
     pending: Seen,
     ports: HealthPorts,
     events: Events,
-    paces: Paces,
+    look_times: LookTimes,
 }
 
 impl Agent {
@@ -207,7 +198,7 @@ impl Agent {
     fn wake_in(&self) -> Option<Duration> {
         let now = Instant::now();
         let until = |at: Instant| at.saturating_duration_since(now);
-        let rules = match self.not_before() {
+        let rules = match self.pace.not_before() {
             Some(at) => Some(until(at)),
             None => self.syncer.next_wake(),
         };
@@ -215,11 +206,6 @@ impl Agent {
         let node = (!self.written && self.state.is_synced()).then(|| until(self.node_patience));
         let node = node.filter(|wait| !wait.is_zero());
         rules.into_iter().chain(ports).chain(node).min()
-    }
-
-    /// Before when no rules are written.
-    fn not_before(&self) -> Option<Instant> {
-        self.retry_at.into_iter().chain(self.paused_until).max()
     }
 
     fn is_synced(&self) -> bool {
@@ -303,7 +289,7 @@ impl Agent {
             self.report();
         }
         self.check_ports().await;
-        if self.not_before().is_some_and(|at| at > Instant::now()) {
+        if !self.pace.is_due(Instant::now()) {
             return Ok(());
         }
         self.write(dirty.len()).await
@@ -313,8 +299,6 @@ impl Agent {
         let started = Instant::now();
         match self.syncer.turn().await {
             Ok(done) => {
-                self.failures = 0;
-                self.retry_at = None;
                 self.synced.set();
                 if !std::mem::replace(&mut self.written, true) {
                     // Only now, since the rules have the kernel load the module.
@@ -326,7 +310,7 @@ impl Agent {
                 self.health.updated(now);
                 self.upstream.synced(now, &std::mem::take(&mut self.pending));
                 self.upstream.cleaned(self.syncer.take_passes());
-                self.paused_until = None;
+                self.pace.ended(Instant::now(), !done.is_nothing());
                 if !done.is_nothing() {
                     let took = started.elapsed();
                     self.upstream.wrote(took, done.rebuilt > 0);
@@ -335,9 +319,6 @@ impl Agent {
                     self.metrics.unbound(done.unbound);
                     self.metrics.wrote(done.changes, done.rebuilt);
                     tracing::debug!(?done, services, ?took, "synced");
-                    if !self.options.min_sync_period.is_zero() {
-                        self.paused_until = Some(Instant::now() + self.options.min_sync_period);
-                    }
                 }
                 self.report_refused();
                 for (family, count) in self.syncer.backend().elements() {
@@ -387,15 +368,10 @@ impl Agent {
 
     /// What was refused is tried again after a pause.
     fn failed(&mut self, error: &Error) {
-        self.failures = self.failures.saturating_add(1);
-        let delay = jitter(
-            RETRY.delay(self.failures).min(self.options.sync_period),
-            self.failures.wrapping_mul(0x9e37_79b9),
-        );
-        self.retry_at = Some(Instant::now() + delay);
+        let delay = self.pace.failed(Instant::now());
         self.metrics.failed();
         self.upstream.failed();
-        tracing::error!(%error, failures = self.failures, retry_in = ?delay, "rules not written");
+        tracing::error!(%error, failures = self.pace.failures(), retry_in = ?delay, "rules not written");
     }
 
     fn report(&mut self) {

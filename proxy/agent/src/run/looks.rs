@@ -24,18 +24,18 @@ const REPAIRS: u32 = 4;
 /// How long looks take. The shortest of the last few tells: what made a single one long may have been the machine, and
 /// then what somebody flushes meanwhile would stay away for as long as fifty of it.
 #[derive(Debug, Default)]
-struct Pace {
+struct Times {
     took: VecDeque<Duration>,
 }
 
 /// How long each kind of look takes.
 #[derive(Debug, Default)]
-pub(super) struct Paces {
-    glances: Pace,
-    audits: Pace,
+pub(super) struct LookTimes {
+    glances: Times,
+    audits: Times,
 }
 
-impl Pace {
+impl Times {
     /// How long to rest after a look that took so long, at least for `period`.
     fn rest(&mut self, took: Duration, period: Duration) -> Duration {
         self.took.truncate(LOOKS - 1);
@@ -60,7 +60,7 @@ impl Agent {
         let now = Instant::now();
         let next = now
             + self
-                .paces
+                .look_times
                 .glances
                 .rest(now.saturating_duration_since(started), GLANCE_PERIOD);
         if !found {
@@ -81,7 +81,7 @@ impl Agent {
         let now = Instant::now();
         Ok(now
             + self
-                .paces
+                .look_times
                 .audits
                 .rest(now.saturating_duration_since(started), AUDIT_PERIOD))
     }
@@ -101,19 +101,19 @@ mod tests {
             ("all long", [40, 30, 20, 30], 1_000),
             ("just as long as the period allows", [5, 5, 5, 5], 250),
         ] {
-            let mut pace = Pace::default();
-            let rests = took.map(|took| pace.rest(Duration::from_millis(took), period));
+            let mut times = Times::default();
+            let rests = took.map(|took| times.rest(Duration::from_millis(took), period));
             assert_eq!(rests[..3], [period; 3], "{row}");
             assert_eq!(rests[3], Duration::from_millis(rest), "{row}");
         }
-        let mut pace = Pace::default();
+        let mut times = Times::default();
         let mut rest = Duration::ZERO;
         for _ in 0..9 {
-            rest = pace.rest(Duration::from_millis(40), period);
+            rest = times.rest(Duration::from_millis(40), period);
         }
         assert_eq!(rest, Duration::from_secs(2));
         assert_eq!(
-            pace.rest(Duration::from_millis(6), period),
+            times.rest(Duration::from_millis(6), period),
             Duration::from_millis(300)
         );
     }

@@ -15,6 +15,7 @@ use berth_testkit::in_sandbox_async;
 use berth_testkit::netns::Netns;
 
 use crate::cluster::{Cluster, PORT, cluster_ips, mk_syncer, node_port, pod_ips, retire};
+use crate::strays::{BE_LIBERAL, Connection};
 use crate::structure::nft;
 use crate::traffic::{NODE, PATIENCE, Transport, ask_from, is_even, is_refusal, mk_pod, serve, spread};
 
@@ -327,6 +328,27 @@ fn a_thousand_endpoint_changes_at_once_lose_no_packet() {
         .await?;
         stop.store(true, Ordering::Relaxed);
         ensure!(streaming.join().is_ok());
+        anyhow::Ok(())
+    });
+}
+
+/// As in kube-proxy's nftables mode, whose rules drop nothing of the kind: conntrack has to be told to be liberal.
+#[test]
+fn a_packet_that_conntrack_cannot_make_sense_of_ends_no_connection_where_conntrack_is_liberal() {
+    in_sandbox_async!(async {
+        let (client, pod) = (mk_pod(100)?, mk_pod(1)?);
+        let node = Netns::current("node")?;
+        let mut cluster = Cluster::new();
+        let mut syncer = mk_syncer(SOON)?;
+        cluster.set(1, Some(&[1])).sync(&mut syncer).await?;
+        for (liberal, survives) in [("1", true), ("0", false)] {
+            node.sysctl(&[(BE_LIBERAL, liberal)])?;
+            for ip in cluster_ips(1) {
+                let mut connection = Connection::open(&client, &pod, (ip, PORT).into())?;
+                connection.stray()?;
+                ensure!(connection.goes_on()? == survives, "{ip}, liberal: {liberal}");
+            }
+        }
         anyhow::Ok(())
     });
 }

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: constants that parse")]
 
+mod affinity;
 #[path = "../backend/cluster.rs"]
 #[expect(dead_code, reason = "some of it is about nftables")]
 mod cluster;
@@ -14,6 +15,8 @@ mod packets;
 mod policies;
 mod recovery;
 mod refused;
+#[path = "../backend/strays.rs"]
+mod strays;
 mod structure;
 mod takeover;
 #[path = "../backend/traffic.rs"]

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, UdpSocket};
 
 use anyhow::ensure;
-use berth_model::SessionAffinity;
+use berth_model::{IpFamily, SessionAffinity};
+use berth_proxy_agent::iptables::{Variant, Whose, remove};
 use berth_testkit::in_sandbox_async;
 use berth_testkit::netns::Netns;
 
 use crate::cluster::{Cluster, PORT, cluster_ips, node_port, pod_ips, settings};
-use crate::ground::{VARIANTS, mk_syncer};
+use crate::ground::{VARIANTS, mk_syncer, path, program, run};
+use crate::strays::{BE_LIBERAL, Connection};
 use crate::traffic::{
     NODE, PATIENCE, SILENCE, Transport, ask_from, is_even, is_refusal, mk_pod, mk_stranger, serve, spread,
     stranger_ips,
@@ -221,6 +223,50 @@ fn udp_clients_that_keep_their_port_leave_an_endpoint_that_left() {
                 sockets[0].recv(&mut [0; 64])
             });
             ensure!(outcome.is_err(), "{variant}: still answered");
+        }
+        anyhow::Ok(())
+    });
+}
+
+/// How many packets met the rule that drops what conntrack cannot make sense of; `None` if there is no such rule.
+fn dropped(variant: Variant, family: IpFamily) -> anyhow::Result<Option<u64>> {
+    let listed = run(&program(variant, family, "-save"), &["-c"], "")?;
+    // `[PACKETS:BYTES] -A CHAIN ...`
+    let rule = listed
+        .lines()
+        .find(|line| line.contains("-A KUBE-FORWARD") && line.contains("--ctstate INVALID -j DROP"));
+    let packets = rule.and_then(|rule| rule.strip_prefix('[')?.split(':').next());
+    Ok(packets.map(str::parse).transpose()?)
+}
+
+#[test]
+fn a_packet_that_conntrack_cannot_make_sense_of_ends_no_connection() {
+    in_sandbox_async!(async {
+        let (client, pod) = (mk_pod(100)?, mk_pod(1)?);
+        let node = Netns::current("node")?;
+        for variant in VARIANTS {
+            let mut cluster = Cluster::new();
+            let mut syncer = mk_syncer(variant, &settings())?;
+            cluster.set(1, Some(&[1])).sync(&mut syncer).await?;
+            for liberal in [false, true] {
+                node.sysctl(&[(BE_LIBERAL, if liberal { "1" } else { "0" })])?;
+                // A process looks at it when it reads the tables first.
+                let mut syncer = mk_syncer(variant, &settings())?;
+                cluster.set(1, Some(&[1])).sync(&mut syncer).await?;
+                for (ip, family) in cluster_ips(1).into_iter().zip(IpFamily::ALL) {
+                    let mut connection = Connection::open(&client, &pod, (ip, PORT).into())?;
+                    connection.stray()?;
+                    ensure!(connection.goes_on()?, "{variant} {ip}, liberal: {liberal}: reset");
+                    let dropped = dropped(variant, family)?;
+                    let right = match dropped {
+                        None => liberal,
+                        Some(packets) => !liberal && packets > 0,
+                    };
+                    ensure!(right, "{variant} {ip}, liberal: {liberal}: {dropped:?}");
+                }
+            }
+            cluster.set(1, None).sync(&mut syncer).await?;
+            remove(&path(), Whose::Ours).await?;
         }
         anyhow::Ok(())
     });

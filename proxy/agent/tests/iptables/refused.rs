@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A Service whose rules iptables refuses, on a node that lacks the extension `recent`: that is, those with affinity.
+//! Services whose rules are refused, those with affinity: by iptables, on a node that lacks its extension `recent`; and by
+//! the kernel, which is asked for more hits than xt_recent counts.
 
 use std::ffi::OsString;
 use std::fs;
@@ -26,6 +27,38 @@ fn extensions() -> anyhow::Result<PathBuf> {
         .context("extensions of iptables")
 }
 
+/// A PATH whose iptables-restore is this shell script, with `NAME` for the real one.
+fn mk_scripts(folder: &Path, script: &str) -> anyhow::Result<OsString> {
+    for variant in VARIANTS {
+        for family in IpFamily::ALL {
+            let name = program(variant, family, "-restore");
+            let path = path();
+            let text = format!("#!/bin/sh\nPATH={}\n{script}\n", path.display());
+            let file = folder.join(&name);
+            fs::write(&file, text.replace("NAME", &name))?;
+            fs::set_permissions(&file, PermissionsExt::from_mode(0o755))?;
+        }
+    }
+    let mut folders = vec![folder.to_owned()];
+    folders.extend(std::env::split_paths(&path()));
+    Ok(std::env::join_paths(folders)?)
+}
+
+/// The kernel refuses what remembers clients. `word` is what the program calls a line.
+fn mk_kernel_path(folder: &Path, word: &str) -> anyhow::Result<OsString> {
+    // 65,535 is the most that struct xt_recent_mtinfo's check lets pass (XT_RECENT_MAX_NSTAMPS in Linux's xt_recent.c).
+    let script = "sed 's/ --seconds 600/& --hitcount 70000/' > FOLDER/$$.in\n\
+                  NAME \"$@\" < FOLDER/$$.in 2> FOLDER/$$.err\n\
+                  status=$?\n\
+                  sed 's/line/WORD/g' FOLDER/$$.err >&2\n\
+                  exit $status";
+    let folder_name = folder.display().to_string();
+    mk_scripts(
+        folder,
+        &script.replace("FOLDER", &folder_name).replace("WORD", word),
+    )
+}
+
 /// A PATH whose iptables-restore lacks `recent`.
 fn mk_path(folder: &Path) -> anyhow::Result<OsString> {
     let library = folder.join("xtables");
@@ -40,22 +73,8 @@ fn mk_path(folder: &Path) -> anyhow::Result<OsString> {
             symlink(file, library.join(name))?;
         }
     }
-    for variant in VARIANTS {
-        for family in IpFamily::ALL {
-            let name = program(variant, family, "-restore");
-            let text = format!(
-                "#!/bin/sh\nexport XTABLES_LIBDIR={}\nPATH={} exec {name} \"$@\"\n",
-                library.display(),
-                path().display()
-            );
-            let file = folder.join(&name);
-            fs::write(&file, text)?;
-            fs::set_permissions(&file, PermissionsExt::from_mode(0o755))?;
-        }
-    }
-    let mut folders = vec![folder.to_owned()];
-    folders.extend(std::env::split_paths(&path()));
-    Ok(std::env::join_paths(folders)?)
+    let library = library.display();
+    mk_scripts(folder, &format!("XTABLES_LIBDIR={library} exec NAME \"$@\""))
 }
 
 fn key(n: u16) -> ServiceKey {
@@ -170,6 +189,109 @@ fn where_all_are_refused_it_is_nobodys_fault() {
                 error.is_err() && syncer.refused().is_empty(),
                 "{variant}: {error:?}"
             );
+        }
+        anyhow::Ok(())
+    });
+}
+
+/// How often each family was refused something.
+fn refusals(syncer: &Syncer<Iptables>) -> Vec<u64> {
+    syncer
+        .backend()
+        .counts()
+        .map(|(_, counts)| counts.refused)
+        .collect()
+}
+
+#[test]
+fn those_that_the_kernel_refuses_are_found_whether_or_not_a_line_is_named() {
+    in_sandbox_async!(async {
+        // The nft variant names all lines that the kernel refuses, the legacy one only COMMIT.
+        for (variant, word, at_first) in [
+            (Variant::Nft, "line", 1),
+            (Variant::Nft, "somewhere", 5),
+            (Variant::Legacy, "line", 5),
+        ] {
+            let folder = tempfile::tempdir()?;
+            let case = format!("{variant}, {word}");
+            let refusing = mk_kernel_path(folder.path(), word)?;
+            let mut cluster = Cluster::new();
+            let mut syncer = Syncer::new(Iptables::open(&refusing, variant)?, settings());
+            for n in 1..=8 {
+                cluster.set(n, Some(&[11, 12]));
+            }
+            stick(&mut cluster, 3);
+            stick(&mut cluster, 6);
+            cluster.sync(&mut syncer).await?;
+            ensure!(
+                refused(&syncer) == [key(3), key(6)],
+                "{case}: {:?}",
+                syncer.refused()
+            );
+            ensure!(
+                served(variant)? == [1, 2, 4, 5, 7, 8],
+                "{case}: {:?}",
+                served(variant)?
+            );
+            ensure!(
+                refusals(&syncer) == [at_first; 2],
+                "{case}: {:?}",
+                refusals(&syncer)
+            );
+            ensure!(syncer.turn().await?.is_nothing(), "{case}: tried again already");
+
+            // One more, among others that change at the same time.
+            stick(&mut cluster, 8);
+            cluster.set(2, None).set(9, Some(&[12]));
+            ensure!(cluster.sync(&mut syncer).await.is_err(), "{case}");
+            syncer.turn().await?;
+            let all = [key(3), key(6), key(8)];
+            ensure!(refused(&syncer) == all, "{case}: {:?}", syncer.refused());
+            // What Service 8 had before goes on working.
+            ensure!(
+                served(variant)? == [1, 4, 5, 7, 8, 9],
+                "{case}: {:?}",
+                served(variant)?
+            );
+
+            for n in [3, 6, 8] {
+                cluster.set(n, Some(&[11, 12]));
+            }
+            cluster.sync(&mut syncer).await?;
+            ensure!(refused(&syncer).is_empty(), "{case}: {:?}", syncer.refused());
+            ensure!(served(variant)? == [1, 3, 4, 5, 6, 7, 8, 9], "{case}");
+            let mut restarted = Syncer::new(Iptables::open(&path(), variant)?, settings());
+            restarted.take(&cluster.view, &cluster.view.services.keys().cloned().collect());
+            ensure!(
+                restarted.turn().await?.is_nothing(),
+                "{case}: not as it should be"
+            );
+            remove(&path(), Whose::Ours).await?;
+        }
+        anyhow::Ok(())
+    });
+}
+
+#[test]
+fn what_is_refused_whatever_service_is_left_out_is_nobodys_fault() {
+    in_sandbox_async!(async {
+        for variant in VARIANTS {
+            let folder = tempfile::tempdir()?;
+            // A line of no Service's, that iptables refuses without naming it.
+            let script = "cat > /dev/null; echo 'no memory' >&2; exit 1";
+            let refusing = mk_scripts(folder.path(), script)?;
+            let mut cluster = Cluster::new();
+            let mut syncer = Syncer::new(Iptables::open(&refusing, variant)?, settings());
+            for n in 1..=8 {
+                cluster.set(n, Some(&[11]));
+            }
+            let error = cluster.sync(&mut syncer).await;
+            ensure!(
+                error.is_err() && syncer.refused().is_empty(),
+                "{variant}: {error:?}"
+            );
+            // All of them, and all but them: more is not tried.
+            ensure!(refusals(&syncer) == [2; 2], "{variant}: {:?}", refusals(&syncer));
         }
         anyhow::Ok(())
     });

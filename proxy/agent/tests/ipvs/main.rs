@@ -29,7 +29,7 @@ const PATIENCE_SECONDS: &str = "300";
 
 type Body = fn() -> anyhow::Result<()>;
 
-const CASES: [Case<Body>; 16] = [
+const CASES: [Case<Body>; 17] = [
     (
         "traffic::spread",
         traffic::connections_are_spread_over_the_endpoints_of_every_frontend,
@@ -45,6 +45,10 @@ const CASES: [Case<Body>; 16] = [
     (
         "traffic::affinity",
         traffic::a_client_stays_with_its_endpoint_as_long_as_that_is_there,
+    ),
+    (
+        "traffic::affinity-timeout",
+        traffic::a_client_is_forgotten_so_long_after_its_last_connection,
     ),
     (
         "traffic::udp",

@@ -2,13 +2,15 @@
 //! Who answers, and whom it sees.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use berth_model::SessionAffinity;
+use berth_proxy_agent::ipvs::{Ipvs, IpvsOptions};
+use berth_proxy_agent::sync::Syncer;
 use berth_testkit::netns::Netns;
 
-use crate::cluster::{Cluster, block_on, mk_syncer, on};
+use crate::cluster::{Cluster, block_on, mk_syncer, on, settings};
 use crate::world::{
     GATE, HOST, PORT, TRANSPORTS, Transport, VIPS, again, ask, cluster_ips, expect_refused, ips, mk_node,
     mk_pod, mk_stranger, node_port, pod_ips, spread, udp_to,
@@ -176,6 +178,77 @@ pub(crate) fn a_client_stays_with_its_endpoint_as_long_as_that_is_there() -> any
             counts.contains_key(&left.to_string()) && counts.len() == 1,
             "{counts:?}"
         );
+        Ok(())
+    })
+}
+
+/// Whether IPVS remembers where any client is at home: entries of connections without a client's port.
+fn is_bound() -> anyhow::Result<bool> {
+    let listed = std::fs::read_to_string("/proc/thread-self/net/ip_vs_conn")?;
+    let mut ports = listed.lines().filter_map(|line| line.split_whitespace().nth(2));
+    Ok(ports.any(|port| port == "0000"))
+}
+
+/// Who answers at the ClusterIPs.
+fn answers(client: &Netns) -> anyhow::Result<Vec<String>> {
+    let asked = cluster_ips(1).map(|ip| ask(client, Transport::Udp, (ip, PORT).into()));
+    asked.into_iter().map(|answer| Ok(answer??)).collect()
+}
+
+/// Whom a client meets that connects again and again for twice the timeout. Where this machine stood still for so long
+/// that the client may well have been forgotten, it begins again.
+fn stay(client: &Netns, timeout: Duration) -> anyhow::Result<Vec<String>> {
+    'turns: for _ in 0..20 {
+        let started = Instant::now();
+        let at_first = answers(client)?;
+        let mut before = started;
+        while started.elapsed() < 2 * timeout {
+            let now = Instant::now();
+            let found = answers(client)?;
+            if before.elapsed() >= timeout {
+                continue 'turns;
+            }
+            ensure!(
+                found == at_first,
+                "{found:?}, {at_first:?} before, after {:?}",
+                started.elapsed()
+            );
+            before = now;
+        }
+        return Ok(at_first);
+    }
+    bail!("each time {timeout:?} passed between two connections")
+}
+
+pub(crate) fn a_client_is_forgotten_so_long_after_its_last_connection() -> anyhow::Result<()> {
+    block_on(async {
+        mk_node()?;
+        let client = mk_pod(100)?;
+        for n in 1..=2 {
+            mk_pod(n)?;
+        }
+        let timeout = Duration::from_secs(2);
+        let options = IpvsOptions {
+            // A client is remembered as long as any connection of its own: these must end before. By UDP, as TCP's 2
+            // minutes after the end (TIME_WAIT) cannot be set.
+            udp_timeout: timeout / 2,
+            ..IpvsOptions::default()
+        };
+        let mut syncer = Syncer::new(Ipvs::open(&settings(), options).await?, settings());
+        let mut cluster = Cluster::new();
+        cluster.put(1, on("node-1", &[1, 2]), |service| {
+            service.affinity = SessionAffinity::ClientIp { timeout_seconds: 2 };
+        });
+        cluster.sync(&mut syncer).await?;
+        let before = stay(&client, timeout)?;
+        ensure!(is_bound()?, "nobody is remembered");
+        while is_bound()? {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // Whoever is new comes to the endpoints in turn.
+        for (before, after) in before.into_iter().zip(answers(&client)?) {
+            ensure!(before != after, "{before} again");
+        }
         Ok(())
     })
 }

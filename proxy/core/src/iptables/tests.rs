@@ -362,3 +362,52 @@ fn a_change_is_as_large_as_what_changed_at_any_number_of_services() {
         lines(5)
     );
 }
+
+#[test]
+fn services_that_a_plan_writes_are_named_with_those_that_need_the_same_beside_each_other() {
+    let mut view = mk_view_of(6, 3);
+    for n in [0, 3, 4] {
+        let mut service = Service::clone(&view.services[&key(n)]);
+        service.affinity = SessionAffinity::None;
+        view.services.insert(key(n), service.into());
+    }
+    view.endpoints.remove(&key(4));
+    let mut intent = Intent::of(&view, here());
+    let nothing = Installed::default();
+    let (mut wanted, plan) = Wanted::full(IpFamily::V4, &intent, Choices::default(), &nothing);
+    let mut written = wanted.written(&plan);
+    assert_eq!(written.len(), 6);
+    // Which kind comes first does not matter.
+    let of_kind = |services: &[u8]| services.iter().map(|n| key(*n)).collect::<Vec<_>>();
+    for kind in [&[1, 2, 5][..], &[0, 3], &[4]] {
+        let at = written
+            .windows(kind.len())
+            .position(|found| found == of_kind(kind));
+        assert!(at.is_some(), "{kind:?} in {written:?}");
+    }
+    written.sort();
+    assert_eq!(written, of_kind(&[0, 1, 2, 3, 4, 5]));
+
+    view.endpoints
+        .insert(key(2), mk_view_of(6, 2).endpoints[&key(2)].clone());
+    view.services.remove(&key(5));
+    let touched = intent.update(&view, [&key(2), &key(5)]);
+    let plan = wanted.update(&intent, &touched);
+    assert_eq!(wanted.written(&plan), [key(2)], "what goes is nobody's");
+}
+
+#[test]
+fn services_written_group_by_group_come_to_the_same_as_all_at_once() {
+    let view = mk_view_of(6, 3);
+    let intent = Intent::of(&view, here());
+    for family in IpFamily::ALL {
+        let mut kernel = Kernel::new();
+        for waiting in [&[0, 1, 2, 3, 4, 5][..], &[3, 4, 5], &[4, 5, 3], &[5], &[]] {
+            let out = waiting.iter().map(|n| key(*n)).collect();
+            let installed = read(family, &kernel);
+            let (_, plan) = Wanted::without(family, &intent, mk_choices(usize::MAX), &installed, &out);
+            kernel.restore(&plan.to_string());
+        }
+        assert_eq!(kernel.shape(), synced(family, &intent, false).shape());
+    }
+}

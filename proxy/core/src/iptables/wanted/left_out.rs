@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Services whose rules are refused: who they are, and what stays of them while the others are written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{IpFamily, ServiceKey, ServicePortName};
 
@@ -9,8 +9,9 @@ use super::Wanted;
 use crate::Intent;
 use crate::iptables::installed::{Content, Installed};
 use crate::iptables::names::{ChainName, Fixed, Purpose, Table, port_name};
+use crate::iptables::plan::{Command, Plan};
 use crate::iptables::port::Line;
-use crate::iptables::rule::Rule;
+use crate::iptables::rule::{Action, Rule};
 use crate::iptables::skeleton::DISPATCH;
 
 /// What is left as it was found.
@@ -74,10 +75,58 @@ fn is_about(rule: &Rule, names: &[String]) -> bool {
     rests.any(|rest| rest.is_empty() || rest.starts_with(' '))
 }
 
+/// What rules of some Services need of the kernel, and those of others do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    Recent,
+    Statistic,
+    Addrtype,
+    Reject,
+}
+
+impl Need {
+    fn of(rule: &Rule) -> impl Iterator<Item = Self> {
+        let needed = [
+            (rule.recent.is_some(), Self::Recent),
+            (rule.one_in.is_some(), Self::Statistic),
+            (rule.from_here || rule.to_here, Self::Addrtype),
+            (rule.action == Action::Reject, Self::Reject),
+        ];
+        needed.into_iter().filter_map(|(is, need)| is.then_some(need))
+    }
+}
+
 impl Wanted {
-    /// Whether there is any Service but this one.
-    pub fn has_others(&self, service: &ServiceKey) -> bool {
-        self.ports.keys().any(|port| port.service != *service)
+    /// Whether there is any Service but these.
+    pub fn has_others(&self, but: &BTreeSet<ServiceKey>) -> bool {
+        self.ports.keys().any(|port| !but.contains(&port.service))
+    }
+
+    /// Services of which a plan writes anything. Those whose rules need the same of the kernel stand beside each other: what
+    /// it lacks, it lacks for all of these.
+    pub fn written(&self, plan: &Plan) -> Vec<ServiceKey> {
+        let (mut chains, mut lines) = (BTreeMap::new(), BTreeMap::new());
+        for (owner, port) in &self.ports {
+            chains.extend(port.chains.keys().map(|chain| (*chain, &owner.service)));
+            let of_port = port.lines.iter();
+            lines.extend(of_port.map(|line| ((ChainName::Fixed(line.chain), &line.rule), &owner.service)));
+        }
+        let mut needs: BTreeMap<&ServiceKey, BTreeSet<Need>> = BTreeMap::new();
+        for command in plan.blocks.iter().flat_map(|block| &block.commands) {
+            let (chain, rule) = match command {
+                Command::Append(chain, rule) | Command::Insert(chain, rule) => (*chain, rule),
+                Command::Delete(..) | Command::DeleteText(..) | Command::Remove(_) => continue,
+            };
+            if let Some(service) = chains.get(&chain).or_else(|| lines.get(&(chain, rule))) {
+                needs.entry(*service).or_default().extend(Need::of(rule));
+            }
+        }
+        let mut found: Vec<_> = needs
+            .into_iter()
+            .map(|(service, needs)| (needs, service))
+            .collect();
+        found.sort();
+        found.into_iter().map(|(_, service)| service.clone()).collect()
     }
 
     /// The Service that a line of a plan's text is about; `None` if it is about all of them, or about what goes.
