@@ -150,10 +150,12 @@ impl Iptables {
     }
 
     /// xt_recent's limit is no secret, and nobody notices when it is met.
-    fn say_limit(&mut self, intent: &Intent) {
-        let wished = intent
-            .frontends()
-            .any(|(_, found)| found.affinity != berth_model::SessionAffinity::None);
+    fn say_limit(&mut self, intent: &Intent, touched: &Touched) {
+        let mut new = touched
+            .frontends
+            .iter()
+            .filter_map(|frontend| intent.get(frontend));
+        let wished = new.any(|found| found.affinity != berth_model::SessionAffinity::None);
         if self.limit_said || !wished {
             return;
         }
@@ -175,7 +177,7 @@ impl Backend for Iptables {
     }
 
     async fn turn(&mut self, intent: &Intent, touched: &Touched) -> Result<Turned, Error> {
-        self.say_limit(intent);
+        self.say_limit(intent, touched);
         let mut turned = Turned::default();
         let mut failed = None;
         // What goes wrong in one family is no reason to keep the other one waiting.

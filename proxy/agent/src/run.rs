@@ -40,7 +40,7 @@ use crate::{Error, ProxyArgs, sysctl};
 use looks::{AUDIT_PERIOD, GLANCE_PERIOD, LookTimes};
 use pace::Pace;
 
-/// How often the counter of untranslated packets is read.
+/// How often the counters of packets are read, and elements counted: neither is for a change to wait for.
 const COUNTER_PERIOD: Duration = Duration::from_secs(10);
 
 /// Why a Service is not served as it should be.
@@ -286,13 +286,16 @@ impl Agent {
         if !dirty.is_empty() {
             self.queued();
             self.ports.update(view, &dirty, self.settings.node.as_ref());
-            self.report();
         }
         self.check_ports().await;
-        if !self.pace.is_due(Instant::now()) {
-            return Ok(());
+        if self.pace.is_due(Instant::now()) {
+            self.write(dirty.len()).await?;
         }
-        self.write(dirty.len()).await
+        if !dirty.is_empty() {
+            // It looks at all frontends, which no change is to wait for.
+            self.report();
+        }
+        Ok(())
     }
 
     async fn write(&mut self, services: usize) -> Result<(), ExitError> {
@@ -321,9 +324,6 @@ impl Agent {
                     tracing::debug!(?done, services, ?took, "synced");
                 }
                 self.report_refused();
-                for (family, count) in self.syncer.backend().elements() {
-                    self.metrics.elements(family, count);
-                }
                 Ok(())
             }
             Err(error @ Error::Privilege { .. }) => Err(error.into()),
@@ -403,6 +403,9 @@ impl Agent {
     }
 
     async fn read_counters(&self) {
+        for (family, count) in self.syncer.backend().elements() {
+            self.metrics.elements(family, count);
+        }
         self.upstream.rules(&self.syncer.backend().rule_counts());
         for (reason, count) in self.syncer.backend().refusals() {
             self.metrics.not_relayed(reason, count);
