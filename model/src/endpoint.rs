@@ -2,6 +2,7 @@
 //! Endpoints as they come out of EndpointSlices.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::{NodeName, Port};
 
@@ -30,12 +31,12 @@ impl Conditions {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointHints {
     /// Zones that should prefer this endpoint.
-    pub zones: Vec<String>,
+    pub zones: Box<[Arc<str>]>,
     /// Nodes that should prefer this endpoint.
-    pub nodes: Vec<NodeName>,
+    pub nodes: Box<[NodeName]>,
 }
 
-/// One address and port behind a Service port.
+/// One address and port behind a Service port. There are more of these than of anything else, so texts are shared.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
     /// The endpoint's address.
@@ -47,7 +48,7 @@ pub struct Endpoint {
     /// The Node it runs on; `None` is never local.
     pub node: Option<NodeName>,
     /// Its zone, if known.
-    pub zone: Option<String>,
+    pub zone: Option<Arc<str>>,
     /// Its hints.
     pub hints: EndpointHints,
 }

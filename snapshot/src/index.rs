@@ -8,22 +8,29 @@ use berth_model::{Endpoint, EndpointPort, ServiceKey, View};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use crate::intern::Interner;
 use crate::slice::service_of;
-use crate::{Skip, SliceEndpoints, SliceSkip, convert_service, convert_slice};
+use crate::{Skip, SliceSkip, convert_service, convert_slice};
 
 /// Namespace and name of a slice.
 type SliceKey = (Arc<str>, Arc<str>);
+
+/// Endpoints by port, sorted by address and port, each pair once.
+type ByPort = BTreeMap<EndpointPort, Vec<Endpoint>>;
 
 /// The data path's state. Each method leaves the view complete and the touched keys dirty; an event that
 /// changes nothing the data path uses makes nothing dirty.
 #[derive(Debug, Default)]
 pub struct Index {
     view: View,
-    /// The parts that each Service's endpoints are merged from.
-    slices: BTreeMap<ServiceKey, BTreeMap<SliceKey, SliceEndpoints>>,
+    /// The parts that each Service's endpoints are merged from, sorted. Where there is one only, as with most Services,
+    /// the view has that one itself.
+    slices: BTreeMap<ServiceKey, Vec<(SliceKey, Arc<ByPort>)>>,
     /// Which Service a slice belonged to when last seen: its label may change.
     owners: BTreeMap<SliceKey, ServiceKey>,
     dirty: BTreeSet<ServiceKey>,
+    /// What many slices have in common.
+    texts: Interner<str>,
 }
 
 impl Index {
@@ -87,7 +94,7 @@ impl Index {
         let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) else {
             return vec![SliceSkip::NoService];
         };
-        let key: SliceKey = (namespace.as_str().into(), name.as_str().into());
+        let key: SliceKey = (self.texts.get(namespace.as_str()), name.as_str().into());
         if self
             .owners
             .get(&key)
@@ -95,23 +102,37 @@ impl Index {
         {
             self.forget_slice(&key);
         }
-        match convert_slice(object) {
+        match convert_slice(object, &mut self.texts) {
             Err(skip) => {
                 self.forget_slice(&key);
                 vec![skip]
             }
-            Ok(endpoints) => {
-                let skipped = endpoints.skipped.clone();
-                let service = endpoints.service.clone();
+            Ok(converted) => {
+                let service = converted.service;
+                let ports = Arc::new(merge_slices([&converted.ports]));
                 self.owners.insert(key.clone(), service.clone());
-                let of_service = self.slices.entry(service.clone()).or_default();
-                if of_service
-                    .insert(key, endpoints.clone())
-                    .is_none_or(|old| old.ports != endpoints.ports)
-                {
+                if self.put_slice(&service, key, ports) {
                     self.merge(&service);
                 }
-                skipped
+                converted.skipped
+            }
+        }
+    }
+
+    /// Says whether that changed anything.
+    fn put_slice(&mut self, service: &ServiceKey, key: SliceKey, ports: Arc<ByPort>) -> bool {
+        let of_service = self.slices.entry(service.clone()).or_default();
+        match of_service.binary_search_by(|(known, _)| known.cmp(&key)) {
+            Ok(place) => match of_service.get_mut(place) {
+                Some((_, old)) if *old != ports => {
+                    *old = ports;
+                    true
+                }
+                Some(_) | None => false,
+            },
+            Err(place) => {
+                of_service.insert(place, (key, ports));
+                true
             }
         }
     }
@@ -139,7 +160,7 @@ impl Index {
             return;
         };
         if let Some(of_service) = self.slices.get_mut(&service) {
-            of_service.remove(key);
+            of_service.retain(|(known, _)| known != key);
             if of_service.is_empty() {
                 self.slices.remove(&service);
             }
@@ -149,33 +170,32 @@ impl Index {
 
     /// Rebuilds one Service's endpoints from its slices, and marks it dirty if they differ.
     fn merge(&mut self, service: &ServiceKey) {
-        let merged = merge_slices(self.slices.get(service).into_iter().flat_map(BTreeMap::values));
+        let parts = self.slices.get(service).map(Vec::as_slice).unwrap_or_default();
+        let merged = match parts {
+            [(_, only)] => Arc::clone(only),
+            several => Arc::new(merge_slices(several.iter().map(|(_, part)| &**part))),
+        };
         let old = self.view.endpoints.get(service);
-        if old.map_or(merged.is_empty(), |old| **old == merged) {
-            return;
-        }
+        let is_same = old.map_or(merged.is_empty(), |old| *old == merged);
         if merged.is_empty() {
             self.view.endpoints.remove(service);
         } else {
-            self.view.endpoints.insert(service.clone(), Arc::new(merged));
+            // Also what is the same, so that it is there once.
+            self.view.endpoints.insert(service.clone(), merged);
         }
-        self.dirty.insert(service.clone());
+        if !is_same {
+            self.dirty.insert(service.clone());
+        }
     }
 }
 
 /// Merges slices in the order of their names, sorted by address and port, each pair once. Where two entries
 /// share a pair, one that is not terminating wins over one that is; else the later slice's (kube-proxy's rule:
-/// an endpoint that moves between slices is seen twice for a moment).
-fn merge_slices<'a>(
-    slices: impl Iterator<Item = &'a SliceEndpoints>,
-) -> BTreeMap<EndpointPort, Vec<Endpoint>> {
+/// an endpoint that moves between slices is seen twice for a moment). Parts that were merged before can be merged with others.
+fn merge_slices<'a>(parts: impl IntoIterator<Item = &'a ByPort>) -> ByPort {
     let mut merged: BTreeMap<EndpointPort, BTreeMap<_, Endpoint>> = BTreeMap::new();
-    for (port, endpoint) in slices.flat_map(|slice| {
-        slice
-            .ports
-            .iter()
-            .flat_map(|(port, list)| list.iter().map(move |e| (port, e)))
-    }) {
+    let parts = parts.into_iter().flatten();
+    for (port, endpoint) in parts.flat_map(|(port, list)| list.iter().map(move |e| (port, e))) {
         let of_port = merged.entry(port.clone()).or_default();
         let pair = (endpoint.ip, endpoint.port);
         if endpoint.conditions.terminating && of_port.contains_key(&pair) {

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use berth_model::{
     Conditions, Endpoint, EndpointHints, EndpointPort, NodeName, Port, PortName, Protocol, ServiceKey,
 };
 use k8s_openapi::api::discovery::v1 as api;
 
+use crate::intern::Interner;
 use crate::parse_ip;
 
 /// The label that ties a slice to its Service (discovery/v1 `LabelServiceName`).
@@ -55,25 +55,28 @@ pub struct SliceEndpoints {
     pub skipped: Vec<SliceSkip>,
 }
 
-/// Converts a slice.
+/// Converts a slice. What many have in common, such as names of Nodes, comes from `texts`.
 ///
 /// Absent conditions mean ready, serving, not terminating; only the first address of an endpoint counts
 /// (the API: consumers need not use more); a port without a protocol is TCP.
 ///
 /// # Errors
 /// Where nothing of the slice can be used at all.
-pub fn convert_slice(object: &api::EndpointSlice) -> Result<SliceEndpoints, SliceSkip> {
+pub fn convert_slice(
+    object: &api::EndpointSlice,
+    texts: &mut Interner<str>,
+) -> Result<SliceEndpoints, SliceSkip> {
     let service = service_of(object).ok_or(SliceSkip::NoService)?;
     if object.address_type == "FQDN" {
         return Err(SliceSkip::Fqdn);
     }
     let mut skipped = Vec::new();
-    let ports = slice_ports(object, &mut skipped);
+    let ports = slice_ports(object, texts, &mut skipped);
     let endpoints: Vec<_> = object
         .endpoints
         .iter()
         .flatten()
-        .filter_map(|endpoint| convert_endpoint(endpoint, &object.address_type, &mut skipped))
+        .filter_map(|endpoint| convert_endpoint(endpoint, &object.address_type, texts, &mut skipped))
         .collect();
     let mut by_port: BTreeMap<EndpointPort, Vec<Endpoint>> = BTreeMap::new();
     for (key, number) in ports {
@@ -102,7 +105,11 @@ pub(crate) fn service_of(object: &api::EndpointSlice) -> Option<ServiceKey> {
     Some(ServiceKey::new(namespace, name.as_str()))
 }
 
-fn slice_ports(object: &api::EndpointSlice, skipped: &mut Vec<SliceSkip>) -> Vec<(EndpointPort, Port)> {
+fn slice_ports(
+    object: &api::EndpointSlice,
+    texts: &mut Interner<str>,
+    skipped: &mut Vec<SliceSkip>,
+) -> Vec<(EndpointPort, Port)> {
     let mut found = Vec::new();
     for port in object.ports.iter().flatten() {
         let (Some(name), Some(number)) = (&port.name, port.port) else {
@@ -114,7 +121,7 @@ fn slice_ports(object: &api::EndpointSlice, skipped: &mut Vec<SliceSkip>) -> Vec
             (Some(number), Ok(protocol)) => {
                 found.push((
                     EndpointPort {
-                        name: PortName::new(name.as_str()),
+                        name: PortName::new(texts.get(name.as_str())),
                         protocol,
                     },
                     number,
@@ -131,6 +138,7 @@ fn slice_ports(object: &api::EndpointSlice, skipped: &mut Vec<SliceSkip>) -> Vec
 fn convert_endpoint(
     object: &api::Endpoint,
     address_type: &str,
+    texts: &mut Interner<str>,
     skipped: &mut Vec<SliceSkip>,
 ) -> Option<Endpoint> {
     let text = object.addresses.first()?;
@@ -141,7 +149,6 @@ fn convert_endpoint(
     };
     let conditions = object.conditions.as_ref();
     let hints = object.hints.as_ref();
-    let node = |name: &str| NodeName::new(Arc::<str>::from(name));
     Some(Endpoint {
         ip,
         port: Port::MIN,
@@ -154,18 +161,22 @@ fn convert_endpoint(
             .node_name
             .as_deref()
             .filter(|name| !name.is_empty())
-            .map(node),
-        zone: object.zone.clone().filter(|zone| !zone.is_empty()),
+            .map(|name| NodeName::new(texts.get(name))),
+        zone: object
+            .zone
+            .as_deref()
+            .filter(|zone| !zone.is_empty())
+            .map(|zone| texts.get(zone)),
         hints: EndpointHints {
             zones: hints
                 .into_iter()
                 .flat_map(|h| h.for_zones.iter().flatten())
-                .map(|z| z.name.clone())
+                .map(|z| texts.get(z.name.as_str()))
                 .collect(),
             nodes: hints
                 .into_iter()
                 .flat_map(|h| h.for_nodes.iter().flatten())
-                .map(|n| node(&n.name))
+                .map(|n| NodeName::new(texts.get(n.name.as_str())))
                 .collect(),
         },
     })

@@ -3,6 +3,7 @@
 
 mod glance;
 mod isolate;
+mod make;
 mod unbind;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use crate::Error;
 use crate::apply::Observed;
 use crate::apply::nft::{Counters, Nft};
 use crate::apply::probe::Shape;
-use crate::backend::{Backend, Done, Turned};
+use crate::backend::{Backend, Turned};
 use isolate::{Refused, is_about_elements};
 
 /// One family's table.
@@ -251,63 +252,6 @@ impl Nftables {
             installed.apply(stage, self.started.elapsed());
         }
         Ok(plan.stages.iter().map(|stage| stage.changes.len()).sum())
-    }
-
-    /// Makes the table anew.
-    async fn rebuild(
-        &mut self,
-        index: usize,
-        intent: &impl Wishes,
-        observed: &Observed,
-        done: &mut Done,
-    ) -> Result<(), Error> {
-        let Some(family) = self.tables.get(index).map(|table| table.layout.family()) else {
-            return Ok(());
-        };
-        let left_out = self.left_out(family, intent);
-        let Some(table) = self.tables.get_mut(index) else {
-            return Ok(());
-        };
-        if let Observed::Foreign { why } = observed {
-            tracing::warn!(%family, %why, "the table is not of this layout and is replaced");
-        }
-        let mut installed = Installed::default();
-        let plan = diff(
-            family,
-            &installed,
-            intent,
-            Scope::All,
-            Duration::ZERO,
-            Duration::ZERO,
-        )
-        .without(&left_out);
-        let layout = table.layout.grown_for(&plan);
-        let stages = plan.stages.iter();
-        let changes: Vec<_> = stages.flat_map(|stage| stage.changes.iter().copied()).collect();
-        let present = *observed != Observed::Absent;
-        let written = self.nft.rebuild(&layout, present, &changes).await;
-        table.layout = layout;
-        table.suspect = false;
-        table.shape = None;
-        done.rebuilt += 1;
-        match written {
-            Ok(()) => {
-                for stage in &plan.stages {
-                    installed.apply(stage, Duration::ZERO);
-                }
-                tracing::info!(%family, elements = installed.len(), "table written");
-                table.installed = Some(installed);
-                done.changes += changes.len();
-            }
-            Err(error) if is_about_elements(&error) => {
-                let present = self.nft.has_table(family).await?;
-                self.nft.rebuild(&table.layout, present, &[]).await?;
-                table.installed = Some(installed);
-                done.changes += self.isolate(index, intent, error).await?;
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
     }
 
     /// Services that are to be tried again: because it is time, or because something about them is new.

@@ -112,7 +112,7 @@ fn names_node(endpoint: &Endpoint, node: Option<&NodeName>) -> bool {
 }
 
 fn names_zone(endpoint: &Endpoint, zone: Option<&str>) -> bool {
-    zone.is_some_and(|zone| endpoint.hints.zones.iter().any(|hint| hint == zone))
+    zone.is_some_and(|zone| endpoint.hints.zones.iter().any(|hint| **hint == *zone))
 }
 
 fn topology<'a>(

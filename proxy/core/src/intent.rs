@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What should happen to packets, independent of the firewall backend.
 
-use std::cmp::Ordering;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,56 +8,23 @@ use std::sync::Arc;
 use std::{fmt, iter};
 
 use berth_model::{
-    EndpointPort, IpFamily, IpMode, Port, Service, ServiceKey, ServicePort, ServicePortName, SessionAffinity,
-    View,
+    EndpointPort, IpFamily, IpMode, Port, Service, ServiceKey, ServicePort, SessionAffinity, View,
 };
 
 use self::affinity::{AffineList, Affinities};
 pub use self::affinity::{Affinity, AffinityNumber};
+use self::claims::{Claim, Claims};
 use self::decided::Decided;
 use crate::health_check::health_check_port;
 use crate::{Conflict, Frontend, FrontendIntent, Outcome, Role, Settings, Usable, categorize};
 
 mod affinity;
+mod claims;
 mod decided;
 mod ranges;
 
 #[cfg(test)]
 mod tests;
-
-/// Rank of a claim: oldest creation, then uid, then name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Claim {
-    created: i64,
-    uid: Arc<str>,
-    port: ServicePortName,
-}
-
-impl Claim {
-    fn of(service: &Service, port: &ServicePort) -> Self {
-        Self {
-            created: service.created,
-            uid: service.uid.as_str().into(),
-            port: ServicePortName {
-                service: service.key.clone(),
-                port: port.name.clone(),
-                protocol: port.protocol,
-            },
-        }
-    }
-}
-
-impl Ord for Claim {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.created, &self.uid, &self.port).cmp(&(other.created, &other.uid, &other.port))
-    }
-}
-
-impl PartialOrd for Claim {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
 
 /// What one Service contributes, kept to take it back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,7 +77,7 @@ impl Touched {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
     settings: Settings,
-    claims: BTreeMap<Frontend, BTreeMap<Claim, FrontendIntent>>,
+    claims: BTreeMap<Frontend, Claims>,
     services: BTreeMap<ServiceKey, Contribution>,
     cluster_ips: BTreeMap<IpAddr, usize>,
     local_endpoints: BTreeMap<IpAddr, usize>,
@@ -229,7 +195,7 @@ impl Intent {
                         .affine
                         .extend(self.remember(&intent, family, touched));
                     let claims = self.claims.entry(frontend).or_default();
-                    claims.entry(claim.clone()).or_insert(intent);
+                    claims.insert(claim.clone(), intent);
                     contribution.claims.push((frontend, claim.clone()));
                     touched.frontends.insert(frontend);
                 }
@@ -254,6 +220,7 @@ impl Intent {
             self.health_ports
                 .insert(service.key.clone(), (port, families.collect()));
         }
+        contribution.claims.shrink_to_fit();
         self.services.insert(service.key.clone(), contribution);
     }
 
@@ -302,17 +269,14 @@ impl Intent {
 
     /// The intent of one frontend; `None` if no Service claims it.
     pub fn get(&self, frontend: &Frontend) -> Option<&FrontendIntent> {
-        self.claims
-            .get(frontend)?
-            .first_key_value()
-            .map(|(_, intent)| intent)
+        self.claims.get(frontend)?.first()
     }
 
     /// Every frontend, ordered.
     pub fn frontends(&self) -> impl Iterator<Item = (&Frontend, &FrontendIntent)> {
         self.claims
             .iter()
-            .filter_map(|(frontend, claims)| Some((frontend, claims.first_key_value()?.1)))
+            .filter_map(|(frontend, claims)| Some((frontend, claims.first()?)))
     }
 
     /// The ClusterIPs of one family.
@@ -372,14 +336,14 @@ impl Intent {
     pub fn conflicts(&self) -> Vec<Conflict> {
         let mut conflicts = Vec::new();
         for (frontend, claims) in &self.claims {
-            let mut ranked = claims.keys();
+            let mut ranked = claims.ports();
             let Some(winner) = ranked.next() else {
                 continue;
             };
             conflicts.extend(ranked.map(|loser| Conflict {
                 frontend: *frontend,
-                winner: winner.port.clone(),
-                loser: loser.port.clone(),
+                winner: winner.clone(),
+                loser: loser.clone(),
             }));
         }
         conflicts

@@ -5,6 +5,7 @@ pub mod bindings;
 mod diff;
 pub mod layout;
 pub mod objects;
+mod pieces;
 pub mod plan;
 pub mod render;
 pub mod slots;
@@ -22,6 +23,7 @@ pub use layout::Layout;
 pub use objects::{
     Action, BINDING_KEY, BINDINGS_SIZE, BaseChain, Chain, Element, Entry, Field, Hook, Key, Match, Rule,
 };
+pub use pieces::{least_elements, pieces};
 pub use plan::{Change, Plan, Stage, StageKind};
 pub use render::{script, table_text};
 pub use state::{EntryState, Installed};

@@ -269,7 +269,7 @@ fn cluster_list<'a>(endpoints: &[&'a Endpoint], settings: &Settings) -> Vec<&'a 
         settings
             .zone
             .as_ref()
-            .is_some_and(|z| endpoint.hints.zones.contains(z))
+            .is_some_and(|z| endpoint.hints.zones.iter().any(|hint| **hint == **z))
     };
     if ready.iter().all(|endpoint| !endpoint.hints.nodes.is_empty()) && ready.iter().any(for_node) {
         ready.retain(for_node);

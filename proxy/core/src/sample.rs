@@ -124,7 +124,7 @@ fn endpoint() -> impl Strategy<Value = [Endpoint; 2]> {
             zone: None,
             hints: EndpointHints {
                 nodes: nodes.iter().map(|node| NodeName::new(*node)).collect(),
-                zones: zones.iter().map(|zone| (*zone).to_owned()).collect(),
+                zones: zones.iter().map(|zone| (*zone).into()).collect(),
             },
         })
     })

@@ -189,3 +189,36 @@ mod against_a_rebuild {
         }
     }
 }
+
+#[test]
+fn a_lone_slice_and_the_view_share_their_endpoints_and_texts_are_there_once() {
+    let mut index = Index::default();
+    let on_node = |name, of| {
+        let mut slice = slice(name, of, &[("10.1.0.1", false), ("10.1.0.2", false)]);
+        for endpoint in slice.endpoints.iter_mut().flatten() {
+            endpoint.node_name = Some("node-1".to_owned());
+        }
+        slice
+    };
+    let nodes = |index: &Index| -> BTreeSet<*const u8> {
+        let lists = index.view.endpoints.values().flat_map(|ports| ports.values());
+        let names = lists.flatten().filter_map(|endpoint| endpoint.node.as_ref());
+        names.map(|node| node.as_str().as_ptr()).collect()
+    };
+    index.apply_slice(&on_node("web-1", "web"));
+    index.apply_slice(&on_node("api-1", "api"));
+    assert_eq!(nodes(&index).len(), 1);
+    let shared = |index: &Index| {
+        let part = &index.slices[&key("web")][0].1;
+        Arc::ptr_eq(part, &index.view.endpoints[&key("web")])
+    };
+    assert!(shared(&index));
+    index.take_dirty();
+    index.apply_slice(&on_node("web-1", "web"));
+    assert!(shared(&index) && !index.is_dirty());
+    index.apply_slice(&slice("web-2", "web", &[("10.1.0.3", false)]));
+    assert!(!shared(&index));
+    index.delete_slice("shop", "web-2");
+    assert!(shared(&index));
+    assert_eq!(addresses(&index, "web"), ["10.1.0.1", "10.1.0.2"]);
+}

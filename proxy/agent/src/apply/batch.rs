@@ -21,6 +21,8 @@ pub(super) const ELEMENTS_PER_MESSAGE: usize = 400;
 /// Upper bounds on the wire, for splitting: of an element with its attributes, and of a message's rest.
 const ELEMENT_BYTES: usize = 140;
 pub(super) const MESSAGE_BYTES: usize = 120;
+/// What a change counts as, which may be a replacement: at least, since its message comes on top.
+pub(super) const CHANGE_BYTES: usize = 2 * ELEMENT_BYTES;
 
 /// Removes all elements: the message that names none.
 pub(super) fn flush_set(place: Place, set: SetName) -> RawMessage {
@@ -67,7 +69,7 @@ pub(super) fn messages(changes: &[Change]) -> Vec<Range<usize>> {
 
 /// Counts every change as a replacement.
 pub(super) fn message_bytes(run: &Range<usize>) -> usize {
-    2 * (MESSAGE_BYTES + run.len() * ELEMENT_BYTES)
+    2 * MESSAGE_BYTES + run.len() * CHANGE_BYTES
 }
 
 /// Parts that fit the budget each, at least one message per part.

@@ -14,7 +14,7 @@ use nlink::netlink::nftables::{Object, ObjectState, SetElement, Transaction};
 use nlink::netlink::{Connection, Nftables};
 
 use super::batch::{
-    ELEMENTS_PER_MESSAGE, MESSAGE_BYTES, add_changes, flush_set, message_bytes, messages, split,
+    CHANGE_BYTES, ELEMENTS_PER_MESSAGE, MESSAGE_BYTES, add_changes, flush_set, message_bytes, messages, split,
 };
 use super::probe::{Owned, Probe, Shape};
 use super::{Place, declare, elements, family_of, rules};
@@ -119,12 +119,7 @@ impl Nft {
     /// # Errors
     /// The kernel refused.
     pub async fn rebuild(&self, layout: &Layout, present: bool, changes: &[Change]) -> Result<(), Error> {
-        // Where there is nothing that packets could miss meanwhile, memory counts.
-        let budget = if present {
-            self.budget
-        } else {
-            self.budget.min(FIRST_FILL)
-        };
+        let budget = if present { self.budget } else { self.first_budget() };
         let family = layout.family();
         let mut transaction = self.connection.transaction();
         if present {
@@ -143,6 +138,43 @@ impl Nft {
         tracing::debug!(%family, bytes = size, budget, "the table is filled in parts");
         self.commit("make the table", transaction).await?;
         self.change_within(budget, family, changes).await?;
+        self.hook_in(layout).await
+    }
+
+    /// Where there is nothing that packets could miss meanwhile, memory counts.
+    fn first_budget(&self) -> usize {
+        self.budget.min(FIRST_FILL)
+    }
+
+    /// How many elements one transaction has on a table that no packet reaches yet. A new table with more of them is
+    /// never made in one, and need not be known as a whole: [`Nft::begin`], [`Nft::fill`] as often as it takes,
+    /// [`Nft::hook_in`].
+    pub fn fill_size(&self) -> usize {
+        self.first_budget() / CHANGE_BYTES
+    }
+
+    /// Makes the family's table, which is not there, but for what leads packets to it.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub async fn begin(&self, layout: &Layout) -> Result<(), Error> {
+        let transaction = add_structure(self.connection.transaction(), layout, Part::Inner)?;
+        self.commit("make the table", transaction).await
+    }
+
+    /// Carries out changes in a table that no packet is led to yet.
+    ///
+    /// # Errors
+    /// The kernel refused; transactions before the refused one hold.
+    pub async fn fill(&self, family: IpFamily, changes: &[Change]) -> Result<(), Error> {
+        self.change_within(self.first_budget(), family, changes).await
+    }
+
+    /// Leads packets to the table, and marks it as complete.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub async fn hook_in(&self, layout: &Layout) -> Result<(), Error> {
         let hooks = add_structure(self.connection.transaction(), layout, Part::Hooks)?;
         self.commit("hook the table in", hooks).await
     }

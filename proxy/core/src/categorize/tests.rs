@@ -40,7 +40,7 @@ fn gone(n: u8) -> Endpoint {
 fn hinted(mut endpoint: Endpoint, nodes: &[&str], zones: &[&str]) -> Endpoint {
     endpoint.hints = EndpointHints {
         nodes: nodes.iter().map(|node| NodeName::new(*node)).collect(),
-        zones: zones.iter().map(|zone| (*zone).to_owned()).collect(),
+        zones: zones.iter().map(|zone| (*zone).into()).collect(),
     };
     endpoint
 }

@@ -3,6 +3,7 @@
 //! exact slot counts go, never on how many Services there are.
 
 use std::collections::BTreeSet;
+use std::iter;
 
 use berth_model::IpFamily;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -10,13 +11,14 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use self::rules::{base, pick, reached_by, remember, rule, services, unallocated};
 use super::objects::{Action, Chain, Match, Rule};
 use super::plan::Plan;
-use super::slots::{EXACT, LADDER};
+use super::slots::{EXACT, LADDER, slot_count};
+use super::wishes::Wishes;
 use crate::hash::fnv1a;
 use crate::names::{
     ChainName, Group, Kind, LAYOUT_PREFIX, List, NumberMap, RELAY_TABLE, SetName, TABLE, UNREMEMBERED,
     UNTRANSLATED,
 };
-use crate::{Links, Settings};
+use crate::{Links, Outcome, Settings};
 
 mod rules;
 
@@ -140,6 +142,23 @@ impl Layout {
     pub fn grown_for(&self, plan: &Plan) -> Self {
         self.with_limit_for(plan.largest_count())
             .with_affinity_timeouts(plan.affinity_timeouts())
+    }
+
+    /// The same layout with what else it takes to serve all that is wished.
+    #[must_use]
+    pub fn grown_to_serve(&self, wishes: &impl Wishes) -> Self {
+        let frontends = wishes.frontends();
+        let ours = frontends.filter(|(frontend, _)| frontend.family() == self.family);
+        let outcomes = ours.flat_map(|(_, intent)| iter::once(&intent.outcome).chain(&intent.outside));
+        let counts = outcomes.filter_map(|outcome| match outcome {
+            Outcome::Endpoints(targets) => Some(slot_count(targets.len())),
+            Outcome::Reject(_) | Outcome::Drop(_) => None,
+        });
+        let largest = counts.filter(|count| *count <= EXACT).max().unwrap_or(0);
+        let affinities = wishes.affinities();
+        let ours = affinities.filter(|(_, affinity)| affinity.family == self.family);
+        self.with_limit_for(largest)
+            .with_affinity_timeouts(ours.map(|(_, affinity)| affinity.timeout_seconds))
     }
 
     /// The same layout with whatever the other one grew by.

@@ -87,13 +87,17 @@ impl Plan {
         self.stages.is_empty()
     }
 
+    /// Every change, in order.
+    pub fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.stages.iter().flat_map(|stage| &stage.changes)
+    }
+
     /// The largest slot count up to [`EXACT`] that a frontend will have: what [`Layout::with_limit_for`]
     /// needs. 0 if counts do not change.
     ///
     /// [`Layout::with_limit_for`]: super::Layout::with_limit_for
     pub fn largest_count(&self) -> u32 {
-        let counts = self.stages.iter().flat_map(|stage| &stage.changes);
-        counts
+        self.changes()
             .filter_map(|change| match change {
                 Change::Add(Element::Member(SetName::Count(_, n), _)) => Some(*n),
                 Change::Add(_) | Change::Remove(_) | Change::Replace { .. } => None,
@@ -107,8 +111,7 @@ impl Plan {
 impl Plan {
     /// The frontends that it changes something of.
     pub fn frontends(&self) -> BTreeSet<Frontend> {
-        let changes = self.stages.iter().flat_map(|stage| &stage.changes);
-        changes
+        self.changes()
             .filter_map(|change| Some(change.entry()?.frontend))
             .collect()
     }
@@ -144,8 +147,7 @@ impl Plan {
     ///
     /// [`Layout::with_affinity_timeouts`]: super::Layout::with_affinity_timeouts
     pub fn affinity_timeouts(&self) -> impl Iterator<Item = u32> {
-        let changes = self.stages.iter().flat_map(|stage| &stage.changes);
-        changes.filter_map(|change| match change {
+        self.changes().filter_map(|change| match change {
             Change::Add(Element::Member(SetName::AffinityTimeout(seconds), _)) => Some(*seconds),
             Change::Add(_) | Change::Remove(_) | Change::Replace { .. } => None,
         })
