@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use berth_proxy_agent::backend::Done;
-use berth_proxy_agent::ipvs::{Ipvs, remove};
+use berth_proxy_agent::ipvs::{Ipvs, IpvsOptions, remove};
 use berth_proxy_agent::sync::Syncer;
 use berth_proxy_core::ipvs::Scheduler;
 use berth_testkit::netns::Netns;
 
-use crate::cluster::{Cluster, block_on, mk_syncer, mk_syncer_with, on};
+use crate::cluster::{Cluster, block_on, mk_syncer, mk_syncer_with, on, settings};
 use crate::world::{
-    PORT, Transport, VIPS, ask, cluster_ips, connect, ips, mk_node, mk_pod, mk_stranger, reset, spread, talk,
+    PORT, Transport, VIPS, ask, cluster_ips, connect, expect_silent, ips, mk_node, mk_pod, mk_stranger,
+    reset, spread, talk,
 };
 
 fn text(node: &Netns, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
@@ -270,6 +271,54 @@ pub(crate) fn a_scheduler_that_the_kernel_lacks_is_named_and_another_takes_its_s
             ensure!(servers.contains(&wanted), "{servers}");
             let answer = ask(&client, Transport::Tcp, (cluster_ips(1)[0], PORT).into())??;
             ensure!(answer == "1 10.244.0.100", "{answer}");
+        }
+        Ok(())
+    })
+}
+
+/// `arp_ignore` and `arp_announce` of all links.
+fn arp() -> anyhow::Result<[String; 2]> {
+    let [ignore, announce] = ["arp_ignore", "arp_announce"].map(|name| {
+        let file = format!("/proc/sys/net/ipv4/conf/all/{name}");
+        std::fs::read_to_string(file).map(|text| text.trim().to_owned())
+    });
+    Ok([ignore?, announce?])
+}
+
+pub(crate) fn with_strict_arp_this_host_does_not_answer_for_service_addresses_and_without_it_is_left_alone()
+-> anyhow::Result<()> {
+    block_on(async {
+        let node = mk_node()?;
+        mk_pod(1)?;
+        // They take the external address for one of their own link, and ask for it there.
+        let strangers = [mk_stranger(5)?, mk_stranger(6)?];
+        for stranger in &strangers {
+            stranger.ip(&format!("route add {} dev eth0\n", VIPS[0]))?;
+        }
+        let to = SocketAddr::from((ips(VIPS)[0], PORT));
+        let mut cluster = Cluster::new();
+        for (strict_arp, from, found, left) in [
+            (false, &strangers[0], ["0", "1"], ["0", "1"]),
+            (true, &strangers[1], ["0", "0"], ["1", "2"]),
+        ] {
+            let [ignore, announce] = found;
+            node.sysctl(&[
+                ("net/ipv4/conf/all/arp_ignore", ignore),
+                ("net/ipv4/conf/all/arp_announce", announce),
+            ])?;
+            let options = IpvsOptions {
+                strict_arp,
+                ..IpvsOptions::default()
+            };
+            let mut syncer = Syncer::new(Ipvs::open(&settings(), options).await?, settings());
+            cluster.set(1, &[1]).sync(&mut syncer).await?;
+            ensure!(arp()? == left, "strict: {strict_arp}: {:?}", arp()?);
+            if strict_arp {
+                expect_silent(&[(from, Transport::Udp, to)])?;
+            } else {
+                let answer = ask(from, Transport::Udp, to)??;
+                ensure!(answer.starts_with("1 "), "{answer}");
+            }
         }
         Ok(())
     })

@@ -29,7 +29,7 @@ const PATIENCE_SECONDS: &str = "300";
 
 type Body = fn() -> anyhow::Result<()>;
 
-const CASES: [Case<Body>; 17] = [
+const CASES: [Case<Body>; 18] = [
     (
         "traffic::spread",
         traffic::connections_are_spread_over_the_endpoints_of_every_frontend,
@@ -90,6 +90,10 @@ const CASES: [Case<Body>; 17] = [
     (
         "keeping::scheduler",
         keeping::a_scheduler_that_the_kernel_lacks_is_named_and_another_takes_its_servers_over,
+    ),
+    (
+        "keeping::strict-arp",
+        keeping::with_strict_arp_this_host_does_not_answer_for_service_addresses_and_without_it_is_left_alone,
     ),
     (
         "keeping::cleanup",
