@@ -324,10 +324,21 @@ fn chains_and_rules_do_not_depend_on_how_many_services_there_are() {
 fn the_limit_grows_in_steps_by_appending() {
     let small = Layout::new(IpFamily::V6, &Settings::default());
     let large = small.with_limit_for(100);
-    assert_eq!((small.limit(), large.limit()), (64, 128));
+    assert_eq!((small.limit(), large.limit()), (64, 100));
+    for (count, limit) in [
+        (1, 64),
+        (64, 64),
+        (65, 68),
+        (68, 68),
+        (69, 72),
+        (256, 256),
+        (257, 256),
+    ] {
+        assert_eq!(small.with_limit_for(count).limit(), limit, "{count}");
+    }
     assert_eq!(large.with_limit_for(3), large);
     assert_eq!(small.marker(), large.marker());
-    assert_eq!(small.missing_sets(&large).len(), 4 * 64);
+    assert_eq!(small.missing_sets(&large).len(), 4 * 36);
     let mut rules: BTreeMap<_, _> = small
         .chains()
         .into_iter()
