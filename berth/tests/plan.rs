@@ -103,6 +103,10 @@ fn bad_input_names_file_document_object_and_way_out() {
         ),
         ("a: [", "not readable as YAML"),
         ("just: text\n", "apiVersion or kind is missing"),
+        (
+            "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: more}\nspec: {cidrs: [10.97.0.0/99]}\n",
+            "ServiceCIDR \"more\": spec.cidrs: \"10.97.0.0/99\"",
+        ),
     ] {
         let output = berth(&["plan", "-f", "-"], yaml);
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -119,6 +123,18 @@ fn bad_input_names_file_document_object_and_way_out() {
             .contains("/nowhere/app.yaml")
     );
     assert_eq!(berth(&["plan"], "").status.code(), Some(2));
+}
+
+#[test]
+fn addresses_of_a_service_cidr_that_no_service_has_are_in_the_rules() {
+    let cidr = "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: kubernetes}\n\
+                spec: {cidrs: [10.97.0.0/16]}\n";
+    for (yaml, there) in [(cidr, true), ("", false)] {
+        let output = berth(&["plan", "-f", "-", "-o", "nft"], yaml);
+        let rules = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{rules}");
+        assert_eq!(rules.contains("10.97.0.0/16"), there, "{rules}");
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub mod duration;
 pub mod exit;
 pub mod lease;
 pub mod log;
+pub mod manifest;
 pub mod metrics;
 pub mod queue;
 pub mod ready;

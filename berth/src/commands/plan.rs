@@ -17,8 +17,8 @@ use crate::plan::{Assumer, Objects, Outcome, plan};
 
 /// Shows what Berth would make of some YAML, without a cluster.
 ///
-/// Reads Services, Pods, Nodes, Endpoints, EndpointSlices and AddressPools, and prints the EndpointSlices, the
-/// addresses and the rules that the daemons would make of them: the same planners run here. What a cluster would
+/// Reads Services, Pods, Nodes, Endpoints, EndpointSlices, ServiceCIDRs and AddressPools, and prints the
+/// EndpointSlices, the addresses and the rules that the daemons would make of them: the same planners run here. What a cluster would
 /// have filled in (ClusterIPs, node ports, Pod addresses) is assumed, and every assumption is listed.
 #[derive(clap::Args, Debug)]
 pub(crate) struct PlanArgs {

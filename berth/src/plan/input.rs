@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use berth_crds::AddressPool;
+use berth_runtime::manifest::{Manifest, ManifestError, manifests};
 use berth_snapshot::pod::PodManifest;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 
 /// Everything that the files hold and a planner reads.
 #[derive(Debug, Default)]
@@ -23,6 +24,8 @@ pub(crate) struct Objects {
     pub(crate) endpoints: Vec<Endpoints>,
     pub(crate) slices: Vec<Arc<EndpointSlice>>,
     pub(crate) pools: Vec<AddressPool>,
+    /// Of ServiceCIDRs; `None` where there are none, which says nothing of the cluster's.
+    pub(crate) service_cidrs: Option<Vec<IpNet>>,
     /// Kinds that no planner reads, with how many of each were there.
     pub(crate) ignored: BTreeMap<String, usize>,
 }
@@ -54,56 +57,37 @@ impl Objects {
     }
 
     /// Adds every document of a YAML (or JSON) text.
-    pub(crate) fn add_text(&mut self, text: &str) -> anyhow::Result<()> {
-        let documents: Vec<Value> = serde_saphyr::from_multiple(text)
-            .map_err(|error| anyhow::anyhow!("not readable as YAML: {error}"))?;
-        for (index, document) in documents.into_iter().enumerate() {
-            self.add(document)
-                .with_context(|| format!("document {}", index + 1))?;
+    pub(crate) fn add_text(&mut self, text: &str) -> Result<(), ManifestError> {
+        for manifest in manifests(text)? {
+            self.add(manifest)?;
         }
         Ok(())
     }
 
-    fn add(&mut self, document: Value) -> anyhow::Result<()> {
-        if document.is_null() {
-            return Ok(());
-        }
-        let text = |pointer: &str| {
-            document
-                .pointer(pointer)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
-        let (version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
-        if kind.is_empty() || version.is_empty() {
-            bail!("no Kubernetes object: apiVersion or kind is missing");
-        }
-        match (version.as_str(), kind.as_str()) {
-            ("v1", "Service") => self.services.push(typed(document, &kind, &name)?),
-            ("v1", "Pod") => self.pods.push(typed(document, &kind, &name)?),
-            ("v1", "Node") => self.nodes.push(typed(document, &kind, &name)?),
-            ("v1", "Endpoints") => self.endpoints.push(typed(document, &kind, &name)?),
-            ("discovery.k8s.io/v1", "EndpointSlice") => {
-                self.slices.push(Arc::new(typed(document, &kind, &name)?))
-            }
-            ("berth.dev/v1alpha1", "AddressPool") => self.pools.push(typed(document, &kind, &name)?),
-            (_, kind) if kind == "List" || kind.ends_with("List") => {
-                let items = document
-                    .get("items")
-                    .and_then(Value::as_array)
-                    .cloned()
-                    .unwrap_or_default();
-                items.into_iter().try_for_each(|item| self.add(item))?;
-            }
-            _ => *self.ignored.entry(format!("{kind} ({version})")).or_default() += 1,
+    fn add(&mut self, manifest: Manifest) -> Result<(), ManifestError> {
+        match (manifest.api_version.as_str(), manifest.kind.as_str()) {
+            ("v1", "Service") => self.services.push(manifest.typed()?),
+            ("v1", "Pod") => self.pods.push(manifest.typed()?),
+            ("v1", "Node") => self.nodes.push(manifest.typed()?),
+            ("v1", "Endpoints") => self.endpoints.push(manifest.typed()?),
+            ("discovery.k8s.io/v1", "EndpointSlice") => self.slices.push(Arc::new(manifest.typed()?)),
+            ("networking.k8s.io/v1", "ServiceCIDR") => self.add_cidrs(manifest)?,
+            ("berth.dev/v1alpha1", "AddressPool") => self.pools.push(manifest.typed()?),
+            (version, kind) => *self.ignored.entry(format!("{kind} ({version})")).or_default() += 1,
         }
         Ok(())
     }
-}
 
-fn typed<T: DeserializeOwned>(document: Value, kind: &str, name: &str) -> anyhow::Result<T> {
-    serde_json::from_value(document).with_context(|| format!("{kind} {name:?}"))
+    fn add_cidrs(&mut self, manifest: Manifest) -> Result<(), ManifestError> {
+        let cidr: ServiceCIDR = manifest.clone().typed()?;
+        for cidr in cidr.spec.and_then(|spec| spec.cidrs).unwrap_or_default() {
+            let network = cidr.parse();
+            let fault = |error| manifest.fault(&format!("spec.cidrs: {cidr:?}: {error}"));
+            let networks = self.service_cidrs.get_or_insert_default();
+            networks.push(network.map_err(|error: ipnet::AddrParseError| fault(error))?);
+        }
+        Ok(())
+    }
 }
 
 fn files_of(path: &Path) -> anyhow::Result<Vec<PathBuf>> {

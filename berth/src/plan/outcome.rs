@@ -35,6 +35,10 @@ pub(crate) struct Outcome {
 /// Runs every planner over the objects. `now` dates conditions; the LoadBalancer addresses that come out are
 /// written into the objects' Services, since the rules depend on them.
 pub(crate) fn plan(objects: &mut Objects, lb: LbSettings, proxy: ProxySettings, now: &Time) -> Outcome {
+    let proxy = ProxySettings {
+        service_cidrs: objects.service_cidrs.clone(),
+        ..proxy
+    };
     let mut outcome = Outcome {
         writes: Vec::new(),
         load_balancers: Vec::new(),

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use berth_runtime::manifest::{Manifest, ManifestError, manifests};
 use berth_runtime::watch::{ObjectKey, WatchEvent};
 use berth_snapshot::service_cidr::ServiceCidr;
 use k8s_openapi::api::core::v1::{Node, Service};
@@ -17,7 +18,6 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::Resource;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::feed::{BACKLOG, Event, HEADLESS_LABEL, PROXY_NAME_LABEL, Selection};
@@ -109,7 +109,7 @@ fn read(path: &Path, selection: &Selection) -> Result<Vec<Event>, StateFileError
         fault,
     };
     let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
-    let objects = parse(&text).map_err(fault)?;
+    let objects = parse(&text).map_err(|error| fault(error.to_string()))?;
     tracing::info!(
         file = %PathBuf::from(path).display(),
         services = objects.services.len(),
@@ -119,54 +119,27 @@ fn read(path: &Path, selection: &Selection) -> Result<Vec<Event>, StateFileError
     Ok(events(objects, selection))
 }
 
-fn parse(text: &str) -> Result<Objects, String> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text)
-        .map_err(|error| format!("not readable as YAML or JSON: {error}"))?;
+fn parse(text: &str) -> Result<Objects, ManifestError> {
     let mut objects = Objects::default();
-    for (index, document) in documents.into_iter().enumerate() {
-        add(&mut objects, document).map_err(|fault| format!("document {}: {fault}", index + 1))?;
+    for manifest in manifests(text)? {
+        match (manifest.api_version.as_str(), manifest.kind.as_str()) {
+            ("v1", "Service") => objects.services.push(named(manifest)?),
+            ("v1", "Node") => objects.nodes.push(named(manifest)?),
+            ("discovery.k8s.io/v1", "EndpointSlice") => objects.slices.push(named(manifest)?),
+            ("networking.k8s.io/v1", "ServiceCIDR") => objects.cidrs.push(named(manifest)?),
+            _ => {}
+        }
     }
     Ok(objects)
 }
 
-fn add(objects: &mut Objects, document: Value) -> Result<(), String> {
-    if document.is_null() {
-        return Ok(());
-    }
-    let kind = document["kind"].as_str().unwrap_or_default().to_owned();
-    match (document["apiVersion"].as_str().unwrap_or_default(), kind.as_str()) {
-        ("v1", "Service") => objects.services.push(typed(document)?),
-        ("v1", "Node") => objects.nodes.push(typed(document)?),
-        ("discovery.k8s.io/v1", "EndpointSlice") => objects.slices.push(typed(document)?),
-        ("networking.k8s.io/v1", "ServiceCIDR") => objects.cidrs.push(typed(document)?),
-        ("", _) | (_, "") => return Err("no Kubernetes object: apiVersion or kind is missing".to_owned()),
-        (_, kind) if kind.ends_with("List") => {
-            let Value::Object(mut list) = document else {
-                return Ok(());
-            };
-            if let Some(Value::Array(items)) = list.remove("items") {
-                for (index, item) in items.into_iter().enumerate() {
-                    add(objects, item).map_err(|fault| format!("items[{index}]: {fault}"))?;
-                }
-            }
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
 /// An object with a name and, if it is in one, a namespace: without, two of them would be one.
-fn typed<K: Resource<DynamicType = ()> + DeserializeOwned>(document: Value) -> Result<K, String> {
-    let name = document["metadata"]["name"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
-    let kind = K::kind(&()).into_owned();
-    let mut object: K =
-        serde_json::from_value(document).map_err(|error| format!("{kind} {name:?}: {error}"))?;
-    if name.is_empty() {
-        return Err(format!("{kind}: metadata.name is missing"));
+fn named<K: Resource<DynamicType = ()> + DeserializeOwned>(manifest: Manifest) -> Result<K, ManifestError> {
+    if manifest.name.is_empty() {
+        return Err(manifest.fault("metadata.name is missing"));
     }
+    let mut object: K = manifest.typed()?;
+    let kind = K::kind(&()).into_owned();
     if kind != "Node" && kind != "ServiceCIDR" {
         object
             .meta_mut()
@@ -337,7 +310,7 @@ metadata: {name: what-no-proxy-reads}
             ),
             ("a: [", vec!["not readable"]),
         ] {
-            let fault = parse(text).unwrap_err();
+            let fault = parse(text).unwrap_err().to_string();
             for part in parts {
                 assert!(fault.contains(part), "{part}: {fault}");
             }
