@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Requests without a pause while endpoints roll over, the proxy is killed and restarted, and somebody flushes its rules:
+//! Requests with hardly a pause while endpoints roll over, the proxy is killed and restarted, and somebody flushes its rules:
 //! real packets, and the proxy a process of its own with its run loop. This program is that process, too.
 //!
 //! Mode ipvs is not here: its kernel is the guest of `tests/ipvs`.

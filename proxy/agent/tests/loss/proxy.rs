@@ -64,6 +64,9 @@ impl Proxy {
             "--node-name=node-1".to_owned(),
             "--cluster-cidr=10.244.0.0/16".to_owned(),
             "--healthz-bind-address=".to_owned(),
+            // No exchange takes as long, and there are thousands in a second.
+            "--conntrack-udp-timeout=10s".to_owned(),
+            "--conntrack-udp-timeout-stream=10s".to_owned(),
         ];
         let log = PathBuf::from(SCRATCH).join(format!("proxy-{mode}.log"));
         let spec = Spec {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Requests one behind the other from some threads: short TCP connections, and UDP exchanges, of which each is a flow of
+//! Requests one behind the other, with hardly a pause, from some threads: short TCP connections, and UDP exchanges, of which each is a flow of
 //! its own: no two of them come from the same address and port.
 
 use std::io::{ErrorKind, Read};
@@ -18,6 +18,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 const PATIENCE: Duration = Duration::from_secs(8);
 /// After a failure, so that failures do not take the machine from whoever repairs.
 const PAUSE: Duration = Duration::from_millis(1);
+/// After any request. Each leaves a flow behind that the kernel remembers for some seconds; where its table is full, it
+/// gives up flows that are in use, and answers are lost under any proxy.
+const BREATH: Duration = Duration::from_micros(300);
 /// Addresses that datagrams come from.
 pub(crate) const CLIENTS: &str = "10.244.128.0/17";
 /// Threads of each transport.
@@ -111,9 +114,7 @@ fn requests(
             answer,
         });
         ended.fetch_add(1, Ordering::Relaxed);
-        if answer.is_err() {
-            std::thread::sleep(PAUSE);
-        }
+        std::thread::sleep(if answer.is_err() { PAUSE } else { BREATH });
     }
     requests
 }

@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 
+use anyhow::Context;
 use berth_testkit::netns::Netns;
 use berth_testkit::sandbox::SCRATCH;
 
@@ -14,6 +15,8 @@ use crate::stream::CLIENTS;
 
 const TARGET_PORT: u16 = 8_080;
 const CLIENT: u16 = 100;
+/// One line for each CPU, in hexadecimal.
+const CONNTRACK_STATISTICS: &str = "/proc/net/stat/nf_conntrack";
 const GATE: &str = "10.244.255.254";
 /// All Pods that there are.
 pub(crate) const PODS: [u16; 6] = [1, 2, 3, 4, 5, 6];
@@ -57,6 +60,24 @@ impl World {
             pods,
             state: PathBuf::from(SCRATCH).join("state.yaml"),
         })
+    }
+
+    /// Flows that the node's kernel gave up for want of room in its table, or could not take: no proxy can help it.
+    pub(crate) fn overflowed(&self) -> anyhow::Result<u64> {
+        let text = self
+            .node
+            .run(|| std::fs::read_to_string(CONNTRACK_STATISTICS))??;
+        let mut lines = text.lines().map(str::split_whitespace);
+        let names: Vec<&str> = lines.next().context(CONNTRACK_STATISTICS)?.collect();
+        let mut overflowed = 0;
+        for cpu in lines {
+            for (name, count) in names.iter().zip(cpu) {
+                if ["drop", "early_drop"].contains(name) {
+                    overflowed += u64::from_str_radix(count, 16)?;
+                }
+            }
+        }
+        Ok(overflowed)
     }
 
     /// Makes way for another one.
