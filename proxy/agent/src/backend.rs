@@ -78,6 +78,15 @@ pub trait Backend: fmt::Debug + Send {
     /// Takes in other settings. Writes nothing; the next turn, which is told of all frontends, does.
     fn reconfigure(&mut self, settings: &Settings);
 
+    /// Begins to look up what the kernel holds, where that takes long, so that the first turn need not. Does not wait for it,
+    /// writes nothing, and nothing depends on it.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    fn prepare(&mut self) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Carries out what the intent wants and the kernel does not have. `touched` is all that may differ since the last
     /// turn that succeeded: the rest need not be looked at, unless something was found changed by somebody else.
     ///
@@ -199,6 +208,15 @@ impl Backend for Chosen {
             Self::Iptables(backend) => backend.reconfigure(settings),
             Self::Ipvs(backend) => backend.reconfigure(settings),
             Self::Userspace(backend) => backend.reconfigure(settings),
+        }
+    }
+
+    async fn prepare(&mut self) -> Result<(), Error> {
+        match self {
+            Self::Nftables(backend) => backend.prepare().await,
+            Self::Iptables(backend) => backend.prepare().await,
+            Self::Ipvs(backend) => backend.prepare().await,
+            Self::Userspace(backend) => backend.prepare().await,
         }
     }
 

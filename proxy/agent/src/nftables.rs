@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The nftables backend: two tables, written by netlink in the stages that the core plans. Owns what is known of them.
 
+mod early;
 mod glance;
 mod isolate;
 mod make;
@@ -19,6 +20,7 @@ use crate::apply::Observed;
 use crate::apply::nft::{Counters, Nft};
 use crate::apply::probe::Shape;
 use crate::backend::{Backend, Turned};
+use early::{Early, Reading, look_up};
 use isolate::{Refused, is_about_elements};
 
 /// One family's table.
@@ -33,6 +35,20 @@ struct Table {
     shape: Option<Shape>,
     /// Behind which list the next sample begins.
     sampled: Option<Entry>,
+}
+
+impl Table {
+    /// Adds the rules that a larger layout has.
+    async fn grow(&mut self, nft: &Nft, larger: Layout) -> Result<(), Error> {
+        if larger != self.layout {
+            let family = self.layout.family();
+            tracing::info!(%family, limit = larger.limit(), "rules for more endpoints, or for another timeout");
+            nft.grow(&self.layout, &larger).await?;
+            self.layout = larger;
+            self.shape = None;
+        }
+        Ok(())
+    }
 }
 
 /// Keeps a table of each family, `berth-proxy` or that of the user-space backend, as the intent wants it.
@@ -51,6 +67,8 @@ pub struct Nftables {
     unbind_at: Option<Duration>,
     /// Services that the kernel refused, by table.
     refused: BTreeMap<(IpFamily, ServiceKey), Refused>,
+    /// What is being read for the first turn.
+    reading: Option<Reading>,
 }
 
 impl Nftables {
@@ -82,6 +100,7 @@ impl Nftables {
             foreign: false,
             unbind_at: None,
             refused: BTreeMap::new(),
+            reading: None,
         }
     }
 
@@ -139,6 +158,7 @@ impl Nftables {
 
     async fn tables(&mut self, intent: &impl Wishes, touched: &Touched) -> Result<Turned, Error> {
         let unknown = self.is_unknown();
+        let mut early = self.read_early().await;
         if unknown {
             let generation = self.nft.generation().await?;
             self.suspect_since(generation);
@@ -153,7 +173,7 @@ impl Nftables {
             Scope::Touched(touched)
         };
         for index in 0..self.tables.len() {
-            self.family(index, intent, scope, &mut turned).await?;
+            self.family(index, intent, scope, &mut early, &mut turned).await?;
         }
         // Who is gone is refused nothing.
         self.refused.retain(|(_, service), _| intent.has_service(service));
@@ -173,6 +193,7 @@ impl Nftables {
         index: usize,
         intent: &impl Wishes,
         mut scope: Scope<'_>,
+        early: &mut Vec<Early>,
         turned: &mut Turned,
     ) -> Result<(), Error> {
         let Some(table) = self.tables.get_mut(index) else {
@@ -181,7 +202,7 @@ impl Nftables {
         let family = table.layout.family();
         if table.suspect {
             let now = self.started.elapsed();
-            match self.nft.observe(&table.layout, now).await {
+            match look_up(&self.nft, &table.layout, early, self.generation, now).await {
                 Ok(Observed::Ours {
                     layout,
                     installed,
@@ -236,21 +257,17 @@ impl Nftables {
         let Some(table) = self.tables.get_mut(index) else {
             return Ok(0);
         };
-        let Some(installed) = table.installed.as_mut() else {
-            return Ok(0);
-        };
         let family = table.layout.family();
         let larger = table.layout.grown_for(plan);
-        if larger != table.layout {
-            tracing::info!(%family, limit = larger.limit(), "rules for more endpoints, or for another timeout");
-            self.nft.grow(&table.layout, &larger).await?;
-            table.layout = larger;
-            table.shape = None;
-        }
+        table.grow(&self.nft, larger).await?;
         for stage in &plan.stages {
             self.nft.change(family, &stage.changes).await?;
-            installed.apply(stage, self.started.elapsed());
+            if let Some(installed) = &mut table.installed {
+                installed.apply(stage, self.started.elapsed());
+            }
         }
+        let larger = table.layout.grown_ahead_of(plan);
+        table.grow(&self.nft, larger).await?;
         Ok(plan.stages.iter().map(|stage| stage.changes.len()).sum())
     }
 
@@ -281,6 +298,10 @@ impl Backend for Nftables {
                 table.suspect = true;
             }
         }
+    }
+
+    async fn prepare(&mut self) -> Result<(), Error> {
+        self.begin_to_read()
     }
 
     async fn turn(&mut self, intent: &Intent, touched: &Touched) -> Result<Turned, Error> {

@@ -84,6 +84,7 @@ pub async fn run(args: ProxyArgs, api: ApiArgs, shutdown: Shutdown) -> Result<()
         state: State::new(Timestamp::now()),
         syncer: Syncer::new(backend, settings.clone()),
         settings,
+        prepared: false,
         written: false,
         takeover: args.takeover,
         node_patience: Instant::now() + NODE_PATIENCE,
@@ -132,6 +133,8 @@ struct Agent {
     refused: BTreeMap<ServiceKey, String>,
     options: Options,
     settings: Settings,
+    /// Whether what an earlier process left was read ahead of time.
+    prepared: bool,
     /// Whether rules were written once.
     written: bool,
     /// Whether to remove what a kube-proxy left.
@@ -277,6 +280,7 @@ impl Agent {
     async fn turn(&mut self) -> Result<(), ExitError> {
         self.follow_node();
         if !self.is_synced() {
+            self.prepare().await;
             return Ok(());
         }
         self.listed.set();
@@ -296,6 +300,19 @@ impl Agent {
             self.report();
         }
         Ok(())
+    }
+
+    /// Reads what an earlier process left while lists are still coming; once, when the settings that its rules depend on are
+    /// known.
+    async fn prepare(&mut self) {
+        let node = self.state.node.is_some() || self.goes_without_node();
+        let cidrs = self.settings.service_cidrs.is_some() || !self.options.drops_unallocated();
+        if !node || !cidrs || std::mem::replace(&mut self.prepared, true) {
+            return;
+        }
+        if let Err(error) = self.syncer.prepare().await {
+            tracing::debug!(%error, "not read ahead of time");
+        }
     }
 
     async fn write(&mut self, services: usize) -> Result<(), ExitError> {

@@ -99,6 +99,14 @@ impl<B: Backend> Syncer<B> {
         self.backend.audit().await
     }
 
+    /// Has what the kernel holds looked up ahead of the first turn.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub async fn prepare(&mut self) -> Result<(), Error> {
+        self.backend.prepare().await
+    }
+
     /// One turn: carries out what there is to do in both families.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use berth_model::{
 
 use self::affinity::{AffineList, Affinities};
 pub use self::affinity::{Affinity, AffinityNumber};
-use self::claims::{Claim, Claims};
+use self::claims::{Claim, Claimed};
 use self::decided::Decided;
 use crate::health_check::health_check_port;
 use crate::{Conflict, Frontend, FrontendIntent, Outcome, Role, Settings, Usable, categorize};
@@ -77,7 +77,7 @@ impl Touched {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
     settings: Settings,
-    claims: BTreeMap<Frontend, Claims>,
+    claims: Claimed,
     services: BTreeMap<ServiceKey, Contribution>,
     cluster_ips: BTreeMap<IpAddr, usize>,
     local_endpoints: BTreeMap<IpAddr, usize>,
@@ -90,7 +90,7 @@ impl Intent {
     pub fn empty(settings: Settings) -> Self {
         Self {
             settings,
-            claims: BTreeMap::new(),
+            claims: Claimed::default(),
             services: BTreeMap::new(),
             cluster_ips: BTreeMap::new(),
             local_endpoints: BTreeMap::new(),
@@ -152,12 +152,7 @@ impl Intent {
         };
         for (frontend, claim) in old.claims {
             touched.frontends.insert(frontend);
-            if let Entry::Occupied(mut claims) = self.claims.entry(frontend) {
-                claims.get_mut().remove(&claim);
-                if claims.get().is_empty() {
-                    claims.remove();
-                }
-            }
+            self.claims.remove(frontend, &claim);
         }
         old.cluster_ips
             .iter()
@@ -194,8 +189,7 @@ impl Intent {
                     contribution
                         .affine
                         .extend(self.remember(&intent, family, touched));
-                    let claims = self.claims.entry(frontend).or_default();
-                    claims.insert(claim.clone(), intent);
+                    self.claims.insert(frontend, claim.clone(), intent);
                     contribution.claims.push((frontend, claim.clone()));
                     touched.frontends.insert(frontend);
                 }
@@ -269,14 +263,12 @@ impl Intent {
 
     /// The intent of one frontend; `None` if no Service claims it.
     pub fn get(&self, frontend: &Frontend) -> Option<&FrontendIntent> {
-        self.claims.get(frontend)?.first()
+        self.claims.first(frontend)
     }
 
     /// Every frontend, ordered.
     pub fn frontends(&self) -> impl Iterator<Item = (&Frontend, &FrontendIntent)> {
-        self.claims
-            .iter()
-            .filter_map(|(frontend, claims)| Some((frontend, claims.first()?)))
+        self.claims.iter()
     }
 
     /// The ClusterIPs of one family.
@@ -334,19 +326,7 @@ impl Intent {
 
     /// Frontends that several Services claim.
     pub fn conflicts(&self) -> Vec<Conflict> {
-        let mut conflicts = Vec::new();
-        for (frontend, claims) in &self.claims {
-            let mut ranked = claims.ports();
-            let Some(winner) = ranked.next() else {
-                continue;
-            };
-            conflicts.extend(ranked.map(|loser| Conflict {
-                frontend: *frontend,
-                winner: winner.clone(),
-                loser: loser.clone(),
-            }));
-        }
-        conflicts
+        self.claims.conflicts()
     }
 }
 

@@ -20,8 +20,9 @@ use tower::{BoxError, Service};
 
 /// On a LAN a handshake takes milliseconds; a dead host is given up after this.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// A watch is silent for minutes: only TCP can tell an idle server from a dead one.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// A watch is silent for minutes: only TCP can tell an idle server from a dead one. Go's default, so that watches cost no
+/// more bytes than those of upstream's clients; a dead server is noticed after this and one interval.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
 /// How long written bytes may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482).

@@ -99,6 +99,14 @@ impl Nft {
         })
     }
 
+    /// Another socket for the same table.
+    ///
+    /// # Errors
+    /// As for [`Nft::open_for`].
+    pub(crate) fn another(&self) -> Result<Self, Error> {
+        Self::open_for(self.table)
+    }
+
     fn place(&self, family: IpFamily) -> Place {
         Place {
             table: self.table,

@@ -7,6 +7,7 @@ use anyhow::ensure;
 use berth_proxy_agent::nftables::Nftables;
 use berth_proxy_agent::sync::Syncer;
 use berth_testkit::in_sandbox_async;
+use berth_testkit::wait::eventually;
 
 use crate::cluster::{Cluster, mk_syncer};
 use crate::structure::{list, nft};
@@ -88,6 +89,40 @@ fn looking_writes_nothing_and_others_changes_of_their_own_tables_are_none_of_our
         let many: Vec<u16> = (1..=80).collect();
         cluster.set(1, Some(&many)).sync(&mut syncer).await?;
         ensure!(!syncer.glance().await?);
+        anyhow::Ok(())
+    });
+}
+
+#[test]
+fn what_was_read_ahead_of_the_first_turn_counts_unless_somebody_wrote_since() {
+    in_sandbox_async!(async {
+        let mut cluster = mk_cluster();
+        cluster.sync(&mut mk_syncer(Duration::ZERO)?).await?;
+        let whole = [list("ip")?, list("ip6")?];
+        for vandalism in [
+            None,
+            Some("delete table ip6 berth-proxy"),
+            Some("flush set ip berth-proxy vip-frontends"),
+            Some("insert rule ip berth-proxy vips accept"),
+        ] {
+            let mut syncer = cluster.restarted(Duration::ZERO)?;
+            syncer.prepare().await?;
+            eventually("read", Duration::from_secs(30), async || {
+                if syncer.backend().is_reading() {
+                    Err("reading")
+                } else {
+                    Ok(())
+                }
+            })
+            .await?;
+            if let Some(vandalism) = vandalism {
+                nft(&["-f", "-"], vandalism)?;
+            }
+            cluster.sync(&mut syncer).await?;
+            let written = syncer.backend().nft().commits();
+            ensure!((written == 0) == vandalism.is_none(), "{vandalism:?}: {written}");
+            ensure!(whole == [list("ip")?, list("ip6")?], "{vandalism:?}");
+        }
         anyhow::Ok(())
     });
 }

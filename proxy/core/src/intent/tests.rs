@@ -111,6 +111,25 @@ fn the_oldest_service_wins_a_contested_frontend_and_the_loser_is_named() {
 }
 
 #[test]
+fn a_frontend_is_contested_as_long_as_both_are_there() {
+    let older = mk_service("older", 1, 10);
+    let mut newer = mk_service("newer", 2, 11);
+    newer.external_ips = older.cluster_ips.clone();
+    let both = mk_view([(older.clone(), vec![1]), (newer.clone(), vec![2])]);
+    let mut intent = Intent::of(&both, Settings::default());
+    for gone in [&older.key, &newer.key] {
+        assert_eq!(intent.conflicts().len(), 1, "{gone}");
+        let mut one = both.clone();
+        one.services.remove(gone);
+        intent.update(&one, [gone]);
+        assert_eq!(intent, Intent::of(&one, Settings::default()), "{gone}");
+        assert_eq!(intent.conflicts(), [], "{gone}");
+        intent.update(&both, [gone]);
+    }
+    assert_eq!(intent, Intent::of(&both, Settings::default()));
+}
+
+#[test]
 fn under_policy_local_pods_and_this_host_get_any_endpoint_and_others_a_local_one_or_nothing() {
     let settings = Settings {
         node: Some(NodeName::new("node-1")),

@@ -36,7 +36,7 @@ const FIRST_LIMIT: u32 = 64;
 
 /// Rules for larger exact counts come in steps. Linux walks all elements of a map for each rule that begins to look in it
 /// (`nf_tables_bind_set`: it means to spare chains that do already, but compares with a chain that is not set yet): 3 ms a
-/// rule at 10,000 Services x 5 endpoints, 26 ms at 50,000. So a step is small, and yet most changes of a count need none.
+/// rule at 10,000 Services x 5 endpoints, 26 ms at 50,000. So a step is small.
 pub const STEP: u32 = 4;
 
 /// What a table's translation leads to.
@@ -146,6 +146,16 @@ impl Layout {
     pub fn grown_for(&self, plan: &Plan) -> Self {
         self.with_limit_for(plan.largest_count())
             .with_affinity_timeouts(plan.affinity_timeouts())
+    }
+
+    /// The same layout with rules for the counts that may come next, once a plan is carried out: who grows ahead of need has
+    /// no change wait for rules.
+    #[must_use]
+    pub fn grown_ahead_of(&self, plan: &Plan) -> Self {
+        match plan.largest_count() {
+            0 => self.clone(),
+            count => self.with_limit_for(count.saturating_add(STEP)),
+        }
     }
 
     /// The same layout with what else it takes to serve all that is wished.
