@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -67,12 +68,19 @@ impl Family {
             cpu_seconds: cpu,
             rss: Usage::of(pid)?.rss,
         };
-        for child in children(pid) {
+        let own = program(pid);
+        // Between fork and exec a child is its parent once more, with the same pages.
+        for child in children(pid).into_iter().filter(|child| program(*child) != own) {
             // One that has ended meanwhile counts for nothing here; its CPU comes by its parent.
             family.rss += Usage::of(child).map_or(0.0, |usage| usage.rss);
         }
         Ok(family)
     }
+}
+
+/// What a process runs.
+fn program(pid: u32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
 /// Those of whom a process is the parent.
