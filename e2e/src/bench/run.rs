@@ -9,16 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use berth_testkit::process::Process;
 use berth_testkit::sandbox;
-use http_body_util::BodyExt;
 use kube::Client;
-use kube::client::Body;
 
 use super::churn::Churn;
 use super::dataset::DataSet;
 use super::figures::{Key, Values};
 use super::observe::Observer;
 use super::profile::Profile;
-use super::quiet::quiet;
+use super::quiet::{collect_garbage, quiet};
 use super::scrape::Counters;
 use super::stats::percentile;
 use super::store::Store;
@@ -178,7 +176,8 @@ impl Ground {
         values: &mut Values,
     ) -> Result<Counters> {
         self.quiet(Some(pid)).await?;
-        self.collect().await?;
+        collect_garbage(&self.client).await?;
+        self.quiet(None).await?;
         let profile = subject
             .profiles
             .map(|folder| Profile::begin(&self.client, folder, subject.name));
@@ -205,16 +204,6 @@ impl Ground {
             profile.end().await?;
         }
         Counters::read(&self.client).await
-    }
-
-    /// Has the API server collect its garbage: a collection of its large heap costs as much as a hundred writes, and
-    /// whether one falls into the churn must not depend on what the start has left.
-    async fn collect(&self) -> Result<()> {
-        let path = "/debug/pprof/heap?gc=1";
-        let request = http::Request::get(path).body(Body::empty())?;
-        let answer = self.client.send(request).await.context(path)?;
-        answer.into_body().collect().await.context(path)?;
-        self.quiet(None).await
     }
 
     /// Where the contender finds the API server.

@@ -30,6 +30,7 @@ impl Ground {
         values: &mut Values,
     ) -> Result<()> {
         tokio::task::block_in_place(|| process.terminate(PATIENCE))?;
+        self.ready(None).await?;
         let commits = match subject.seen {
             Seen::ByCommit => Some(Commits::subscribe(self.node.netns())?),
             Seen::ByTraffic => None,

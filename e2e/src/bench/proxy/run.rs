@@ -10,7 +10,7 @@ use berth_testkit::sandbox;
 use kube::Client;
 
 use super::super::figures::{Key, Values};
-use super::super::quiet::quiet;
+use super::super::quiet::{collect_garbage, quiet};
 use super::super::store::Store;
 use super::super::usage::{Family, Peak, cpu_of};
 use super::super::wire::Bytes;
@@ -93,7 +93,7 @@ impl Ground {
             ..ProxyLaunch::named(subject.name, &ProxyData::node(), &server)
         };
         let mut values = Values::new();
-        self.quiet(None).await?;
+        self.ready(None).await?;
         let start = self.mark(None)?;
         let mut process = self
             .stage
@@ -110,6 +110,7 @@ impl Ground {
         values.insert(Key::ApiServerCpu, used.apiserver_cpu);
         values.insert(Key::Received, megabytes(used.bytes.received));
         values.insert(Key::PeakRss, peak.so_far());
+        self.ready(Some(pid)).await?;
         self.changes(subject, &mut process, &mut values).await?;
         if subject.seen == Seen::ByCommit {
             self.first_uses(subject, &process, &mut values).await?;
@@ -126,6 +127,13 @@ impl Ground {
             apiserver_cpu: cpu_of(self.apiserver)?,
             bytes: self.node.bytes()?,
         })
+    }
+
+    /// Waits until nobody has anything left to do, and the API server has cleared up.
+    pub(super) async fn ready(&self, proxy: Option<u32>) -> Result<()> {
+        self.quiet(proxy).await?;
+        collect_garbage(&self.client).await?;
+        self.quiet(proxy).await
     }
 
     /// Waits until nobody has anything left to do.
