@@ -298,5 +298,6 @@ fn unclaimed(installed: &Installed, intent: &Intent) -> StaleFlows {
         frontends.filter(|frontend| frontend.protocol() == Protocol::Udp && intent.get(frontend).is_none());
     StaleFlows {
         allowed: unclaimed.map(|frontend| (frontend, Arc::from([]))).collect(),
+        ..StaleFlows::default()
     }
 }

@@ -360,5 +360,6 @@ fn unclaimed(installed: &Installed, intent: &Intent) -> StaleFlows {
     });
     StaleFlows {
         allowed: gone.collect(),
+        ..StaleFlows::default()
     }
 }

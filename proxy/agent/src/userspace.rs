@@ -183,6 +183,7 @@ impl Userspace {
         });
         StaleFlows {
             allowed: allowed.collect(),
+            ..StaleFlows::default()
         }
     }
 }

@@ -122,10 +122,10 @@ pub struct NumberMap(pub Group);
 /// The chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ChainName {
-    /// Base chain: new packets that arrive, before translation.
-    FilterPrerouting,
-    /// Base chain: new packets from this host, before translation.
-    FilterOutput,
+    /// Base chain: first packets of connections that arrive, before translation.
+    RefusePrerouting,
+    /// Base chain: first packets of this host's connections, before translation.
+    RefuseOutput,
     /// Base chain: translation of packets that arrive.
     NatPrerouting,
     /// Base chain: translation of packets from this host.
@@ -138,7 +138,9 @@ pub enum ChainName {
     Services,
     /// A frontend: masquerade or not, which list, then a pick.
     Serve(Kind),
-    /// A frontend under external traffic policy Local, for connections from outside.
+    /// A frontend under external traffic policy Local: who gets the local list, who is masqueraded.
+    UnderLocal(Kind),
+    /// The same, for connections from outside.
     ServeLocal(Kind),
     /// One rule per slot count up to the installed limit, ascending.
     Pick(Group),
@@ -156,11 +158,8 @@ pub enum ChainName {
     Learn,
     /// One rule for each timeout that some Service has.
     Remember,
-    /// Base chain: what is forwarded, after translation.
-    UnallocatedForward,
-    /// Base chain: packets from this host, after translation.
-    UnallocatedOutput,
-    /// Drops what is addressed to a ClusterIP that no Service has.
+    /// Base chain: what leaves, before anybody's source translation. Drops what is addressed to a ClusterIP that no
+    /// Service has.
     Unallocated,
 }
 
@@ -172,7 +171,7 @@ impl ChainName {
             .flat_map(|group| [Self::Pick(group), Self::PickMany(group)]);
         let serve = [Kind::Vip, Kind::NodePort]
             .into_iter()
-            .flat_map(|kind| [Self::ServeLocal(kind), Self::Serve(kind)]);
+            .flat_map(|kind| [Self::ServeLocal(kind), Self::UnderLocal(kind), Self::Serve(kind)]);
         let rest = [
             Self::Refuse,
             Self::Services,
@@ -180,12 +179,10 @@ impl ChainName {
             Self::Remember,
             Self::Learn,
             Self::Unallocated,
-            Self::UnallocatedForward,
-            Self::UnallocatedOutput,
             Self::LearnPrerouting,
             Self::LearnOutput,
-            Self::FilterPrerouting,
-            Self::FilterOutput,
+            Self::RefusePrerouting,
+            Self::RefuseOutput,
             Self::NatPrerouting,
             Self::NatOutput,
             Self::NatPostrouting,
@@ -200,8 +197,8 @@ impl ChainName {
 impl fmt::Display for ChainName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::FilterPrerouting => "filter-prerouting",
-            Self::FilterOutput => "filter-output",
+            Self::RefusePrerouting => "refuse-prerouting",
+            Self::RefuseOutput => "refuse-output",
             Self::NatPrerouting => "nat-prerouting",
             Self::NatOutput => "nat-output",
             Self::NatPostrouting => "nat-postrouting",
@@ -209,6 +206,8 @@ impl fmt::Display for ChainName {
             Self::Services => "services",
             Self::Serve(Kind::Vip) => "vips",
             Self::Serve(Kind::NodePort) => "nodeports",
+            Self::UnderLocal(Kind::Vip) => "vips-under-local",
+            Self::UnderLocal(Kind::NodePort) => "nodeports-under-local",
             Self::ServeLocal(Kind::Vip) => "vips-local",
             Self::ServeLocal(Kind::NodePort) => "nodeports-local",
             Self::Pick(group) => return write!(f, "{}-pick", group.prefix()),
@@ -219,9 +218,7 @@ impl fmt::Display for ChainName {
             Self::LearnOutput => "affinity-output",
             Self::Learn => "affinity-learn",
             Self::Remember => "affinity-remember",
-            Self::UnallocatedForward => "unallocated-forward",
-            Self::UnallocatedOutput => "unallocated-output",
-            Self::Unallocated => "unallocated",
+            Self::Unallocated => "unallocated-postrouting",
         })
     }
 }

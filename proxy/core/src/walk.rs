@@ -210,7 +210,7 @@ pub fn verdicts(
     }
 }
 
-/// Walks one packet that arrives: prerouting before, at and after translation, forward, postrouting. One of this host
+/// Walks one packet that arrives: prerouting before, at and after translation, postrouting. One of this host
 /// meets the same rules in output. `pick` is the kernel's random number below its argument.
 pub fn walk(
     rules: &Ruleset,
@@ -230,14 +230,14 @@ pub fn walk(
         masqueraded: false,
     };
     for chain in [
-        ChainName::FilterPrerouting,
+        ChainName::RefusePrerouting,
         ChainName::NatPrerouting,
         ChainName::LearnPrerouting,
-        ChainName::UnallocatedForward,
+        ChainName::Unallocated,
         ChainName::NatPostrouting,
     ] {
-        // What is for this host is not forwarded.
-        if chain == ChainName::UnallocatedForward && walker.is_for_this_node() {
+        // What is for this host does not leave.
+        if chain == ChainName::Unallocated && walker.is_for_this_node() {
             continue;
         }
         match walker.run(chain) {
@@ -299,6 +299,7 @@ impl<L: Lookups, P: FnMut(u32) -> u32> Walker<'_, L, P> {
             },
             Action::Reject => Step::Stop(Verdict::Rejected),
             Action::Drop => Step::Stop(Verdict::Dropped),
+            Action::Accept => Step::Done,
             Action::CountAndDrop => Step::Stop(Verdict::Untranslated),
             Action::Mark(bit) => {
                 self.mark |= bit;

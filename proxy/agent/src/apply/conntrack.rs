@@ -115,6 +115,7 @@ fn flow(entry: &ConntrackEntry) -> Option<Flow> {
         })
     };
     Some(Flow {
+        source: entry.orig.src_ip?,
         destination: target(entry.orig.dst_ip, entry.orig.dst_port)?,
         replies_from: target(entry.reply.src_ip, entry.reply.src_port)?,
         translated: entry.status.unwrap_or_default() & TRANSLATED != 0,

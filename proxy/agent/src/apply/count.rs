@@ -22,7 +22,8 @@ use super::batch::ELEMENTS_PER_MESSAGE;
 use super::{elements, family_of, rules};
 use crate::Error;
 
-/// Refusals of our table are at -110 and translation at -100, for kube-proxy as for us.
+/// Refusals of our table are at -110 and translation at -100, for kube-proxy as for us. All three are of type nat, which
+/// the first packet of a connection meets, in the order of priorities.
 const STAGES: [(Stage, i32); 2] = [(Stage::Asked, -115), (Stage::LetThrough, -105)];
 const KINDS: [Kind; 2] = [Kind::Vip, Kind::NodePort];
 
@@ -155,7 +156,7 @@ impl Counting {
             for (hook, word) in [(Hook::Prerouting, "prerouting"), (Hook::Output, "output")] {
                 let name = format!("{stage}-{word}");
                 let base = rules::base_chain(BaseChain {
-                    nat: false,
+                    nat: true,
                     hook,
                     priority,
                 });
@@ -171,7 +172,8 @@ impl Counting {
         Ok(transaction)
     }
 
-    /// A node port is counted at any address of this node but loopback ones.
+    /// A node port is counted at any address of this node but loopback ones. That the connection is new goes without saying
+    /// here, but asking has Linux track connections where nobody else had it do so.
     fn rule(&self, family: IpFamily, chain: &str, stage: Stage, kind: Kind) -> Rule {
         let conditions: &[Match] = match kind {
             Kind::Vip => &[Match::NewConnection],

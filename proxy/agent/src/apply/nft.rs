@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use berth_model::IpFamily;
 use berth_proxy_core::names::{BINDINGS, SetName, TABLE, UNREMEMBERED, UNTRANSLATED};
 use berth_proxy_core::nft::bindings::Binding;
-use berth_proxy_core::nft::{Change, Element, Key, Layout};
+use berth_proxy_core::nft::{Chain, Change, Element, Key, Layout};
 use ipnet::IpNet;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nlink::netlink::nftables::{Object, ObjectState, SetElement, Transaction};
@@ -187,7 +187,7 @@ impl Nft {
         self.commit("hook the table in", hooks).await
     }
 
-    /// Adds the sets and rules that `larger` has beyond `layout`, in one transaction.
+    /// Adds the sets, rules and chains that `larger` has beyond `layout`, in one transaction.
     ///
     /// # Errors
     /// The kernel refused.
@@ -199,6 +199,7 @@ impl Nft {
             let rule = rules::lower(self.place(family), &chain.to_string(), &rule)?;
             transaction = transaction.add_rule(rule);
         }
+        transaction = add_chains(transaction, self.place(family), &layout.missing_chains(larger))?;
         self.commit("add rules for more endpoints", transaction).await
     }
 
@@ -379,18 +380,23 @@ fn add_structure(mut transaction: Transaction, layout: &Layout, part: Part) -> R
         transaction = add_changes(transaction, place, &networks(layout))?;
     }
     let hooks = matches!(part, Part::Hooks);
-    let chains = layout.chains();
-    let ours = || chains.iter().filter(|chain| chain.base.is_some() == hooks);
-    for chain in ours() {
+    let mut chains = layout.chains();
+    chains.retain(|chain| chain.base.is_some() == hooks);
+    transaction = add_chains(transaction, place, &chains)?;
+    if hooks {
+        transaction = transaction.add_chain(rules::named_chain(place, &layout.marker())?);
+    }
+    Ok(transaction)
+}
+
+fn add_chains(mut transaction: Transaction, place: Place, chains: &[Chain]) -> Result<Transaction, Error> {
+    for chain in chains {
         transaction = transaction.add_chain(rules::chain(place, chain)?);
     }
-    for chain in ours() {
+    for chain in chains {
         for rule in &chain.rules {
             transaction = transaction.add_rule(rules::lower(place, &chain.name.to_string(), rule)?);
         }
-    }
-    if hooks {
-        transaction = transaction.add_chain(rules::named_chain(place, &layout.marker())?);
     }
     Ok(transaction)
 }

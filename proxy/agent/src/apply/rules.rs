@@ -56,7 +56,7 @@ pub(super) fn lower(place: Place, chain: &str, rule: &OurRule) -> Result<Rule, E
         Action::CountAndDrop => lowered.counter_named(UNTRANSLATED).drop(),
         Action::CountUnremembered => lowered.counter_named(UNREMEMBERED),
         Action::Recall(_) => lowered.try_jump(&ChainName::Recall.to_string()).map_err(jump)?,
-        Action::Remember(_) => lowered.accept(),
+        Action::Accept | Action::Remember(_) => lowered.accept(),
         Action::Reject
         | Action::Mark(_)
         | Action::Unmark(_)
@@ -91,8 +91,6 @@ pub(super) fn base_chain(base: Base) -> BaseChain {
         (Hook::Prerouting, false) => filter(FilterHook::Prerouting),
         (Hook::Output, true) => nat(NatHook::Output),
         (Hook::Output, false) => filter(FilterHook::Output),
-        // Nothing is translated there.
-        (Hook::Forward, true | false) => filter(FilterHook::Forward),
         (Hook::Postrouting, true) => nat(NatHook::Postrouting),
         (Hook::Postrouting, false) => filter(FilterHook::Postrouting),
     }
@@ -348,6 +346,7 @@ fn action(family: IpFamily, action: &Action) -> Vec<Expr> {
         Action::Jump(_)
         | Action::Goto(_)
         | Action::Drop
+        | Action::Accept
         | Action::CountAndDrop
         | Action::CountUnremembered => Vec::new(),
     }

@@ -2,7 +2,7 @@
 //! Traffic policies, source ranges and node-port addresses, as real packets meet them.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, ensure};
 use berth_model::{Conditions, Endpoint, IpFamily, IpMode, LoadBalancerIngress, ServiceKind, TrafficPolicy};
@@ -18,8 +18,8 @@ use crate::cluster::{Cluster, PORT, cluster_ips, node_port, pod_ips, retire, set
 use crate::packets::{SOON, untranslated};
 use crate::structure::{list, nft};
 use crate::traffic::{
-    DRAINING, HOST, NODE, OTHER_VIPS, Transport, VIPS, ask_from, endpoints_on, ips, is_silent, mk_host,
-    mk_pod, mk_stranger, serve, spread, stranger_ips,
+    DRAINING, HOST, NODE, OTHER_VIPS, PATIENCE, Transport, VIPS, ask_from, endpoints_on, ips, is_silent,
+    mk_host, mk_pod, mk_stranger, serve, spread, stranger_ips,
 };
 
 const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
@@ -245,6 +245,33 @@ fn source_ranges_decide_who_reaches_the_load_balancer_address_and_nothing_else()
             }
         }
         ensure!(untranslated()? == 0);
+        anyhow::Ok(())
+    });
+}
+
+#[test]
+fn a_udp_client_that_keeps_its_port_is_shut_out_with_its_network() {
+    in_sandbox_async!(async {
+        let stranger = mk_stranger(5)?;
+        serve(&mk_pod(1)?, 1)?;
+        mk_host()?;
+        let mut cluster = Cluster::new();
+        let mut syncer = mk_syncer(&all_settings())?;
+        for (any, vip) in ["0.0.0.0", "::"].into_iter().zip(ips(VIPS)) {
+            let socket = stranger.run(|| UdpSocket::bind((any, 0)))??;
+            socket.connect((vip, PORT))?;
+            for (ranges, let_in) in [
+                (["203.0.113.0/25", "2001:db8::/121"], true),
+                (["203.0.113.128/25", "2001:db8::80/121"], false),
+            ] {
+                balance(&mut cluster, &ranges);
+                cluster.sync(&mut syncer).await?;
+                socket.set_read_timeout(Some(if let_in { PATIENCE } else { SOON }))?;
+                socket.send(b"?")?;
+                let answer = socket.recv(&mut [0; 64]);
+                ensure!(answer.is_ok() == let_in, "{vip}, {ranges:?}: {answer:?}");
+            }
+        }
         anyhow::Ok(())
     });
 }

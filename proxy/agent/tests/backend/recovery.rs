@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What others do to our tables, seen by the cheap look that the run loop takes four times a second.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -9,8 +11,9 @@ use berth_proxy_agent::sync::Syncer;
 use berth_testkit::in_sandbox_async;
 use berth_testkit::wait::eventually;
 
-use crate::cluster::{Cluster, mk_syncer};
+use crate::cluster::{Cluster, PORT, cluster_ips, mk_syncer};
 use crate::structure::{list, nft};
+use crate::traffic::{PATIENCE, Transport, ask_from, mk_pod, serve};
 
 /// As many lists as are sampled in a few glances.
 fn mk_cluster() -> Cluster {
@@ -122,6 +125,97 @@ fn what_was_read_ahead_of_the_first_turn_counts_unless_somebody_wrote_since() {
             let written = syncer.backend().nft().commits();
             ensure!((written == 0) == vandalism.is_none(), "{vandalism:?}: {written}");
             ensure!(whole == [list("ip")?, list("ip6")?], "{vandalism:?}");
+        }
+        anyhow::Ok(())
+    });
+}
+
+/// The table as the version before had it, as far as that matters: refusals and unallocated addresses in filter chains.
+fn as_it_was(listed: &str) -> anyhow::Result<String> {
+    let mut text = listed.to_owned();
+    for (now, before) in [
+        ("chain layout-", "chain layout-0"),
+        ("chain refuse-", "chain filter-"),
+        ("chain unallocated-postrouting", "chain unallocated-forward"),
+        (
+            "type nat hook prerouting priority dstnat - 10;",
+            "type filter hook prerouting priority -110;",
+        ),
+        (
+            "type nat hook output priority -110;",
+            "type filter hook output priority -110;",
+        ),
+        (
+            "type nat hook postrouting priority srcnat - 10;",
+            "type filter hook forward priority 0;",
+        ),
+    ] {
+        ensure!(text.matches(now).count() >= 1, "no {now:?} in {listed}");
+        text = text.replace(now, before);
+    }
+    Ok(text)
+}
+
+#[test]
+fn a_table_of_the_version_before_is_replaced_while_connections_are_made() {
+    in_sandbox_async!(async {
+        let client = mk_pod(100)?;
+        serve(&mk_pod(1)?, 1)?;
+        let mut cluster = Cluster::new();
+        cluster.set(1, Some(&[1])).set(2, Some(&[]));
+        let mut syncer = mk_syncer(Duration::ZERO)?;
+        cluster.sync(&mut syncer).await?;
+        drop(syncer);
+        let families = ["ip", "ip6"];
+        let now = families.map(list);
+        for (family, now) in families.iter().zip(&now) {
+            let now = now.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
+            let before = as_it_was(now)?;
+            nft(
+                &["-f", "-"],
+                &format!("delete table {family} berth-proxy\n{before}"),
+            )?;
+        }
+        let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let asking = std::thread::spawn({
+            let (stop, made) = (Arc::clone(&stop), Arc::clone(&made));
+            move || -> anyhow::Result<()> {
+                while !stop.load(Ordering::Relaxed) {
+                    for ip in cluster_ips(1) {
+                        let answer = ask_from(&client, Transport::Tcp, (ip, PORT).into())??;
+                        ensure!(answer.starts_with("1 "), "{answer}");
+                        made.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                Ok(())
+            }
+        });
+        let more = |count: u64| {
+            let made = Arc::clone(&made);
+            let wanted = made.load(Ordering::Relaxed) + count;
+            berth_testkit::wait::eventually("connections", PATIENCE, move || {
+                let made = made.load(Ordering::Relaxed);
+                async move {
+                    if made >= wanted {
+                        Ok(())
+                    } else {
+                        Err(format!("{made} so far"))
+                    }
+                }
+            })
+        };
+        more(20).await?;
+        let mut restarted = cluster.restarted(Duration::ZERO)?;
+        restarted.take(&cluster.view, &cluster.view.services.keys().cloned().collect());
+        let done = restarted.turn().await?;
+        ensure!(done.rebuilt == 2, "{done:?}");
+        more(20).await?;
+        stop.store(true, Ordering::Relaxed);
+        asking
+            .join()
+            .map_err(|_| anyhow::anyhow!("the client panicked"))??;
+        for (family, now) in families.into_iter().zip(now) {
+            ensure!(list(family)? == now?, "{family}");
         }
         anyhow::Ok(())
     });

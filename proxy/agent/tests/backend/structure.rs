@@ -209,7 +209,7 @@ fn a_thousand_services_have_the_chains_and_rules_of_ten() {
             "{:?} grew from {ten:?}",
             chains_and_rules()?
         );
-        ensure!(ten.0 == 2 * 29 && ten.1 > 400, "{ten:?}");
+        ensure!(ten.0 == 2 * 27 && ten.1 > 400, "{ten:?}");
         let frontends = list("ip")?.matches(". tcp . 80 . 0 :").count();
         ensure!(frontends == 750, "{frontends} Services have a first slot");
         anyhow::Ok(())

@@ -2,8 +2,8 @@
 use std::collections::BTreeMap;
 
 use berth_model::{
-    Conditions, Endpoint, EndpointHints, EndpointPort, IpFamily, PortName, Service, ServiceKey, ServiceKind,
-    ServicePort, SessionAffinity, TrafficPolicy, View,
+    Conditions, Endpoint, EndpointHints, EndpointPort, IpFamily, IpMode, LoadBalancerIngress, PortName,
+    Service, ServiceKey, ServiceKind, ServicePort, SessionAffinity, TrafficPolicy, View,
 };
 
 use super::*;
@@ -150,9 +150,11 @@ fn flows_to_node_ports_are_told_by_the_machines_own_addresses() {
     // The Service has lost its last endpoint: all of its flows are stale.
     let stale = StaleFlows {
         allowed: BTreeMap::from([(node_port, Arc::from([]))]),
+        ..StaleFlows::default()
     };
     let own = BTreeSet::from([[192, 0, 2, 1].into()]);
     let flow = |last: u8, number: u16, translated| Flow {
+        source: [203, 0, 113, 5].into(),
         destination: Target {
             ip: [192, 0, 2, last].into(),
             port: port(number),
@@ -176,9 +178,62 @@ fn flows_to_node_ports_are_told_by_the_machines_own_addresses() {
     }
     let serving = StaleFlows {
         allowed: BTreeMap::from([(node_port, Arc::from([mk_target(1)]))]),
+        ..StaleFlows::default()
     };
     assert!(
         !serving.is_stale_flow(&flow(1, 30_053, true), Some(&own)),
         "it stays with its endpoint"
     );
+}
+
+#[test]
+fn flows_of_clients_that_a_load_balancer_lets_in_no_more_are_stale() {
+    let key = ServiceKey::new("shop", "dns");
+    let lb: IpAddr = [192, 0, 2, 10].into();
+    let view = |ranges: Option<&[&str]>| {
+        let mut view = mk_view(Protocol::Udp, &[1]);
+        for service in view.services.values_mut() {
+            let service = Arc::make_mut(service);
+            service.kind = ServiceKind::LoadBalancer;
+            service.load_balancer = vec![LoadBalancerIngress {
+                ip: lb,
+                mode: IpMode::Vip,
+            }];
+            service.source_ranges = ranges.map(|nets| nets.iter().map(|net| net.parse().unwrap()).collect());
+        }
+        view
+    };
+    let flow = |ip: IpAddr, last: u8| Flow {
+        source: [203, 0, 113, last].into(),
+        destination: Target {
+            ip,
+            port: 53.try_into().unwrap(),
+        },
+        replies_from: mk_target(1),
+        translated: true,
+    };
+    let mut intent = Intent::empty(Settings::default());
+    let mut flows = Flows::default();
+    // Which of the clients .1, .2 and .3 are to be forgotten; `None` where nobody is looked at.
+    for (ranges, forgotten) in [
+        (None, Some(vec![])),
+        (Some(&["203.0.113.1/32", "203.0.113.2/32"][..]), Some(vec![3])),
+        (Some(&["203.0.113.1/32", "203.0.113.2/32"]), None),
+        (Some(&["203.0.113.2/32"]), Some(vec![1, 3])),
+        (None, None),
+    ] {
+        let touched = intent.update(&view(ranges), [&key]);
+        let stale = flows.changed(&touched, &intent);
+        assert_eq!(!stale.is_empty(), forgotten.is_some(), "{ranges:?}");
+        let of = |ip| -> Vec<u8> {
+            let stale = |last: &u8| stale.is_stale_flow(&flow(ip, *last), None);
+            (1..=3).filter(stale).collect()
+        };
+        assert_eq!(of(lb), forgotten.unwrap_or_default(), "{ranges:?}");
+        assert_eq!(
+            of([10, 96, 0, 10].into()),
+            Vec::<u8>::new(),
+            "the ClusterIP lets everybody in"
+        );
+    }
 }

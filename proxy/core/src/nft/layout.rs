@@ -8,28 +8,22 @@ use std::iter;
 use berth_model::IpFamily;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use self::rules::{base, pick, reached_by, remember, rule, services, unallocated};
-use super::objects::{Action, Chain, Match, Rule};
+use self::rules::{base, pick, remember};
+use super::objects::{Chain, Rule};
 use super::plan::Plan;
 use super::slots::{EXACT, LADDER, slot_count};
 use super::wishes::Wishes;
 use crate::hash::fnv1a;
 use crate::names::{
-    ChainName, Group, Kind, LAYOUT_PREFIX, List, NumberMap, RELAY_TABLE, SetName, TABLE, UNREMEMBERED,
-    UNTRANSLATED,
+    ChainName, Group, LAYOUT_PREFIX, NumberMap, RELAY_TABLE, SetName, TABLE, UNREMEMBERED, UNTRANSLATED,
 };
 use crate::{Links, Outcome, Settings};
 
+mod chains;
 mod rules;
 
 /// Grows whenever the layout changes in a way its text does not show.
 const VERSION: u32 = 3;
-
-/// Timeout of session affinity where a Service names none (`v1.DefaultClientIPServiceAffinitySeconds` of Kubernetes): it
-/// has its rule from the start, where that does no harm. nft 1.0.6 lists such a rule for IPv6, but aborts when it is to
-/// load it (a map whose elements packets make may have 16 bytes of key and of data there), and a host's saved ruleset
-/// should not fail to load because of us as long as nobody asked for affinity.
-const USUAL_AFFINITY: u32 = 10_800;
 
 /// Rules for slot counts up to this one are there from the start, while the maps that they look in are empty.
 const FIRST_LIMIT: u32 = 64;
@@ -86,10 +80,7 @@ impl Layout {
                 disjoint(ours.map(IpNet::trunc).collect())
             }),
             limit: FIRST_LIMIT,
-            affinity_timeouts: match family {
-                IpFamily::V4 => [USUAL_AFFINITY].into(),
-                IpFamily::V6 => BTreeSet::new(),
-            },
+            affinity_timeouts: BTreeSet::new(),
         }
     }
 
@@ -98,7 +89,6 @@ impl Layout {
         Self {
             purpose: Purpose::Relays,
             limit: 1,
-            affinity_timeouts: BTreeSet::new(),
             ..Self::new(family, settings)
         }
     }
@@ -210,16 +200,17 @@ impl Layout {
         networks
     }
 
-    /// Name of the empty chain that tells this layout from any other: same name, same structure but for the limit
-    /// and the networks.
+    /// Name of the empty chain that tells this layout from any other: same name, same structure but for the limit, the
+    /// timeouts of session affinity and the networks.
     pub fn marker(&self) -> String {
-        let base = Self {
-            limit: match self.purpose {
-                Purpose::Endpoints => 0,
-                Purpose::Relays => self.limit,
+        let base = match self.purpose {
+            // With some timeout, so that what comes with the first one shows.
+            Purpose::Endpoints => Self {
+                limit: 0,
+                affinity_timeouts: [0].into(),
+                ..self.clone()
             },
-            affinity_timeouts: BTreeSet::new(),
-            ..self.clone()
+            Purpose::Relays => self.clone(),
         };
         let (chains, sets) = (base.chains(), base.sets());
         let text = format!("{VERSION} {:?} {chains:?} {sets:?}", self.family);
@@ -262,9 +253,15 @@ impl Layout {
         }
     }
 
+    /// What remembers clients is met by every packet, and not hooked in before somebody asks for it. nft 1.0.6 lists its
+    /// rule for IPv6, too, but aborts when it is to load it (a map whose elements packets make may have 16 bytes of key
+    /// and of data there): a host's saved ruleset should not fail to load because of us as long as nobody asked.
     fn has_chain(&self, chain: ChainName) -> bool {
         match self.purpose {
-            Purpose::Endpoints => true,
+            Purpose::Endpoints => {
+                let learns = matches!(chain, ChainName::LearnPrerouting | ChainName::LearnOutput);
+                !learns || !self.affinity_timeouts.is_empty()
+            }
             Purpose::Relays => !matches!(
                 chain,
                 ChainName::PickMany(_)
@@ -289,8 +286,17 @@ impl Layout {
 
     /// Every chain, referred ones before those that refer to them, but for the marker.
     pub fn chains(&self) -> Vec<Chain> {
+        self.chains_that(|_| true)
+    }
+
+    /// The chains that must be added to become the other layout, which has grown from this one.
+    pub fn missing_chains(&self, larger: &Layout) -> Vec<Chain> {
+        larger.chains_that(|name| !self.has_chain(name))
+    }
+
+    fn chains_that(&self, wanted: impl Fn(ChainName) -> bool) -> Vec<Chain> {
         ChainName::all()
-            .filter(|name| self.has_chain(*name))
+            .filter(|name| self.has_chain(*name) && wanted(*name))
             .map(|name| Chain {
                 name,
                 base: base(name),
@@ -299,7 +305,7 @@ impl Layout {
             .collect()
     }
 
-    /// The rules that must be appended to become the other layout, which has grown from this one.
+    /// The rules that must be appended to chains that are there.
     pub fn missing_rules(&self, larger: &Layout) -> Vec<(ChainName, Rule)> {
         let counts = self.limit + 1..=larger.limit;
         let picks =
@@ -317,159 +323,6 @@ impl Layout {
         counts
             .chain(timeouts.copied().map(SetName::AffinityTimeout))
             .collect()
-    }
-
-    fn rules(&self, chain: ChainName) -> Vec<Rule> {
-        match chain {
-            ChainName::FilterPrerouting | ChainName::FilterOutput => {
-                vec![rule(&self.refusable(), Action::Jump(ChainName::Refuse))]
-            }
-            ChainName::NatPrerouting | ChainName::NatOutput => {
-                vec![rule(&self.served(), Action::Jump(ChainName::Services))]
-            }
-            ChainName::NatPostrouting => vec![
-                rule(
-                    &[Match::Translated, Match::In(SetName::Hairpin)],
-                    Action::Masquerade,
-                ),
-                rule(&[Match::Marked(self.mark)], Action::Goto(ChainName::Masquerade)),
-            ],
-            ChainName::Masquerade => self.masquerade(),
-            ChainName::Refuse => self.refuse(),
-            ChainName::Services => services(),
-            ChainName::Serve(kind) => self.serve(kind),
-            ChainName::ServeLocal(kind) => self.serve_local(Group::new(kind, List::Local)),
-            ChainName::Pick(group) => (1..=self.limit).map(|count| pick(group, count)).collect(),
-            ChainName::PickMany(group) => self.ladder().iter().map(|count| pick(group, *count)).collect(),
-            ChainName::Recall => vec![rule(&[], Action::TranslateBound)],
-            ChainName::LearnPrerouting | ChainName::LearnOutput => vec![rule(
-                &[Match::NewConnection, Match::Translated],
-                Action::Jump(ChainName::Learn),
-            )],
-            ChainName::Learn => vec![
-                rule(&[], Action::Jump(ChainName::Remember)),
-                rule(&[Match::Numbered], Action::CountUnremembered),
-            ],
-            ChainName::Remember => self.affinity_timeouts.iter().copied().map(remember).collect(),
-            ChainName::UnallocatedForward | ChainName::UnallocatedOutput => {
-                vec![rule(
-                    &[Match::NewConnection],
-                    Action::Jump(ChainName::Unallocated),
-                )]
-            }
-            ChainName::Unallocated => vec![unallocated()],
-        }
-    }
-
-    /// The bit goes first, so that an encapsulated second pass is not masqueraded again.
-    fn masquerade(&self) -> Vec<Rule> {
-        vec![
-            rule(&[], Action::Unmark(self.mark)),
-            rule(&[], Action::Masquerade),
-        ]
-    }
-
-    /// Whether a frontend is always masqueraded is asked before and after the way to the local list: a packet whose
-    /// lookups straddle a change between the policies gets either list, and is masqueraded on its way to the main one.
-    fn serve(&self, kind: Kind) -> Vec<Rule> {
-        let mark = Action::Mark(self.mark);
-        let local = [vec![Match::In(SetName::Local(kind))], self.not_from_pod()].concat();
-        let from_outside = [&local[..], &[Match::ForeignSource]].concat();
-        if self.purpose == Purpose::Relays {
-            let mut rules = vec![rule(&from_outside, Action::Goto(ChainName::ServeLocal(kind)))];
-            rules.extend(self.picks(Group::new(kind, List::Main)));
-            return rules;
-        }
-        let always = [Match::In(SetName::Masquerade(kind))];
-        let mut rules = vec![
-            rule(&always, mark),
-            rule(&from_outside, Action::Goto(ChainName::ServeLocal(kind))),
-            rule(&local, mark),
-            rule(&always, mark),
-        ];
-        if kind == Kind::Vip && (!self.pod_cidrs.is_empty() || self.pod_links.is_some()) {
-            let not_from_pod = [vec![Match::In(SetName::ClusterIps)], self.not_from_pod()].concat();
-            rules.push(rule(&not_from_pod, mark));
-        }
-        rules.extend(self.picks(Group::new(kind, List::Main)));
-        rules
-    }
-
-    /// The networks may be changed in place, so they are asked about even while there are none.
-    fn not_from_pod(&self) -> Vec<Match> {
-        let links = self.pod_links.map(Match::NotBy);
-        [Match::NotIn(SetName::PodCidrs)]
-            .into_iter()
-            .chain(links)
-            .collect()
-    }
-
-    /// Sources that are not let in are dropped before they could learn whether there are endpoints.
-    fn refuse(&self) -> Vec<Rule> {
-        let of_kind = |kind| {
-            let dropped = |list| reached_by(kind, SetName::Drop(Group::new(kind, list)));
-            let from_outside = [self.not_from_pod(), vec![Match::ForeignSource]].concat();
-            let local = [dropped(List::Local), from_outside].concat();
-            [
-                rule(&reached_by(kind, SetName::NoEndpoint(kind)), Action::Reject),
-                rule(&dropped(List::Main), Action::Drop),
-                rule(&local, Action::Drop),
-            ]
-        };
-        let not_let_in = [
-            Match::In(SetName::RangedVips),
-            Match::NotIn(SetName::AllowedSources),
-        ];
-        let unknown_port = [
-            Match::In(SetName::ClusterIps),
-            Match::NotIn(SetName::Frontends(Kind::Vip)),
-        ];
-        let mut rules = vec![rule(&not_let_in, Action::Drop)];
-        rules.extend(of_kind(Kind::Vip));
-        rules.push(rule(&unknown_port, Action::Reject));
-        rules.extend(of_kind(Kind::NodePort));
-        rules
-    }
-
-    /// Which packets may be refused. What is steered from this host to a relay comes by again on the loopback link,
-    /// still as a new connection, and must not be taken for one that addresses the relay itself.
-    fn refusable(&self) -> Vec<Match> {
-        match self.purpose {
-            Purpose::Endpoints => vec![Match::NewConnection],
-            Purpose::Relays => vec![
-                Match::NewConnection,
-                Match::Untranslated,
-                Match::Unmarked(self.mark),
-            ],
-        }
-    }
-
-    /// Which packets may be led elsewhere. An endpoint may have the address of a Service or of a node port: a relay's
-    /// connection goes there, as a translated one would, and not to a relay again.
-    fn served(&self) -> Vec<Match> {
-        match self.purpose {
-            Purpose::Endpoints => Vec::new(),
-            Purpose::Relays => vec![Match::Unmarked(self.mark)],
-        }
-    }
-
-    fn picks(&self, group: Group) -> Vec<Rule> {
-        let jump = |chain| rule(&[], Action::Jump(chain));
-        let mut picks = vec![jump(ChainName::Pick(group))];
-        if self.purpose == Purpose::Endpoints {
-            picks.insert(0, rule(&[], Action::Recall(NumberMap(group))));
-            picks.push(jump(ChainName::PickMany(group)));
-        }
-        picks.push(rule(&[], Action::CountAndDrop));
-        picks
-    }
-
-    /// Whoever passed `refuse` before the frontend began to drop, and comes here after it became Local, is dropped as
-    /// wished and not counted.
-    fn serve_local(&self, group: Group) -> Vec<Rule> {
-        let mut rules = vec![rule(&[Match::In(SetName::Drop(group))], Action::Drop)];
-        rules.extend(self.picks(group));
-        rules
     }
 }
 

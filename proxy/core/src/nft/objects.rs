@@ -193,6 +193,8 @@ pub enum Action {
     Translate(MapName, u32),
     /// Leave unanswered.
     Drop,
+    /// Let through: the base chain is through with it.
+    Accept,
     /// Count as untranslated and drop.
     CountAndDrop,
     /// Where the frontend's list remembers its clients, have the packet carry the list's number, and jump to
@@ -223,8 +225,6 @@ pub enum Hook {
     Prerouting,
     /// Packets of this host.
     Output,
-    /// Packets on their way through this host, after routing.
-    Forward,
     /// Packets that leave, after routing.
     Postrouting,
 }

@@ -216,7 +216,6 @@ fn chain_text(family: IpFamily, chain: &Chain) -> String {
         let hook = match hook {
             Hook::Prerouting => "prerouting",
             Hook::Output => "output",
-            Hook::Forward => "forward",
             Hook::Postrouting => "postrouting",
         };
         let _ = writeln!(
@@ -251,6 +250,7 @@ pub fn rule_text(family: IpFamily, rule: &Rule) -> String {
             key_text(family, map.fields())
         ),
         Action::Drop => "drop".to_owned(),
+        Action::Accept => "accept".to_owned(),
         Action::CountAndDrop => format!("counter name \"{UNTRANSLATED}\" drop"),
         Action::Recall(map) => format!(
             "meta priority set {} map @{map} jump {}",

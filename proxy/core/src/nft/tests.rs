@@ -369,7 +369,8 @@ fn the_marker_tells_layouts_apart() {
 #[test]
 fn the_table_reads_like_this() {
     let installed = full_sync(&mk_intent(&[(0, &[1, 2]), (1, &[])]));
-    let text = table_text(&Layout::new(IpFamily::V4, &settings()), &installed.elements());
+    let layout = Layout::new(IpFamily::V4, &settings()).with_affinity_timeouts([10_800]);
+    let text = table_text(&layout, &installed.elements());
     // One set and one rule per count say enough.
     let shortened: Vec<&str> = text
         .split("\n\t}\n")

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::names::NumberMap;
+use crate::names::{ChainName, NumberMap};
 use crate::nft::bindings::{Binding, stale};
 use crate::oracle::{self, State};
 use crate::sample::{Sample, key, packet, sample, settings as any_settings};
@@ -198,6 +198,27 @@ proptest! {
 }
 
 #[test]
+fn what_every_packet_meets_comes_with_the_first_timeout_and_leaves_the_table_as_it_is() {
+    let layout = Layout::new(IpFamily::V4, &settings());
+    let learning = layout.with_affinity_timeouts([10_800]);
+    let chains = |from: &Layout, to: &Layout| -> Vec<ChainName> {
+        let missing = from.missing_chains(to).into_iter();
+        missing.map(|chain| chain.name).collect()
+    };
+    assert_eq!(
+        chains(&layout, &learning),
+        [ChainName::LearnPrerouting, ChainName::LearnOutput]
+    );
+    assert_eq!(chains(&learning, &learning.with_affinity_timeouts([10])), []);
+    assert_eq!(learning.marker(), layout.marker());
+    let filters = |layout: &Layout| {
+        let bases = layout.chains().into_iter().filter_map(|chain| chain.base);
+        bases.filter(|base| !base.nat).count()
+    };
+    assert_eq!((filters(&layout), filters(&learning)), (0, 2));
+}
+
+#[test]
 fn a_new_timeout_brings_a_rule_and_a_list_moves_to_it_at_once() {
     let mut view = View::default();
     set_service(&mut view, 0, Some(&[1, 2].into()), TrafficPolicy::Cluster);
@@ -224,7 +245,7 @@ fn a_new_timeout_brings_a_rule_and_a_list_moves_to_it_at_once() {
         plan
     };
     let usual = set(Some(10_800));
-    assert_eq!(layout.grown_for(&usual), layout, "kube's default has its rule");
+    let learning = layout.grown_for(&usual);
     insta::assert_snapshot!(usual, @r"
     # fill
     add element ip berth-proxy affinity-timeout-10800 { b6f4:42a5 }
@@ -234,9 +255,9 @@ fn a_new_timeout_brings_a_rule_and_a_list_moves_to_it_at_once() {
     add element ip berth-proxy nodeport-affinity { tcp . 30000 : b6f4:42a5 }
     ");
     let other = set(Some(10));
-    let grown = layout.grown_for(&other);
-    assert_eq!(layout.missing_sets(&grown), [SetName::AffinityTimeout(10)]);
-    let rules = layout.missing_rules(&grown);
+    let grown = learning.grown_for(&other);
+    assert_eq!(learning.missing_sets(&grown), [SetName::AffinityTimeout(10)]);
+    let rules = learning.missing_rules(&grown);
     let [(_, rule)] = rules.as_slice() else {
         panic!("{rules:?}");
     };
