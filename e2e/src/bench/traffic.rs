@@ -79,7 +79,7 @@ pub(crate) async fn measure(options: &TrafficOptions, say: &impl Fn(&str)) -> Re
     };
     let conditions = conditions(options)? + &own_kernel()?;
     let ground = Ground::start(options, say).await?;
-    let measured = take_turns(&ground, &NATIVE, options, say).await?;
+    let measured = take_turns(&ground, &NATIVE, 1, options, say)?;
     let mut rows = rows_of(&NATIVE_PAIRS, &measured, &conditions, &kube_proxy);
     let mut log = measured.log;
     if let Some((measured, conditions)) = in_guest {
@@ -89,27 +89,38 @@ pub(crate) async fn measure(options: &TrafficOptions, say: &impl Fn(&str)) -> Re
     Ok((rows, log))
 }
 
-/// Everybody's turns, one after the other.
-async fn take_turns(
+/// Everybody's turns, one after the other, run by run. A turn may be cut into so many slices: then the first ones of all
+/// runs come before the second ones of any, so that each run meets every mood of the machine.
+fn take_turns(
     ground: &Ground,
     contenders: &[Contender],
+    slices: u32,
     options: &TrafficOptions,
     say: &impl Fn(&str),
 ) -> Result<Measured> {
+    let mut sums: BTreeMap<(u32, Contender), (f64, f64)> = BTreeMap::new();
     let mut measured = Measured::default();
-    for run in 1..=options.runs {
-        for contender in contenders {
+    for slice in 1..=slices {
+        let turns =
+            (1..=options.runs).flat_map(|run| contenders.iter().map(move |contender| (run, *contender)));
+        for (run, contender) in turns {
             let name = contender.name();
-            let turn = ground.turn(*contender, options.turn);
+            let turn = ground.turn(contender, options.turn / slices);
             let (connections, throughput) =
                 turn.with_context(|| format!("{name}, run {run}; logs in {}", ground.logs().display()))?;
-            let line = format!("{name}, run {run}: {connections:.0} connections/s, {throughput:.2} Gbit/s");
-            say(&line);
-            measured.log.push_str(&line);
-            measured.log.push('\n');
-            let turns = measured.turns.entry(*contender).or_default();
-            turns.connections.push(connections);
-            turns.throughput.push(throughput);
+            let sum = sums.entry((run, contender)).or_default();
+            *sum = (sum.0 + connections, sum.1 + throughput);
+            if slice == slices {
+                let (connections, throughput) = (sum.0 / f64::from(slices), sum.1 / f64::from(slices));
+                let line =
+                    format!("{name}, run {run}: {connections:.0} connections/s, {throughput:.2} Gbit/s");
+                say(&line);
+                measured.log.push_str(&line);
+                measured.log.push('\n');
+                let turns = measured.turns.entry(contender).or_default();
+                turns.connections.push(connections);
+                turns.throughput.push(throughput);
+            }
         }
     }
     Ok(measured)
