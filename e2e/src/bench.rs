@@ -41,7 +41,7 @@ pub use endpoints::{Case, Options};
 use row::Row;
 
 pub use proxy::{ProxyCase, ProxyOptions};
-pub use traffic::{RelayArguments, TrafficOptions};
+pub use traffic::{GuestArguments, RelayArguments, TrafficOptions};
 
 /// Which benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -154,6 +154,7 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
                     runs: arguments.runs,
                     turn: TrafficOptions::TURN,
                     others: TrafficOptions::OTHERS,
+                    ipvs: true,
                 };
                 traffic(&options, &out).await?
             }
@@ -238,6 +239,14 @@ pub async fn traffic(options: &TrafficOptions, out: &Path) -> Result<PathBuf> {
 /// A port is taken.
 pub async fn relay(arguments: &RelayArguments) -> Result<()> {
     traffic::relay(arguments).await
+}
+
+/// The part of [`traffic`] that runs in the guest kernel.
+///
+/// # Errors
+/// Outside the guest; whatever did not come up.
+pub async fn traffic_in_guest(arguments: &GuestArguments) -> Result<()> {
+    traffic::in_guest(arguments).await
 }
 
 /// Tells a terminal each step, with the time since now.

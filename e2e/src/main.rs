@@ -33,6 +33,9 @@ enum Command {
     /// A plain relay: what a benchmark measures mode userspace beside.
     #[command(hide = true)]
     Relay(bench::RelayArguments),
+    /// The part of a benchmark that runs in a guest kernel.
+    #[command(hide = true)]
+    TrafficInGuest(bench::GuestArguments),
     /// Runs random histories against Berth and kube-controller-manager and compares what they make of them.
     Soak(SoakArgs),
     /// Lets everything go wrong that can, and looks whether Berth's Endpoints and slices come out right.
@@ -54,9 +57,13 @@ fn main() -> ExitCode {
 }
 
 fn run(command: &Command) -> Result<ExitCode> {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build();
     if let Command::Relay(arguments) = command {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(bench::relay(arguments))?;
+        runtime()?.block_on(bench::relay(arguments))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Command::TrafficInGuest(arguments) = command {
+        runtime()?.block_on(bench::traffic_in_guest(arguments))?;
         return Ok(ExitCode::SUCCESS);
     }
     if !sandbox::is_inside() {
@@ -71,10 +78,7 @@ fn run(command: &Command) -> Result<ExitCode> {
     }
     match sandbox::enter()? {
         Side::Finished(code) => Ok(code),
-        Side::Inside => {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(inside(command))
-        }
+        Side::Inside => runtime()?.block_on(inside(command)),
     }
 }
 
@@ -88,7 +92,7 @@ async fn inside(command: &Command) -> Result<ExitCode> {
         Command::Bench(arguments) => bench::run(arguments).await?,
         Command::Soak(arguments) => return soak(arguments).await,
         Command::Faults(arguments) => faults::run(arguments).await?,
-        Command::Relay(_) | Command::ControlPlane | Command::Peers => {}
+        Command::Relay(_) | Command::TrafficInGuest(_) | Command::ControlPlane | Command::Peers => {}
     }
     Ok(ExitCode::SUCCESS)
 }

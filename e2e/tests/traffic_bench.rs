@@ -28,6 +28,8 @@ fn every_backend_is_measured_beside_its_peer() {
             turn: Duration::from_millis(100),
             others: 3,
             berth: binary("berth", "berth")?,
+            // Minutes: an API server on the guest's one CPU.
+            ipvs: false,
         };
         let path = traffic(&options, &Path::new(sandbox::SCRATCH).join("out")).await?;
         let rows: Vec<Value> = serde_json::from_slice(&std::fs::read(&path)?)?;

@@ -27,6 +27,8 @@ pub(crate) enum Goal {
     None,
     /// Berth's median over the peer's.
     Ratio(f64),
+    /// The same, of what there should be much of.
+    RatioAtLeast(f64),
     /// Berth's own median, whatever the peer's.
     AtMost(f64),
 }
@@ -36,6 +38,7 @@ impl Goal {
         match self {
             Self::None => "none".to_owned(),
             Self::Ratio(limit) => format!("at most {limit} of the peer's"),
+            Self::RatioAtLeast(limit) => format!("at least {limit} of the peer's"),
             Self::AtMost(limit) => format!("at most {limit}"),
         }
     }
@@ -44,6 +47,7 @@ impl Goal {
         match self {
             Self::None => true,
             Self::Ratio(limit) => ratio.is_some_and(|ratio| ratio <= limit),
+            Self::RatioAtLeast(limit) => ratio.is_some_and(|ratio| ratio >= limit),
             Self::AtMost(limit) => berth <= limit,
         }
     }
@@ -235,6 +239,9 @@ mod tests {
             (Goal::Ratio(0.25), 2.1, Some(8.0), false),
             (Goal::Ratio(0.25), 2.0, None, false),
             (Goal::Ratio(1.0), 0.0, Some(0.0), false),
+            (Goal::RatioAtLeast(1.0), 8.0, Some(8.0), true),
+            (Goal::RatioAtLeast(1.0), 7.9, Some(8.0), false),
+            (Goal::RatioAtLeast(1.0), 7.9, None, false),
             (Goal::AtMost(1.2), 1.2, Some(0.1), true),
             (Goal::AtMost(1.2), 1.3, None, false),
             (Goal::None, 9.0, Some(1.0), true),

@@ -90,8 +90,10 @@ impl Difference {
             (
                 Proxy::Berth
                 | Proxy::BerthIptables(_)
+                | Proxy::BerthIpvs
                 | Proxy::KubeProxyNftables
-                | Proxy::KubeProxyIptables(_),
+                | Proxy::KubeProxyIptables(_)
+                | Proxy::KubeProxyIpvs,
                 _,
             ) => false,
         }

@@ -45,10 +45,14 @@ pub enum Proxy {
     Berth,
     /// The same in iptables mode.
     BerthIptables(Variant),
+    /// The same in IPVS mode, which only the guest kernel has.
+    BerthIpvs,
     /// kube-proxy in nftables mode.
     KubeProxyNftables,
     /// kube-proxy in iptables mode.
     KubeProxyIptables(Variant),
+    /// kube-proxy in IPVS mode, which only the guest kernel has.
+    KubeProxyIpvs,
 }
 
 impl Proxy {
@@ -58,9 +62,11 @@ impl Proxy {
             Self::Berth => "berth",
             Self::BerthIptables(Variant::Nft) => "berth-iptables-nft",
             Self::BerthIptables(Variant::Legacy) => "berth-iptables-legacy",
+            Self::BerthIpvs => "berth-ipvs",
             Self::KubeProxyNftables => "kube-proxy-nftables",
             Self::KubeProxyIptables(Variant::Nft) => "kube-proxy-iptables-nft",
             Self::KubeProxyIptables(Variant::Legacy) => "kube-proxy-iptables-legacy",
+            Self::KubeProxyIpvs => "kube-proxy-ipvs",
         }
     }
 
@@ -69,13 +75,32 @@ impl Proxy {
             Self::Berth => None,
             Self::KubeProxyNftables => Some("nftables"),
             Self::BerthIptables(_) | Self::KubeProxyIptables(_) => Some("iptables"),
+            Self::BerthIpvs | Self::KubeProxyIpvs => Some("ipvs"),
+        }
+    }
+
+    fn is_ours(self) -> bool {
+        match self {
+            Self::Berth | Self::BerthIptables(_) | Self::BerthIpvs => true,
+            Self::KubeProxyNftables | Self::KubeProxyIptables(_) | Self::KubeProxyIpvs => false,
+        }
+    }
+
+    /// Of the iptables that it finds, where it calls any.
+    fn variant(self) -> Option<Variant> {
+        match self {
+            Self::Berth | Self::KubeProxyNftables => None,
+            Self::BerthIptables(variant) | Self::KubeProxyIptables(variant) => Some(variant),
+            // The guest's kernel has no other.
+            Self::BerthIpvs | Self::KubeProxyIpvs => Some(Variant::Legacy),
         }
     }
 
     fn healthy(self) -> (SocketAddr, &'static str) {
-        let (port, path) = match self {
-            Self::Berth | Self::BerthIptables(_) => (10_356, "/readyz"),
-            Self::KubeProxyNftables | Self::KubeProxyIptables(_) => (10_256, "/healthz"),
+        let (port, path) = if self.is_ours() {
+            (10_356, "/readyz")
+        } else {
+            (10_256, "/healthz")
         };
         (SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), path)
     }
@@ -84,9 +109,10 @@ impl Proxy {
 impl Proxy {
     /// Where it serves its metrics, as its own namespace reaches them.
     pub(crate) fn metrics(self) -> &'static str {
-        match self {
-            Self::Berth | Self::BerthIptables(_) => "http://127.0.0.1:10356/metrics",
-            Self::KubeProxyNftables | Self::KubeProxyIptables(_) => "http://127.0.0.1:10249/metrics",
+        if self.is_ours() {
+            "http://127.0.0.1:10356/metrics"
+        } else {
+            "http://127.0.0.1:10249/metrics"
         }
     }
 }
@@ -141,25 +167,21 @@ impl Stage {
     /// # Errors
     /// Its program is not built, or iptables is not installed.
     pub async fn launch_proxy(&self, proxy: Proxy, netns: &Netns, launch: &ProxyLaunch) -> Result<Process> {
-        let account = match proxy {
-            Proxy::Berth | Proxy::BerthIptables(_) => BERTH_PROXY,
-            Proxy::KubeProxyNftables | Proxy::KubeProxyIptables(_) => KUBE_PROXY,
-        };
+        let account = if proxy.is_ours() { BERTH_PROXY } else { KUBE_PROXY };
         let access = Launch {
             server: Some(launch.server.clone()),
             ..Launch::named(&launch.name)
         };
         let kubeconfig = self.kubeconfig(account, &access).await?;
         let log = self.logs().join(format!("{}.log", launch.name));
-        let mut spec = match proxy {
-            Proxy::Berth | Proxy::BerthIptables(_) => berth(proxy, launch, &kubeconfig, &log)?,
-            Proxy::KubeProxyNftables | Proxy::KubeProxyIptables(_) => {
-                let program = Peers::ensure().await?.kube_proxy;
-                kube_proxy(proxy, program, launch, &kubeconfig, &log)?
-            }
+        let mut spec = if proxy.is_ours() {
+            berth(proxy, launch, &kubeconfig, &log)?
+        } else {
+            let program = Peers::ensure().await?.kube_proxy;
+            kube_proxy(proxy, program, launch, &kubeconfig, &log)?
         };
         spec.args.extend(launch.extra_flags.iter().cloned());
-        if let Proxy::KubeProxyIptables(variant) | Proxy::BerthIptables(variant) = proxy {
+        if let Some(variant) = proxy.variant() {
             spec.env
                 .push(("PATH".to_owned(), path_with(variant, self.logs())?.into()));
         }
@@ -268,6 +290,7 @@ mod tests {
         for (proxy, mode) in [
             (Proxy::KubeProxyNftables, "nftables"),
             (Proxy::KubeProxyIptables(Variant::Legacy), "iptables"),
+            (Proxy::KubeProxyIpvs, "ipvs"),
         ] {
             let made = configuration(proxy, &launch, Path::new("/kubeconfig"));
             assert_eq!(made["mode"], mode);

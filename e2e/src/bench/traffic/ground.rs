@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 
 use super::super::quiet::quiet;
 use super::super::usage::Family;
+use super::TrafficOptions;
+use super::contender::{Contender, GUEST, NATIVE};
 use super::load::{self, ANSWERS, READS};
-use super::{CONTENDERS, Contender, TrafficOptions};
 use crate::cluster::PATIENCE;
 use crate::proxy_peer::ground::stage_for;
 use crate::proxy_peer::launch::{Proxy, ProxyLaunch, wait_ready};
@@ -26,53 +27,81 @@ const NAMESPACE: &str = "traffic";
 /// The measured Service. It is the last to be written, so that whoever serves it serves the others, too.
 const SERVICE: (&str, Ipv4Addr) = ("measured", Ipv4Addr::new(10, 96, 200, 1));
 
+/// Where the guest's logs are.
+pub(super) const GUEST_LOGS: &str = "bench-traffic-guest";
+/// Enough for one connection, also where a thread takes some milliseconds to start.
+const SHORT: Duration = Duration::from_millis(100);
+/// One CPU, and a kernel that is a process.
+const GUEST_PATIENCE: Duration = Duration::from_secs(300);
+
 /// Everything that is there while contenders take turns.
 pub(super) struct Ground {
-    stage: Stage,
+    logs: PathBuf,
+    /// Before the API server: they end first.
     nodes: BTreeMap<Contender, (World, Option<Process>)>,
+    _stage: Option<Stage>,
 }
 
 impl Ground {
     /// Starts the API server and every contender, and waits until each serves.
     pub(super) async fn start(options: &TrafficOptions, say: &impl Fn(&str)) -> Result<Self> {
         say("starting the API server and every contender");
-        let mut ground = Self {
-            stage: stage_for("bench-traffic", CONTENDERS.len()).await?,
-            nodes: BTreeMap::new(),
-        };
-        for (number, contender) in (1..).zip(CONTENDERS) {
+        let stage = stage_for("bench-traffic", NATIVE.len()).await?;
+        let mut nodes = BTreeMap::new();
+        for (number, contender) in (1..).zip(NATIVE) {
             let world = World::build(number)?;
             load::serve(world.site(Site::B))?;
-            let process = ground.launch(contender, &world, options).await?;
-            ground.nodes.insert(contender, (world, process));
+            let process = launch(&stage, contender, &world, options).await?;
+            nodes.insert(contender, (world, process));
         }
-        for request in objects(options.others) {
-            request.send(&ground.stage.client()).await?;
-        }
+        create(&stage, options).await?;
         say("waiting until all serve");
-        for (contender, (world, process)) in &ground.nodes {
-            let to = contender.address(ANSWERS);
-            let answered = eventually(format!("{}: {to}", contender.name()), PATIENCE, || async {
-                let client = world.origin(Origin::IdlePod);
-                let short = Duration::from_millis(1);
-                let rate = tokio::task::block_in_place(|| load::connections(client, to, short))?;
-                ensure!(rate > 0.0, "no connection");
-                anyhow::Ok(())
-            });
-            let log = || process.as_ref().map(Process::log_end).unwrap_or_default();
-            answered.await.with_context(log)?;
+        for (contender, (world, process)) in &nodes {
+            serves(*contender, world, process.as_ref(), PATIENCE).await?;
         }
-        quiet(|| ground.used()).await?;
-        Ok(ground)
+        let processes = || nodes.values().filter_map(|(_, process)| process.as_ref());
+        quiet(|| processes().map(used).sum()).await?;
+        Ok(Self {
+            logs: stage.logs().to_owned(),
+            nodes,
+            _stage: Some(stage),
+        })
+    }
+
+    /// The same in the guest kernel, of contenders that are rules and nothing else: each writes them while the others wait,
+    /// and ends, and so does the API server.
+    pub(super) async fn of_rules_alone(options: &TrafficOptions, say: &impl Fn(&str)) -> Result<Self> {
+        say("starting the API server");
+        let stage = stage_for(GUEST_LOGS, GUEST.len()).await?;
+        say("writing the Services");
+        create(&stage, options).await?;
+        let mut nodes = BTreeMap::new();
+        for (number, contender) in (1..).zip(GUEST) {
+            say(&format!("waiting until {} serves", contender.name()));
+            let world = World::in_guest(number)?;
+            load::serve(world.site(Site::B))?;
+            let process = launch(&stage, contender, &world, options).await?;
+            serves(contender, &world, process.as_ref(), GUEST_PATIENCE).await?;
+            if let Some(process) = process {
+                serves_all(&world, &process, options.others).await?;
+                quiet(|| used(&process)).await?;
+            }
+            nodes.insert(contender, (world, None));
+        }
+        Ok(Self {
+            logs: stage.logs().to_owned(),
+            nodes,
+            _stage: None,
+        })
     }
 
     /// Where the logs are.
     pub(super) fn logs(&self) -> &Path {
-        self.stage.logs()
+        &self.logs
     }
 
     /// One contender's turn: connections a second, Gbit a second.
-    pub(super) async fn turn(&self, contender: Contender, duration: Duration) -> Result<(f64, f64)> {
+    pub(super) fn turn(&self, contender: Contender, duration: Duration) -> Result<(f64, f64)> {
         let (world, _) = self.nodes.get(&contender).context("no such contender")?;
         let client = world.origin(Origin::IdlePod);
         tokio::task::block_in_place(|| {
@@ -81,41 +110,79 @@ impl Ground {
             Ok((connections, throughput))
         })
     }
+}
 
-    async fn launch(
-        &self,
-        contender: Contender,
-        world: &World,
-        options: &TrafficOptions,
-    ) -> Result<Option<Process>> {
-        let (proxy, flags) = match contender {
-            Contender::Nobody => return Ok(None),
-            Contender::PlainRelay => return Ok(Some(plain_relay(world, self.logs())?)),
-            Contender::Rules(proxy) => (proxy, vec![]),
-            Contender::Userspace => (Proxy::Berth, vec!["--proxy-mode=userspace".to_owned()]),
-        };
-        let server = format!(
-            "https://{}:{}",
-            world.api_server(),
-            self.stage.control_plane().port()
-        );
-        let launch = ProxyLaunch {
-            program: Some(options.berth.clone()),
-            extra_flags: flags,
-            ..ProxyLaunch::named(contender.name(), NODES[0].0, &server)
-        };
-        let mut process = self.stage.launch_proxy(proxy, world.node(), &launch).await?;
-        wait_ready(proxy, &mut process)?;
-        Ok(Some(process))
+async fn create(stage: &Stage, options: &TrafficOptions) -> Result<()> {
+    for request in objects(options.others) {
+        request.send(&stage.client()).await?;
     }
+    Ok(())
+}
 
-    /// CPU seconds of all contenders.
-    fn used(&self) -> Result<f64> {
-        let processes = self.nodes.values().filter_map(|(_, process)| process.as_ref());
-        processes
-            .map(|process| Ok(Family::of(process.pid())?.cpu_seconds))
-            .sum()
-    }
+async fn launch(
+    stage: &Stage,
+    contender: Contender,
+    world: &World,
+    options: &TrafficOptions,
+) -> Result<Option<Process>> {
+    let (proxy, flags) = match contender {
+        Contender::Nobody => return Ok(None),
+        Contender::PlainRelay => return Ok(Some(plain_relay(world, stage.logs())?)),
+        Contender::Rules(proxy) => (proxy, vec![]),
+        Contender::Userspace => (Proxy::Berth, vec!["--proxy-mode=userspace".to_owned()]),
+    };
+    let server = format!("https://{}:{}", world.api_server(), stage.control_plane().port());
+    let launch = ProxyLaunch {
+        program: Some(options.berth.clone()),
+        extra_flags: flags,
+        ..ProxyLaunch::named(contender.name(), NODES[0].0, &server)
+    };
+    let mut process = stage.launch_proxy(proxy, world.node(), &launch).await?;
+    wait_ready(proxy, &mut process)?;
+    Ok(Some(process))
+}
+
+/// Waits until the measured Service answers.
+async fn serves(
+    contender: Contender,
+    world: &World,
+    process: Option<&Process>,
+    patience: Duration,
+) -> Result<()> {
+    let to = contender.address(ANSWERS);
+    let answered = eventually(format!("{}: {to}", contender.name()), patience, || async {
+        let client = world.origin(Origin::IdlePod);
+        let rate = tokio::task::block_in_place(|| load::connections(client, to, SHORT))?;
+        ensure!(rate > 0.0, "no connection");
+        anyhow::Ok(())
+    });
+    let log = || process.map(Process::log_end).unwrap_or_default();
+    answered.await.with_context(log)?;
+    Ok(())
+}
+
+/// Waits until every port of every Service has its one endpoint: kube-proxy carries Services out in no order.
+async fn serves_all(world: &World, process: &Process, others: u16) -> Result<()> {
+    let wanted = 2 * (usize::from(others) + 1);
+    let complete = eventually("all Services in IPVS", GUEST_PATIENCE, || async {
+        // Not /proc/net/ip_vs, which leaves some out where several namespaces have servers (seen with Linux 6.1).
+        let saved = world.node().output("ipvsadm", &["--save", "--numeric"])?;
+        let found = destinations(&saved);
+        ensure!(found >= wanted, "{found} of {wanted} destinations");
+        anyhow::Ok(())
+    });
+    complete.await.with_context(|| process.log_end())?;
+    Ok(())
+}
+
+/// How many there are in what ipvsadm saves.
+fn destinations(saved: &str) -> usize {
+    saved.lines().filter(|line| line.starts_with("-a ")).count()
+}
+
+/// CPU seconds.
+fn used(process: &Process) -> Result<f64> {
+    Ok(Family::of(process.pid())?.cpu_seconds)
 }
 
 fn plain_relay(world: &World, logs: &Path) -> Result<Process> {
@@ -179,4 +246,17 @@ fn service(name: &str, ip: Ipv4Addr, endpoint: Site) -> [Request; 2] {
         Request::create(&namespaced("/apis/discovery.k8s.io/v1", "endpointslices"), slice),
         Request::create(&namespaced("/api/v1", "services"), service),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_are_counted_and_servers_are_not() {
+        let saved = "-A -t 10.96.200.1:9000 -s rr\n-a -t 10.96.200.1:9000 -r 10.244.1.3:9000 -m -w 1\n\
+            -A -t 10.96.200.1:9001 -s rr\n";
+        assert_eq!(destinations(saved), 1);
+        assert_eq!(destinations(""), 0);
+    }
 }
