@@ -9,7 +9,7 @@ use berth_model::{
     Conditions, Endpoint, EndpointHints, EndpointPort, NodeName, PortName, Protocol, Service, ServiceKey,
     ServiceKind, ServicePort, SessionAffinity, TrafficPolicy, View,
 };
-use berth_proxy_agent::backend::Done;
+use berth_proxy_agent::backend::{Backend, Done};
 use berth_proxy_agent::ipvs::{Ipvs, IpvsOptions};
 use berth_proxy_agent::sync::Syncer;
 use berth_proxy_core::Settings;
@@ -86,7 +86,7 @@ impl Cluster {
     }
 
     /// Hands what changed to the syncer and has it carried out.
-    pub(crate) async fn sync(&mut self, syncer: &mut Syncer<Ipvs>) -> anyhow::Result<Done> {
+    pub(crate) async fn sync<B: Backend>(&mut self, syncer: &mut Syncer<B>) -> anyhow::Result<Done> {
         syncer.take(&self.view, &std::mem::take(&mut self.dirty));
         Ok(syncer.turn().await?)
     }

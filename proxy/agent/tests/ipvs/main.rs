@@ -9,6 +9,7 @@ mod cluster;
 mod keeping;
 mod policies;
 mod refused;
+mod rolling;
 mod sctp;
 mod traffic;
 mod world;
@@ -29,7 +30,7 @@ const PATIENCE_SECONDS: &str = "300";
 
 type Body = fn() -> anyhow::Result<()>;
 
-const CASES: [Case<Body>; 18] = [
+const CASES: [Case<Body>; 21] = [
     (
         "traffic::spread",
         traffic::connections_are_spread_over_the_endpoints_of_every_frontend,
@@ -54,7 +55,15 @@ const CASES: [Case<Body>; 18] = [
         "traffic::udp",
         traffic::udp_clients_that_keep_their_port_leave_an_endpoint_that_left,
     ),
+    (
+        "traffic::node-port-addresses",
+        traffic::node_ports_are_served_on_the_chosen_addresses_and_the_choice_changes_in_place,
+    ),
     ("sctp", sctp::associations_are_spread_over_endpoints),
+    (
+        "sctp::iptables",
+        sctp::in_iptables_associations_meet_every_endpoint,
+    ),
     (
         "policies::local",
         policies::policy_local_keeps_the_source_address_from_outside_and_is_short_cut_inside,
@@ -70,6 +79,10 @@ const CASES: [Case<Body>; 18] = [
     (
         "policies::flip",
         policies::a_policy_that_changes_is_followed_in_place,
+    ),
+    (
+        "rolling",
+        rolling::a_rolling_update_costs_no_connection_under_either_policy,
     ),
     (
         "refused",

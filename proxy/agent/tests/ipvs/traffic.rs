@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use berth_model::SessionAffinity;
+use berth_model::{IpFamily, SessionAffinity};
 use berth_proxy_agent::ipvs::{Ipvs, IpvsOptions};
 use berth_proxy_agent::sync::Syncer;
+use berth_proxy_core::{NodePortAddresses, Settings};
 use berth_testkit::netns::Netns;
 
 use crate::cluster::{Cluster, block_on, mk_syncer, on, settings};
@@ -262,9 +263,11 @@ pub(crate) fn udp_clients_that_keep_their_port_leave_an_endpoint_that_left() -> 
         }
         let mut cluster = Cluster::new();
         let mut syncer = mk_syncer().await?;
-        for ip in cluster_ips(1) {
+        let vips = cluster_ips(1).map(|ip| SocketAddr::from((ip, PORT)));
+        let at_node = ips(HOST).map(|ip| SocketAddr::from((ip, node_port(1))));
+        for to in vips.into_iter().chain(at_node) {
             cluster.set(1, &[1]).sync(&mut syncer).await?;
-            let socket = client.run(|| udp_to((ip, PORT).into(), Duration::from_secs(1)))??;
+            let socket = client.run(|| udp_to(to, Duration::from_secs(1)))??;
             ensure!(again(&socket)?.starts_with("1 "));
             cluster.set(1, &[1, 2]).sync(&mut syncer).await?;
             ensure!(
@@ -278,6 +281,47 @@ pub(crate) fn udp_clients_that_keep_their_port_leave_an_endpoint_that_left() -> 
                 answer.starts_with("2 "),
                 "the endpoint left, the flow did not: {answer}"
             );
+        }
+        Ok(())
+    })
+}
+
+pub(crate) fn node_ports_are_served_on_the_chosen_addresses_and_the_choice_changes_in_place()
+-> anyhow::Result<()> {
+    block_on(async {
+        mk_node()?;
+        let stranger = mk_stranger(5)?;
+        mk_pod(1)?;
+        let mut cluster = Cluster::new();
+        let mut syncer = mk_syncer().await?;
+        cluster.set(1, &[1]).sync(&mut syncer).await?;
+        let chosen = |chosen: &[[&str; 2]]| {
+            let all = chosen.iter().flat_map(|pair| ips(*pair));
+            let only = |addresses: NodePortAddresses, family| addresses.only(family, all.clone());
+            Settings {
+                node_port_addresses: IpFamily::ALL.into_iter().fold(NodePortAddresses::all(), only),
+                ..settings()
+            }
+        };
+        for (settings, served) in [
+            (chosen(&[HOST]), [true, false]),
+            (chosen(&[GATE]), [false, true]),
+            (chosen(&[]), [false, false]),
+            (settings(), [true, true]),
+        ] {
+            syncer.reconfigure(settings.clone(), &cluster.view);
+            syncer.turn().await?;
+            ensure!(syncer.turn().await?.is_nothing());
+            for (addresses, served) in [HOST, GATE].into_iter().zip(served) {
+                for ip in ips(addresses) {
+                    let to = (ip, node_port(1)).into();
+                    if served {
+                        ask(&stranger, Transport::Tcp, to)??;
+                    } else {
+                        expect_refused(&[(&stranger, Transport::Tcp, to)])?;
+                    }
+                }
+            }
         }
         Ok(())
     })
