@@ -156,6 +156,19 @@ fn as_it_was(listed: &str) -> anyhow::Result<String> {
     Ok(text)
 }
 
+async fn more(connections: u64, made: &AtomicU64) -> anyhow::Result<()> {
+    let wanted = made.load(Ordering::Relaxed) + connections;
+    let enough = || async {
+        let made = made.load(Ordering::Relaxed);
+        if made < wanted {
+            Err(format!("{made} so far"))
+        } else {
+            Ok(())
+        }
+    };
+    Ok(berth_testkit::wait::eventually("connections", PATIENCE, enough).await?)
+}
+
 #[test]
 fn a_table_of_the_version_before_is_replaced_while_connections_are_made() {
     in_sandbox_async!(async {
@@ -190,26 +203,12 @@ fn a_table_of_the_version_before_is_replaced_while_connections_are_made() {
                 Ok(())
             }
         });
-        let more = |count: u64| {
-            let made = Arc::clone(&made);
-            let wanted = made.load(Ordering::Relaxed) + count;
-            berth_testkit::wait::eventually("connections", PATIENCE, move || {
-                let made = made.load(Ordering::Relaxed);
-                async move {
-                    if made >= wanted {
-                        Ok(())
-                    } else {
-                        Err(format!("{made} so far"))
-                    }
-                }
-            })
-        };
-        more(20).await?;
+        more(20, &made).await?;
         let mut restarted = cluster.restarted(Duration::ZERO)?;
         restarted.take(&cluster.view, &cluster.view.services.keys().cloned().collect());
         let done = restarted.turn().await?;
         ensure!(done.rebuilt == 2, "{done:?}");
-        more(20).await?;
+        more(20, &made).await?;
         stop.store(true, Ordering::Relaxed);
         asking
             .join()

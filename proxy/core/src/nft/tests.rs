@@ -367,6 +367,44 @@ fn the_marker_tells_layouts_apart() {
 }
 
 #[test]
+fn a_service_address_on_the_node_is_served_although_a_node_port_of_that_number_refuses() {
+    let mut view = mk_view(&BTreeMap::from([(0, [1].into()), (1, [].into())]));
+    let port = 30_001.try_into().unwrap();
+    for service in view.services.values_mut() {
+        if service.key == mk_service(0, TrafficPolicy::Cluster).key {
+            Arc::make_mut(service).ports[0].port = port;
+        }
+    }
+    let installed = full_sync(&Intent::of(&view, settings()));
+    let layout = Layout::new(IpFamily::V4, &settings());
+    let node_port = Frontend::NodePort {
+        family: IpFamily::V4,
+        protocol: Protocol::Tcp,
+        port,
+    };
+    let to = |last: u8| Packet {
+        destination: [192, 0, 2, last].into(),
+        to_this_node: true,
+        ..packet_to(&node_port, SourceClass::Outside)
+    };
+    let found = |last| verdicts(&Ruleset::of(&layout), &layout, &installed, &to(last));
+    let endpoint = mk_endpoint(1);
+    let served = Verdict::Translated {
+        target: Target {
+            ip: endpoint.ip,
+            port: endpoint.port,
+        },
+        masqueraded: true,
+    };
+    assert_eq!(found(0), [served].into());
+    assert_eq!(
+        found(9),
+        [Verdict::Rejected].into(),
+        "elsewhere the node port refuses"
+    );
+}
+
+#[test]
 fn the_table_reads_like_this() {
     let installed = full_sync(&mk_intent(&[(0, &[1, 2]), (1, &[])]));
     let layout = Layout::new(IpFamily::V4, &settings()).with_affinity_timeouts([10_800]);
