@@ -50,7 +50,8 @@ pub enum Bench {
     Endpoints,
     /// The node proxy, beside kube-proxy in the same mode
     Proxy,
-    /// Connections and throughput through each backend, beside kube-proxy's and a plain relay
+    /// Connections and throughput through each backend, beside kube-proxy's and a plain relay; mode ipvs in a guest kernel,
+    /// which takes some minutes
     Traffic,
 }
 
