@@ -101,8 +101,14 @@ fn take_turns(
     let mut sums: BTreeMap<(u32, Contender), (f64, f64)> = BTreeMap::new();
     let mut measured = Measured::default();
     for slice in 1..=slices {
-        let turns =
-            (1..=options.runs).flat_map(|run| contenders.iter().map(move |contender| (run, *contender)));
+        let runs = 1..=options.runs;
+        let mut turns: Vec<(u32, Contender)> = runs
+            .flat_map(|run| contenders.iter().map(move |contender| (run, *contender)))
+            .collect();
+        if (slices - slice) % 2 == 1 {
+            // Nobody shall always come after the same other.
+            turns.reverse();
+        }
         for (run, contender) in turns {
             let name = contender.name();
             let turn = ground.turn(contender, options.turn / slices);

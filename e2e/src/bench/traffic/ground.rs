@@ -163,7 +163,9 @@ async fn serves(
     Ok(())
 }
 
-/// Waits until every port of every Service has its one endpoint: kube-proxy carries Services out in no order.
+/// Waits until every port of every Service has its one endpoint, and the rules are there: kube-proxy carries Services out
+/// in no order, calls ipset for each of them after that, and writes its rules last. Without them no connection is
+/// tracked, which is faster.
 async fn serves_all(world: &World, process: &Process, others: u16) -> Result<()> {
     let wanted = 2 * (usize::from(others) + 1);
     let complete = eventually("all Services in IPVS", GUEST_PATIENCE, || async {
@@ -171,6 +173,8 @@ async fn serves_all(world: &World, process: &Process, others: u16) -> Result<()>
         let saved = world.node().output("ipvsadm", &["--save", "--numeric"])?;
         let found = destinations(&saved);
         ensure!(found >= wanted, "{found} of {wanted} destinations");
+        let rules = world.node().output("iptables-legacy-save", &["--table", "nat"])?;
+        ensure!(masquerades(&rules), "no rule masquerades");
         anyhow::Ok(())
     });
     complete.await.with_context(|| process.log_end())?;
@@ -180,6 +184,12 @@ async fn serves_all(world: &World, process: &Process, others: u16) -> Result<()>
 /// How many there are in what ipvsadm saves.
 fn destinations(saved: &str) -> usize {
     saved.lines().filter(|line| line.starts_with("-a ")).count()
+}
+
+/// Whether iptables' rules are more than names of chains: both proxies' do that, in one transaction with the others.
+fn masquerades(saved: &str) -> bool {
+    let mut rules = saved.lines().filter(|line| line.starts_with("-A "));
+    rules.any(|rule| rule.contains(" -j MASQUERADE"))
 }
 
 /// CPU seconds.
@@ -260,5 +270,11 @@ mod tests {
             -A -t 10.96.200.1:9001 -s rr\n";
         assert_eq!(destinations(saved), 1);
         assert_eq!(destinations(""), 0);
+    }
+    #[test]
+    fn chains_alone_masquerade_nothing() {
+        let chains = "*nat\n:BERTH-MASQUERADE - [0:0]\n-A POSTROUTING -j BERTH-POSTROUTING\nCOMMIT\n";
+        assert!(!masquerades(chains));
+        assert!(masquerades("-A BERTH-MASQUERADE -j MASQUERADE --random-fully\n"));
     }
 }
