@@ -115,7 +115,16 @@ fn take_turns(
             let (connections, throughput) =
                 turn.with_context(|| format!("{name}, run {run}; logs in {}", ground.logs().display()))?;
             let sum = sums.entry((run, contender)).or_default();
-            *sum = (sum.0 + connections, sum.1 + throughput);
+            *sum = (sum.0 + connections.rate, sum.1 + throughput);
+            if connections.failed > 0 {
+                let line = format!(
+                    "{name}, run {run}: {} connections were not made",
+                    connections.failed
+                );
+                say(&line);
+                measured.log.push_str(&line);
+                measured.log.push('\n');
+            }
             if slice == slices {
                 let (connections, throughput) = (sum.0 / f64::from(slices), sum.1 / f64::from(slices));
                 let line =

@@ -152,7 +152,7 @@ impl ProxyData {
             let number = index * self.endpoints + number;
             let address = match family {
                 AddressType::V4 => endpoint_ip(number).to_string(),
-                AddressType::V6 => format!("fd00:128::{:x}:{:x}", number >> 16, number & 0xffff),
+                AddressType::V6 => endpoint_ipv6(number).to_string(),
             };
             json!({"addresses": [address], "nodeName": node_name(number % NODES),
                 "zone": format!("zone-{}", number % NODES % 3),
@@ -248,6 +248,10 @@ impl Data for ProxyData {
     }
 }
 
+fn endpoint_ipv6(number: u32) -> Ipv6Addr {
+    Ipv6Addr::from(u128::from(Ipv6Addr::new(0xfd00, 0x128, 0, 0, 0, 0, 0, 0)) + u128::from(number))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -283,6 +287,28 @@ mod tests {
         let last = ProxyData::cluster_ip(49_999).octets();
         assert_eq!(last[..2], [10, 96]);
         assert_eq!(endpoint_ip(8_388_607), Ipv4Addr::new(10, 255, 255, 255));
+    }
+
+    /// The API server takes no other form.
+    #[test]
+    fn every_address_of_mixed_services_is_in_canonical_form() {
+        let data = ProxyData {
+            services: 300,
+            ports: 2,
+            endpoints: 10,
+            kinds: Kinds::Mixed,
+        };
+        let mut ipv6 = 0;
+        for posted in data.workload() {
+            let endpoints = posted.object["endpoints"].as_array().cloned().unwrap_or_default();
+            for endpoint in endpoints {
+                let text = endpoint["addresses"][0].as_str().unwrap().to_owned();
+                let address: std::net::IpAddr = text.parse().unwrap();
+                assert_eq!(address.to_string(), text);
+                ipv6 += u32::from(address.is_ipv6());
+            }
+        }
+        assert!(ipv6 > 0);
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Ground {
     }
 
     /// One contender's turn: connections a second, Gbit a second.
-    pub(super) fn turn(&self, contender: Contender, duration: Duration) -> Result<(f64, f64)> {
+    pub(super) fn turn(&self, contender: Contender, duration: Duration) -> Result<(load::Connections, f64)> {
         let (world, _) = self.nodes.get(&contender).context("no such contender")?;
         let client = world.origin(Origin::IdlePod);
         tokio::task::block_in_place(|| {
@@ -154,8 +154,8 @@ async fn serves(
         // Not the Pod that will be measured: a SYN that came before the rules leaves an untranslated flow for two minutes
         // (nf_conntrack_tcp_timeout_syn_sent), and its port comes round again sooner.
         let client = world.origin(Origin::PodA);
-        let rate = tokio::task::block_in_place(|| load::connections(client, to, SHORT))?;
-        ensure!(rate > 0.0, "no connection");
+        let met = tokio::task::block_in_place(|| load::connections(client, to, SHORT))?;
+        ensure!(met.rate > 0.0, "no connection");
         anyhow::Ok(())
     });
     let log = || process.map(Process::log_end).unwrap_or_default();
