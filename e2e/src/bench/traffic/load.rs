@@ -20,8 +20,8 @@ pub(super) const THREADS: usize = 4;
 const CHUNK: usize = 256 << 10;
 /// For a handshake. A SYN that was lost comes again after 1 s and 3 s.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Of so many connections one may fail, and is told of: through iptables, Berth's rules and kube-proxy's alike, one in some
-/// hundred thousand leaves the node untranslated where ports come round again within a second.
+/// Of so many connections one may fail, and is told of: through iptables-nft a connection left the node untranslated now and
+/// then, by Berth's rules and by kube-proxy's, for a reason not found yet.
 const SELDOM: u32 = 1_000;
 
 /// Serves on both ports in a Pod's namespace; ends with the process.
@@ -90,17 +90,29 @@ pub(super) fn connections(client: &Netns, to: SocketAddr, duration: Duration) ->
 fn connect_until(to: SocketAddr, end: Instant) -> Result<(u32, u32)> {
     let (mut made, mut failed) = (0, 0);
     while Instant::now() < end {
-        let Ok(mut stream) = TcpStream::connect_timeout(&to, PATIENCE) else {
+        let Ok(stream) = TcpStream::connect_timeout(&to, PATIENCE) else {
             failed += 1;
             continue;
         };
-        // Ended by a reset: neither side remembers it.
-        SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.read_exact(&mut [0]).with_context(|| format!("{to}"))?;
+        answered(stream).with_context(|| format!("{to}"))?;
         made += 1;
     }
     Ok((made, failed))
+}
+
+/// One connection, answered. Blocks.
+///
+/// # Errors
+/// It is not made, or not answered.
+pub(super) fn connect(to: SocketAddr) -> std::io::Result<()> {
+    answered(TcpStream::connect_timeout(&to, PATIENCE)?)
+}
+
+fn answered(mut stream: TcpStream) -> std::io::Result<()> {
+    // Ended by a reset: neither side remembers it.
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.read_exact(&mut [0])
 }
 
 /// Writes to one connection for so long, and says how many Gbit a second arrived. Blocks.
