@@ -41,6 +41,7 @@ const PROXY: Book = Book {
             "userspace",
             &["proxy/core/src/userspace", "proxy/agent/tests/userspace"],
         ),
+        ("loss", &["proxy/agent/tests/loss"]),
         ("snapshot", &["snapshot/src"]),
         ("berth", &["berth/tests", "berth/src"]),
         ("controllers", &["controllers/core/src"]),

@@ -267,7 +267,10 @@ impl Nftables {
             }
         }
         let larger = table.layout.grown_ahead_of(plan);
-        table.grow(&self.nft, larger).await?;
+        if let Err(error) = table.grow(&self.nft, larger).await {
+            // What was asked for is there. Who needs these rules first asks for them again.
+            tracing::warn!(%family, %error, "rules ahead of need are not made");
+        }
         Ok(plan.stages.iter().map(|stage| stage.changes.len()).sum())
     }
 

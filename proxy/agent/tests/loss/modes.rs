@@ -25,14 +25,14 @@ pub(crate) fn nftables(world: &World) -> anyhow::Result<()> {
         &["nft", "flush", "ruleset"],
         &["nft", "delete", "table", "ip", "berth-proxy"],
     ];
-    kept(world, "nftables")?;
+    a_roll_over_and_kills_of_the_proxy_cost_no_request(world, "nftables")?;
     flushed(world, "nftables", listing, &flushes)
 }
 
 pub(crate) fn iptables(world: &World) -> anyhow::Result<()> {
     let listing = &["iptables", "-t", "nat", "-S"];
     let flushes: [&[&str]; 2] = [&["nft", "flush", "ruleset"], &["iptables", "-t", "nat", "-F"]];
-    kept(world, "iptables")?;
+    a_roll_over_and_kills_of_the_proxy_cost_no_request(world, "iptables")?;
     flushed(world, "iptables", listing, &flushes)
 }
 
@@ -55,7 +55,7 @@ fn first_pods() -> BTreeMap<u16, Is> {
 }
 
 /// Endpoints roll over and the proxy is killed and restarted: no request fails, and none meets a Pod that left.
-fn kept(world: &World, mode: &str) -> anyhow::Result<()> {
+fn a_roll_over_and_kills_of_the_proxy_cost_no_request(world: &World, mode: &str) -> anyhow::Result<()> {
     let mut pods = first_pods();
     world.write(&pods)?;
     let proxy = Proxy::start(mode, &world.state)?;
