@@ -15,6 +15,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+mod gunzip;
 mod metrics;
 mod protobuf;
 mod session;

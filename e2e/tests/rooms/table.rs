@@ -131,8 +131,8 @@ pub(crate) const ROOMS: &[Room] = &[
         others: &[
             "anyhow",
             "clap",
+            "crc32fast",
             "fastrand",
-            "flate2",
             "futures",
             "http",
             "http-body-util",
@@ -142,6 +142,7 @@ pub(crate) const ROOMS: &[Room] = &[
             "k8s-openapi",
             "kube",
             "libc",
+            "miniz_oxide",
             "nix",
             "prometheus-client",
             "rustls",

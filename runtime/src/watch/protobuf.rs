@@ -3,13 +3,11 @@
 //! than its cached bytes, and here no more than the fields that are used.
 
 use std::collections::VecDeque;
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_snapshot::intern::Interner;
 use berth_snapshot::wire::{self, Frame, Frames, Malformed, Named, Object, Refusal, Wire};
-use flate2::write::MultiGzDecoder;
 use futures::Stream;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{Request, Response};
@@ -18,6 +16,7 @@ use kube::Client;
 use kube::client::Body;
 use tokio::time::Instant;
 
+use super::gunzip::{Corrupt, Gunzip};
 use super::session::{Ask, Reaction, Session, Trouble};
 use super::{Health, ObjectKey, WatchEvent, WatchMetrics, report};
 use crate::backoff::jitter;
@@ -104,7 +103,7 @@ pub fn watch_protobuf<K: Wire + Send + 'static>(
 /// A watch that is connected.
 struct Open {
     body: Body,
-    inflater: Option<Inflater>,
+    gunzip: Option<Gunzip>,
     frames: Frames,
     since: Instant,
     timeout: Duration,
@@ -178,23 +177,24 @@ impl<K: Wire> Watcher<K> {
         let answer = self.client.send(request).await;
         let answer = answer.map_err(|error| broken(&error))?;
         let coding = answer.headers().get(CONTENT_ENCODING);
-        let mut inflater = coding
-            .is_some_and(|coding| coding == GZIP)
-            .then(Inflater::default);
+        let mut gunzip = coding.is_some_and(|coding| coding == GZIP).then(Gunzip::default);
         let body = accepted(answer).await?;
         match ask {
             Ask::Page { .. } => {
                 let page = body.collect().await.map_err(|error| broken(&error))?.to_bytes();
                 self.metrics.bytes(self.what, page.len());
-                match &mut inflater {
-                    Some(inflater) => self.page(&inflater.push(&page)?),
-                    None => self.page(&page),
-                }
+                let Some(gunzip) = &mut gunzip else {
+                    return self.page(&page);
+                };
+                let mut inflated = Vec::new();
+                let whole = gunzip.push(&page, |bytes| inflated.extend_from_slice(bytes));
+                whole.map_err(corrupt)?;
+                self.page(&inflated)
             }
             Ask::StreamList | Ask::Watch { .. } => {
                 self.open = Some(Open {
                     body,
-                    inflater,
+                    gunzip,
                     frames: Frames::default(),
                     since: Instant::now(),
                     timeout: Duration::from_secs(seconds.into()),
@@ -243,9 +243,10 @@ impl<K: Wire> Watcher<K> {
                 // Trailers carry nothing for us.
                 if let Ok(bytes) = chunk.into_data() {
                     self.metrics.bytes(self.what, bytes.len());
-                    match &mut open.inflater {
-                        Some(inflater) => open.frames.push(&inflater.push(&bytes)?),
-                        None => open.frames.push(&bytes),
+                    let frames = &mut open.frames;
+                    match &mut open.gunzip {
+                        Some(gunzip) => gunzip.push(&bytes, |bytes| frames.push(bytes)).map_err(corrupt)?,
+                        None => frames.push(&bytes),
                     }
                 }
                 Ok(())
@@ -309,29 +310,15 @@ impl<K: Wire> Watcher<K> {
     }
 }
 
-/// What was compressed, as it was before, as it comes: the server ends a member of the gzip stream with each flush.
-#[derive(Debug)]
-struct Inflater(MultiGzDecoder<Vec<u8>>);
-
-impl Default for Inflater {
-    fn default() -> Self {
-        Self(MultiGzDecoder::new(Vec::new()))
-    }
-}
-
-impl Inflater {
-    fn push(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Trouble> {
-        let inflated = self.0.write_all(bytes).and_then(|()| self.0.flush());
-        inflated.map_err(|error| Trouble::Malformed(format!("a compressed answer: {error}")))?;
-        Ok(std::mem::take(self.0.get_mut()))
-    }
-}
-
 fn malformed<K: Wire>(part: &str, fault: &Malformed) -> Trouble {
     Trouble::Malformed(format!(
         "a {part} of {} cannot be read: {fault}",
         K::URL_PATH_SEGMENT
     ))
+}
+
+fn corrupt(corrupt: Corrupt) -> Trouble {
+    Trouble::Malformed(format!("a compressed answer: {corrupt}"))
 }
 
 fn broken(error: &kube::Error) -> Trouble {
@@ -462,32 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compressed_stream_is_read_as_it_comes_and_a_broken_one_is_refused() {
-        let member = |text: &[u8]| {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            encoder.write_all(text).unwrap();
-            encoder.finish().unwrap()
-        };
-        let first = b"a frame ".repeat(10_000);
-        let stream = [member(&first), member(b"another")].concat();
-        for size in [1, 7, 100, stream.len()] {
-            let mut inflater = Inflater::default();
-            let parts = stream.chunks(size).map(|chunk| inflater.push(chunk).unwrap());
-            let whole: Vec<u8> = parts.flatten().collect();
-            assert_eq!(
-                whole,
-                [&first[..], b"another"].concat(),
-                "in parts of {size} bytes"
-            );
-        }
-        let mut inflater = Inflater::default();
-        assert_eq!(
-            inflater.push(&member(b"all of it")).unwrap(),
-            b"all of it",
-            "nothing is held back"
-        );
-        let refused = Inflater::default().push(b"certainly not compressed");
-        assert!(matches!(refused, Err(Trouble::Malformed(_))), "{refused:?}");
+    fn compressed_answers_are_asked_for_where_the_network_is_between() {
         let asked = request::<Service>(&Ask::StreamList, &Selection::everything().compressed(), 300).unwrap();
         assert_eq!(asked.headers()[ACCEPT_ENCODING], GZIP);
     }
