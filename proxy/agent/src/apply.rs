@@ -7,6 +7,7 @@ pub mod conntrack;
 pub mod count;
 mod declare;
 mod elements;
+mod fill;
 pub mod nft;
 mod observe;
 pub(crate) mod probe;
@@ -17,6 +18,7 @@ use berth_model::IpFamily;
 use berth_proxy_core::nft::Layout;
 use nlink::netlink::nftables::Family;
 
+pub use fill::Filling;
 pub use observe::Observed;
 
 /// One of our tables.

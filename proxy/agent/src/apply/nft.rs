@@ -2,6 +2,7 @@
 //! Transactions on our tables.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use berth_model::IpFamily;
@@ -16,6 +17,7 @@ use nlink::netlink::{Connection, Nftables};
 use super::batch::{
     CHANGE_BYTES, ELEMENTS_PER_MESSAGE, MESSAGE_BYTES, add_changes, flush_set, message_bytes, messages, split,
 };
+use super::fill::Filling;
 use super::probe::{Owned, Probe, Shape};
 use super::{Place, declare, elements, family_of, rules};
 use crate::Error;
@@ -31,14 +33,14 @@ const RULE_BYTES: usize = 900;
 
 /// A netlink socket in the current network namespace.
 pub struct Nft {
-    pub(super) connection: Connection<Nftables>,
+    pub(super) connection: Arc<Connection<Nftables>>,
     probe: Probe,
     /// The table, of this name in both families.
     pub(super) table: &'static str,
     /// How many bytes one transaction may have.
     budget: usize,
     /// Transactions committed here.
-    commits: AtomicU32,
+    commits: Arc<AtomicU32>,
 }
 
 impl fmt::Debug for Nft {
@@ -91,11 +93,11 @@ impl Nft {
         let granted = getsockopt(socket, sockopt::SndBuf)?;
         tracing::debug!(bytes = granted, "netlink send buffer");
         Ok(Self {
-            connection,
+            connection: Arc::new(connection),
             probe: Probe::open()?,
             table,
             budget: granted.saturating_sub(MARGIN),
-            commits: AtomicU32::new(0),
+            commits: Arc::default(),
         })
     }
 
@@ -170,12 +172,21 @@ impl Nft {
         self.commit("make the table", transaction).await
     }
 
-    /// Carries out changes in a table that no packet is led to yet.
+    /// Changes as transactions that each fit a table which no packet is led to yet.
     ///
     /// # Errors
-    /// The kernel refused; transactions before the refused one hold.
-    pub async fn fill(&self, family: IpFamily, changes: &[Change]) -> Result<(), Error> {
-        self.change_within(self.first_budget(), family, changes).await
+    /// A change that cannot be put into a message.
+    pub fn transactions(&self, family: IpFamily, changes: &[Change]) -> Result<Vec<Transaction>, Error> {
+        let parts = split(changes, self.first_budget()).into_iter();
+        parts
+            .map(|part| self.transaction(family, changes.get(part).unwrap_or_default()))
+            .collect()
+    }
+
+    /// Begins to carry them out.
+    pub fn fill(&self, transactions: Vec<Transaction>) -> Filling {
+        let connection = Arc::clone(&self.connection);
+        Filling::start(connection, Arc::clone(&self.commits), transactions)
     }
 
     /// Leads packets to the table, and marks it as complete.
@@ -227,14 +238,14 @@ impl Nft {
 
     async fn change_within(&self, budget: usize, family: IpFamily, changes: &[Change]) -> Result<(), Error> {
         for part in split(changes, budget) {
-            let transaction = add_changes(
-                self.connection.transaction(),
-                self.place(family),
-                changes.get(part).unwrap_or_default(),
-            )?;
+            let transaction = self.transaction(family, changes.get(part).unwrap_or_default())?;
             self.commit("change elements", transaction).await?;
         }
         Ok(())
+    }
+
+    fn transaction(&self, family: IpFamily, changes: &[Change]) -> Result<Transaction, Error> {
+        add_changes(self.connection.transaction(), self.place(family), changes)
     }
 
     /// What the family's named counters have counted since the table was made.

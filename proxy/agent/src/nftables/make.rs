@@ -10,7 +10,7 @@ use berth_proxy_core::nft::{Change, Installed, Layout, Plan, Scope, Wishes, diff
 use super::Nftables;
 use super::isolate::is_about_elements;
 use crate::Error;
-use crate::apply::Observed;
+use crate::apply::{Filling, Observed};
 use crate::backend::Done;
 
 impl Nftables {
@@ -96,14 +96,23 @@ impl Nftables {
         let family = table.layout.family();
         self.nft.begin(&table.layout).await?;
         let size = self.nft.fill_size() * 7 / 8;
+        let mut under_way: Option<Filling> = None;
         for piece in pieces(family, intent, size) {
             let plan = from_nothing(&table.layout, &installed, intent, Scope::Touched(&piece));
             let plan = plan.without(left_out);
             let changes: Vec<Change> = plan.changes().copied().collect();
-            self.nft.fill(family, &changes).await?;
+            let next = self.nft.transactions(family, &changes);
+            if let Some(filling) = under_way.take() {
+                filling.done().await?;
+            }
+            under_way = Some(self.nft.fill(next?));
+            // Should the kernel refuse it, nothing of all this is kept.
             for stage in &plan.stages {
                 installed.apply(stage, Duration::ZERO);
             }
+        }
+        if let Some(filling) = under_way {
+            filling.done().await?;
         }
         self.nft.hook_in(&table.layout).await?;
         Ok(installed)
