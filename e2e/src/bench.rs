@@ -220,8 +220,12 @@ pub async fn endpoints(options: &Options, out: &Path) -> Result<PathBuf> {
 /// It could not be completed.
 pub async fn proxy(options: &ProxyOptions, out: &Path) -> Result<PathBuf> {
     let say = progress();
-    let (rows, log) = proxy::measure(options, &say).await?;
-    publish(&rows, &log, out, "proxy")
+    let outcome = proxy::measure(options, &say).await?;
+    let path = publish(&outcome.rows, &outcome.log, out, "proxy")?;
+    match outcome.failure {
+        None => Ok(path),
+        Some(failure) => Err(failure.context(format!("what was measured before is in {}", path.display()))),
+    }
 }
 
 /// Runs the benchmark of what passes through each backend, prints its table and says where its JSON is.

@@ -164,15 +164,49 @@ pub struct ProxyOptions {
     pub berth: PathBuf,
 }
 
-/// Measures everything; also the log of each run. To be called in the sandbox.
-pub(crate) async fn measure(options: &ProxyOptions, say: &impl Fn(&str)) -> Result<(Vec<Row>, String)> {
+/// What came of all runs.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    pub(crate) rows: Vec<Row>,
+    /// A line for each run.
+    pub(crate) log: String,
+    /// Of the run that was the last because it failed; what was measured before it stands.
+    pub(crate) failure: Option<anyhow::Error>,
+}
+
+type Runs = BTreeMap<ProxyCase, BTreeMap<Proxy, Vec<Values>>>;
+
+/// Measures everything. To be called in the sandbox.
+pub(crate) async fn measure(options: &ProxyOptions, say: &impl Fn(&str)) -> Result<Outcome> {
     ensure!(options.runs > 0, "--runs=0: there is nothing to measure");
     let setting = setting(options).await?;
+    let (mut runs, mut outcome) = (Runs::new(), Outcome::default());
+    outcome.failure = run_all(options, &mut runs, &mut outcome.log, say).await.err();
+    for (case, measured) in &runs {
+        let of = |proxy: Option<Proxy>| {
+            let values = proxy.and_then(|proxy| measured.get(&proxy));
+            values.map_or(&[][..], Vec::as_slice)
+        };
+        outcome.rows.extend(figures::rows(
+            case.name(),
+            &goals::figures(*case),
+            of(Some(case.berth())),
+            of(case.peer()),
+            &setting.of(*case),
+        ));
+    }
+    outcome.rows.extend(flatness(&runs, &setting));
+    Ok(outcome)
+}
+
+async fn run_all(
+    options: &ProxyOptions,
+    runs: &mut Runs,
+    log: &mut String,
+    say: &impl Fn(&str),
+) -> Result<()> {
     let store = Store::open(&options.cache)?;
-    let (mut rows, mut log) = (Vec::new(), String::new());
-    let mut latest: BTreeMap<ProxyCase, Vec<Values>> = BTreeMap::new();
     for case in &options.cases {
-        let mut measured: BTreeMap<Proxy, Vec<Values>> = BTreeMap::new();
         for run in 1..=options.runs {
             for proxy in case.contenders() {
                 let name = format!("{}-{proxy}-{run}", case.name().replace([',', ' '], ""));
@@ -194,30 +228,21 @@ pub(crate) async fn measure(options: &ProxyOptions, say: &impl Fn(&str)) -> Resu
                     .with_context(|| name.clone())?;
                 say(&format!("  {values:.2?}"));
                 log.push_str(&format!("{name}: {values:.4?}\n"));
-                measured.entry(proxy).or_default().push(values);
+                runs.entry(*case)
+                    .or_default()
+                    .entry(proxy)
+                    .or_default()
+                    .push(values);
             }
         }
-        let of = |proxy: Option<Proxy>| {
-            let values = proxy.and_then(|proxy| measured.get(&proxy));
-            values.map_or(&[][..], Vec::as_slice)
-        };
-        rows.extend(figures::rows(
-            case.name(),
-            &goals::figures(*case),
-            of(Some(case.berth())),
-            of(case.peer()),
-            &setting.of(*case),
-        ));
-        latest.insert(*case, of(Some(case.berth())).to_vec());
     }
-    rows.extend(flatness(&latest, &setting));
-    Ok((rows, log))
+    Ok(())
 }
 
 /// What a change takes among 50,000 Services over what it takes among 1,000, where both were measured.
-fn flatness(measured: &BTreeMap<ProxyCase, Vec<Values>>, setting: &Conditions) -> Option<Row> {
-    let p99 = |case| {
-        let runs = measured.get(&case)?.iter();
+fn flatness(measured: &Runs, setting: &Conditions) -> Option<Row> {
+    let p99 = |case: ProxyCase| {
+        let runs = measured.get(&case)?.get(&case.berth())?.iter();
         let values: Vec<f64> = runs.filter_map(|run| run.get(&Key::ChangeP99).copied()).collect();
         Spread::of(&values)
     };

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use berth_testkit::process::Process;
 use serde_json::{Value, json};
+use tokio::time::MissedTickBehavior;
 
 use super::super::figures::{Key, Values};
 use super::super::stats::percentile;
@@ -27,6 +28,11 @@ pub(super) enum Seen {
 const APART: Duration = Duration::from_millis(1_300);
 /// For one change.
 const CHANGED: Duration = Duration::from_secs(120);
+/// For each change of those that are timed, so many come in a row: what one costs the API server is less than what it
+/// does anyway in the time between two that are timed.
+const STEADY: u32 = 10;
+/// Between two changes in a row, from the start of one to the start of the next.
+pub(super) const PACE: Duration = Duration::from_millis(20);
 /// So many endpoints a Service is given before more are added one by one: the numbers after it are new to everybody, and
 /// among them is 65, the first that Berth has no rules for from the start.
 const MANY: u32 = 60;
@@ -52,6 +58,31 @@ impl Ground {
         values.insert(Key::ChangeP50, percentile(&latencies, 50).context("no changes")?);
         values.insert(Key::ChangeP99, percentile(&latencies, 99).context("no changes")?);
         values.insert(Key::ChangeCpu, each(used.proxy_cpu));
+        Ok(())
+    }
+
+    /// Changes endpoints in a row at an even pace, until all is quiet again: what that costs others.
+    pub(super) async fn steadily(
+        &self,
+        subject: Subject<'_>,
+        process: &Process,
+        values: &mut Values,
+    ) -> Result<()> {
+        let pid = process.pid();
+        let start = self.mark(Some(pid))?;
+        let mut pace = tokio::time::interval(PACE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for change in subject.changes..subject.changes * (1 + STEADY) {
+            pace.tick().await;
+            self.patch(service_of(change, subject), &replaced(replacement(change)))
+                .await?;
+        }
+        self.quiet(Some(pid)).await.with_context(|| process.log_end())?;
+        let used = self.mark(Some(pid))?.since(start);
+        values.insert(
+            Key::ChurnCpu,
+            used.proxy_cpu * 1_000.0 / f64::from(subject.changes * STEADY),
+        );
         values.insert(Key::ChurnApiServerCpu, used.apiserver_cpu);
         values.insert(Key::ChurnReceived, megabytes(used.bytes.received));
         Ok(())
@@ -62,9 +93,9 @@ impl Ground {
         let mut latencies = Vec::new();
         for change in 0..subject.changes {
             let address = replacement(change);
-            let patch = json!([{"op": "replace", "path": "/endpoints/0/addresses", "value": [address]}]);
+            let service = service_of(change, subject);
             let latency = self
-                .commit(subject, &commits, service_of(change, subject), &patch, address)
+                .commit(subject, &commits, service, &replaced(address), address)
                 .await;
             latencies.push(latency.with_context(|| process.log_end())?);
             tokio::time::sleep(APART).await;
@@ -190,6 +221,10 @@ impl Seen {
     }
 }
 
+fn replaced(address: Ipv4Addr) -> Value {
+    json!([{"op": "replace", "path": "/endpoints/0/addresses", "value": [address]}])
+}
+
 fn endpoint(address: Ipv4Addr) -> Value {
     json!({"addresses": [address], "conditions": {"ready": true, "serving": true, "terminating": false}})
 }
@@ -211,7 +246,8 @@ fn reachable(change: u32) -> Ipv4Addr {
 
 /// Evenly over all Services; of mixed ones, over those without affinity.
 fn service_of(change: u32, subject: Subject<'_>) -> u32 {
-    let even = change * (subject.data.services / subject.changes).max(1) % subject.data.services;
+    let round = change / subject.changes;
+    let even = (change * (subject.data.services / subject.changes).max(1) + round) % subject.data.services;
     match subject.data.kinds {
         Kinds::Plain => even,
         Kinds::Mixed => even - even % 4 + change % 3,
@@ -252,8 +288,15 @@ mod tests {
             .map(|change| service_of(change, subject(Kinds::Plain)))
             .collect();
         assert_eq!((services.len(), services.last().copied()), (100, Some(1_980)));
-        let addresses: BTreeSet<Ipv4Addr> = (0..1_000).map(replacement).collect();
-        assert_eq!(addresses.len(), 1_000);
+        let all = 100 * (1 + STEADY);
+        let addresses: BTreeSet<Ipv4Addr> = (0..all).map(replacement).collect();
+        assert_eq!(addresses.len(), all as usize);
+        let services = (0..all).map(|change| service_of(change, subject(Kinds::Plain)));
+        assert_eq!(
+            services.collect::<BTreeSet<_>>().len(),
+            all as usize,
+            "one after the other"
+        );
         assert!(addresses.is_disjoint(&(0..100).map(further).collect()));
     }
 

@@ -15,6 +15,7 @@ const COMMITTED: &str = "from the API server's answer to the write until the ker
                          itself; one change at a time, 1.3 s apart";
 const TAKEN: &str = "a Service without a reachable endpoint is given one: from the API server's answer until a \
                      connection is taken; 1.3 s apart";
+const STEADY: &str = "ten times as many changes, 50 a second, until all is quiet";
 const FIRST: &str = "one endpoint more, ten times, up to 70 of a Service where no other has more than 10";
 const WIRE: &str = "bytes on the node's uplink, with TLS and HTTP";
 const RESTART: &str = "from the start of the new process until its own metric says that it has synced";
@@ -132,15 +133,22 @@ fn changes(goals: &Goals, how: &'static str) -> Vec<Figure> {
             "",
         ),
         figure(
+            Key::ChurnCpu,
+            "changes in a row: CPU with children, each",
+            "ms",
+            Goal::None,
+            STEADY,
+        ),
+        figure(
             Key::ChurnApiServerCpu,
-            "changes: API server CPU",
+            "changes in a row: API server CPU",
             "s",
             goals.load,
-            "",
+            STEADY,
         ),
         figure(
             Key::ChurnReceived,
-            "changes: received from the API server",
+            "changes in a row: received from the API server",
             "MB",
             goals.load,
             WIRE,

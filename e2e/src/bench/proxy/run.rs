@@ -112,6 +112,8 @@ impl Ground {
         values.insert(Key::PeakRss, peak.so_far());
         self.ready(Some(pid)).await?;
         self.changes(subject, &mut process, &mut values).await?;
+        self.ready(Some(pid)).await?;
+        self.steadily(subject, &process, &mut values).await?;
         if subject.seen == Seen::ByCommit {
             self.first_uses(subject, &process, &mut values).await?;
         }
