@@ -160,5 +160,7 @@ async fn a_server_without_streaming_lists_is_asked_for_pages() -> anyhow::Result
     // More than one page of 500, and so much in a page that the server compresses it.
     objects::create_many(&client, 1_100).await?;
     compare(&client, &Selection::everything()).await?;
-    compare(&client, &Selection::everything().compressed()).await
+    compare(&client, &Selection::everything().compressed()).await?;
+    compare(&client, &Selection::everything().listed_whole()).await?;
+    compare(&client, &Selection::everything().compressed().listed_whole()).await
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  body of a watch --Frames--> frame --read_frame--> Applied(Object), Deleted(Object), Bookmark, Error
-//!  body of a list  --read_page-->                    [Object]
+//!  body of a list  --List-->                         Object
 //!  Object          --Wire::read--> Pod, Node, Service, Endpoints, EndpointSlice, ServiceCidr
 //!  Endpoints, EndpointSlice --enveloped--> body of a request
 //!  its answer --partial_object_metadata--> ObjectMeta
@@ -22,6 +22,7 @@ mod node;
 mod pod;
 mod service;
 mod service_cidr;
+mod stream;
 mod write;
 
 #[cfg(test)]
@@ -29,12 +30,11 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use envelope::{
-    Frame, Frames, Object, Page, Refusal, identify, open, read_frame, read_page, read_status,
-};
+pub use envelope::{Frame, Object, Refusal, identify, open, read_frame, read_status};
 pub use field::Malformed;
 pub use message::Message;
 pub use meta::partial_object_metadata;
+pub use stream::{Frames, List};
 pub use write::{Compose, enveloped};
 
 /// Namespace and name of an object, as texts that its consumers share.

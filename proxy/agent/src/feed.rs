@@ -67,8 +67,11 @@ pub(crate) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 pub(crate) fn start(client: &Client, selection: &Selection, metrics: WatchMetrics) -> mpsc::Receiver<Event> {
     let (sender, receiver) = mpsc::channel(BACKLOG);
     // Headless ones are none of ours: kube-proxy's filters.
+    // They change seldom, and are by far the larger part of a streaming list. Of slices it is the changes that count, which
+    // come compressed only behind a streaming list.
     let services = Wanted::everything()
         .compressed()
+        .listed_whole()
         .labels(selection.services())
         .fields("spec.clusterIP!=None");
     let slices = Wanted::everything()

@@ -3,10 +3,13 @@
 //!
 //! ```text
 //!             +--- bookmark: initial events end ---+
-//!  Streaming -+                                    +--> Watching --- 410, garbage --> Streaming
+//!  Streaming -+                                    +--> Watching --- 410, garbage --> anew
 //!      |      +--- refused: Paged, to the end -----+      |  ^
-//!      +------------- broken off: anew                    +--+ broken off: from the last version
+//!      |                                           |      +--+ broken off: from the last version
+//!      |                Whole, to the end ---------+
+//!      +--------------- broken off: anew
 //! ```
+//! Anew is Streaming or Whole, as was chosen for the kind.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -26,11 +29,23 @@ const GRACE: Duration = Duration::from_secs(10);
 /// A watch that ends sooner, without a word, did not end in good order.
 const SHORT: Duration = Duration::from_secs(1);
 
+/// How what exists is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Lists {
+    /// As the start of the watch, object by object.
+    #[default]
+    Streaming,
+    /// As a list, in one answer.
+    Whole,
+}
+
 /// The next request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
     /// A watch that starts with every object that exists (KEP-3157).
     StreamList,
+    /// A list of everything.
+    List,
     /// A page of a list.
     Page {
         /// Where it starts; empty for the first.
@@ -79,6 +94,7 @@ pub(super) enum Reaction {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
     Streaming,
+    Whole,
     Paged { next: String },
     Watching { version: String },
 }
@@ -86,6 +102,7 @@ enum Phase {
 /// Where a watch stands.
 #[derive(Debug)]
 pub(super) struct Session {
+    lists: Lists,
     phase: Phase,
     /// The keys of the list under way.
     keys: BTreeSet<ObjectKey>,
@@ -95,18 +112,18 @@ pub(super) struct Session {
     bookmarked: bool,
 }
 
-impl Default for Session {
-    fn default() -> Self {
+impl Session {
+    /// Nothing was asked for yet.
+    pub(super) fn new(lists: Lists) -> Self {
         Self {
-            phase: Phase::Streaming,
+            lists,
+            phase: anew(lists),
             keys: BTreeSet::new(),
             moved: true,
             bookmarked: false,
         }
     }
-}
 
-impl Session {
     /// The next request. A list starts from nothing.
     pub(super) fn ask(&mut self) -> Ask {
         self.bookmarked = false;
@@ -114,6 +131,10 @@ impl Session {
             Phase::Streaming => {
                 self.keys.clear();
                 Ask::StreamList
+            }
+            Phase::Whole => {
+                self.keys.clear();
+                Ask::List
             }
             Phase::Paged { next } => {
                 if next.is_empty() {
@@ -130,7 +151,7 @@ impl Session {
     /// Whether a list is under way.
     pub(super) fn is_listing(&self) -> bool {
         match self.phase {
-            Phase::Streaming | Phase::Paged { .. } => true,
+            Phase::Streaming | Phase::Whole | Phase::Paged { .. } => true,
             Phase::Watching { .. } => false,
         }
     }
@@ -157,7 +178,7 @@ impl Session {
     ) -> Option<BTreeSet<ObjectKey>> {
         match self.phase {
             Phase::Streaming if initial_events_end => Some(self.complete(version)),
-            Phase::Streaming | Phase::Paged { .. } => None,
+            Phase::Streaming | Phase::Whole | Phase::Paged { .. } => None,
             Phase::Watching { .. } => {
                 self.bookmarked = true;
                 self.reached(version);
@@ -166,7 +187,7 @@ impl Session {
         }
     }
 
-    /// A page is read. Yields the keys of a list that is complete by that.
+    /// A list is read, or a page of it. Yields the keys of a list that is complete by that.
     pub(super) fn page(&mut self, version: &str, next: &str) -> Option<BTreeSet<ObjectKey>> {
         if next.is_empty() {
             return Some(self.complete(version));
@@ -194,7 +215,7 @@ impl Session {
             Trouble::Refused(refusal) => self.refused(&refusal),
             Trouble::Broken(fault, text) => Reaction::Pause(fault, text),
             Trouble::Malformed(text) => {
-                self.phase = Phase::Streaming;
+                self.phase = anew(self.lists);
                 Reaction::Pause(Fault::Malformed, text)
             }
             Trouble::Silent(after) => self.unfinished(format!("nothing came for {after:?}")),
@@ -215,13 +236,13 @@ impl Session {
             }
             Phase::Paged { .. } if refusal.code == 410 => self.phase = Phase::Paged { next: String::new() },
             Phase::Watching { .. } if refusal.code == 410 || invalid || is_ahead(refusal) => {
-                self.phase = Phase::Streaming;
+                self.phase = anew(self.lists);
                 // A server that forgets what it has just listed is left in peace.
                 if refusal.code == 410 && self.moved {
                     return Reaction::ListAnew(Fault::Expired, text);
                 }
             }
-            Phase::Streaming | Phase::Paged { .. } | Phase::Watching { .. } => {}
+            Phase::Streaming | Phase::Whole | Phase::Paged { .. } | Phase::Watching { .. } => {}
         }
         Reaction::Pause(Fault::of_code(refusal.code), text)
     }
@@ -251,6 +272,13 @@ impl Session {
             version: version.to_owned(),
         };
         std::mem::take(&mut self.keys)
+    }
+}
+
+fn anew(lists: Lists) -> Phase {
+    match lists {
+        Lists::Streaming => Phase::Streaming,
+        Lists::Whole => Phase::Whole,
     }
 }
 

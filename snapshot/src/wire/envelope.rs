@@ -1,65 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is around objects: frames, watch events, lists, statuses, and the envelope of each
+//! What is around objects: watch events, statuses, and the envelope of each
 //! (apimachinery `runtime.Unknown`, `meta/v1` of Kubernetes 1.37).
 
 use super::field::{Field, Fields, Malformed, entry};
 
 /// What an enveloped object starts with (apimachinery, `serializer/protobuf`).
 pub(super) const MAGIC: &[u8] = b"k8s\0";
-/// A request's body may have 3 MiB (apiserver, `MaxRequestBodyBytes`) and an object is never larger.
-const LONGEST_FRAME: usize = 32 << 20;
-/// Kept between frames; a single large object does not hold its memory for the life of the watch.
-const KEPT_BUFFER: usize = 64 << 10;
 /// The annotation of the bookmark that ends the initial events (KEP-3157).
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
-
-/// Cuts the body of a watch into frames: four bytes of length, big-endian, and a watch event.
-#[derive(Debug, Default)]
-pub struct Frames {
-    buffer: Vec<u8>,
-    start: usize,
-}
-
-impl Frames {
-    /// Adds what came next.
-    pub fn push(&mut self, bytes: &[u8]) {
-        if self.start == self.buffer.len() {
-            self.buffer.clear();
-            if self.buffer.capacity() > KEPT_BUFFER {
-                self.buffer = Vec::with_capacity(KEPT_BUFFER);
-            }
-        } else {
-            self.buffer.drain(..self.start);
-        }
-        self.start = 0;
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// The next whole frame, if it is there.
-    ///
-    /// # Errors
-    /// A length that no object has: the stream is not one of frames.
-    pub fn next_frame(&mut self) -> Result<Option<&[u8]>, Malformed> {
-        let rest = self.buffer.get(self.start..).unwrap_or_default();
-        let Some((length, rest)) = rest.split_first_chunk::<4>() else {
-            return Ok(None);
-        };
-        let length = u32::from_be_bytes(*length) as usize;
-        if length > LONGEST_FRAME {
-            return Err(Malformed::FrameLength(length));
-        }
-        let Some(frame) = rest.get(..length) else {
-            return Ok(None);
-        };
-        self.start += 4 + length;
-        Ok(Some(frame))
-    }
-
-    /// Whether a frame has begun whose end is missing.
-    pub fn is_within_frame(&self) -> bool {
-        self.start < self.buffer.len()
-    }
-}
 
 /// One object: its bytes, without envelope, and what they say of its identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,17 +53,6 @@ pub struct Refusal {
     pub causes: Vec<String>,
 }
 
-/// A page of a list.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page<'a> {
-    /// The list's resource version.
-    pub version: &'a str,
-    /// Where the next page starts; empty on the last.
-    pub next: &'a str,
-    /// The objects.
-    pub items: Vec<Object<'a>>,
-}
-
 /// Reads a frame of a watch of `kind`.
 ///
 /// # Errors
@@ -148,37 +85,6 @@ pub fn read_frame<'a>(frame: &'a [u8], kind: &str) -> Result<Frame<'a>, Malforme
         "ERROR" => read_status(object).map(Frame::Error),
         other => Err(Malformed::EventType(other.to_owned())),
     }
-}
-
-/// Reads a page of a list of `kind`.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn read_page<'a>(body: &'a [u8], kind: &str) -> Result<Page<'a>, Malformed> {
-    let (found, raw) = unknown(body.strip_prefix(MAGIC).ok_or(Malformed::Magic)?)?;
-    if found.strip_suffix("List") != Some(kind) {
-        let found = found.to_owned();
-        return Err(Malformed::Kind { found });
-    }
-    let mut page = Page::default();
-    for field in Fields::of(raw) {
-        let field = field?;
-        match field.number {
-            1 => {
-                for field in message(field)? {
-                    let field = field?;
-                    match field.number {
-                        2 => page.version = field.text()?,
-                        3 => page.next = field.text()?,
-                        _ => {}
-                    }
-                }
-            }
-            2 => page.items.push(identify(field.bytes()?)?),
-            _ => {}
-        }
-    }
-    Ok(page)
 }
 
 /// Reads an enveloped `Status`.
@@ -252,19 +158,24 @@ fn unknown(bytes: &[u8]) -> Result<(&str, &[u8]), Malformed> {
     for field in Fields::of(bytes) {
         let field = field?;
         match field.number {
-            1 => {
-                for field in message(field)? {
-                    let field = field?;
-                    if field.number == 2 {
-                        kind = field.text()?;
-                    }
-                }
-            }
+            1 => kind = kind_of(field.bytes()?)?,
             2 => raw = field.bytes()?,
             _ => {}
         }
     }
     Ok((kind, raw))
+}
+
+/// The kind of a `runtime.TypeMeta`.
+pub(super) fn kind_of(type_meta: &[u8]) -> Result<&str, Malformed> {
+    let mut kind = "";
+    for field in Fields::of(type_meta) {
+        let field = field?;
+        if field.number == 2 {
+            kind = field.text()?;
+        }
+    }
+    Ok(kind)
 }
 
 fn causes(details: Field<'_>) -> Result<Vec<String>, Malformed> {

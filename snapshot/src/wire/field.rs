@@ -184,10 +184,7 @@ impl<'a> Fields<'a> {
 
     fn field(&mut self) -> Result<Field<'a>, Malformed> {
         let tag = self.varint()?;
-        let number = u32::try_from(tag >> 3)
-            .ok()
-            .filter(|number| (1..1 << 29).contains(number))
-            .ok_or(Malformed::FieldNumber(tag >> 3))?;
+        let number = number_of(tag)?;
         let value = match tag & 7 {
             0 => Value::Varint(self.varint()?),
             1 => self.take(8).map(|_| Value::Fixed)?,
@@ -196,12 +193,7 @@ impl<'a> Fields<'a> {
                 Value::Bytes(self.take(length)?)
             }
             5 => self.take(4).map(|_| Value::Fixed)?,
-            other => {
-                return Err(Malformed::WireType {
-                    field: number,
-                    wire_type: other.to_le_bytes()[0],
-                });
-            }
+            other => return Err(wire_type(number, other)),
         };
         Ok(Field { number, value })
     }
@@ -220,6 +212,60 @@ impl<'a> Iterator for Fields<'a> {
         }
         Some(field)
     }
+}
+
+/// What stands before the bytes of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FieldHead {
+    /// The field's number.
+    pub(super) number: u32,
+    /// Bytes of the tag, and of the length or the number behind it.
+    pub(super) own: usize,
+    /// Bytes of the value; 0 for a number.
+    pub(super) length: usize,
+}
+
+impl FieldHead {
+    /// Reads it off the start of a message that may not all be there; `None` if the head is not.
+    pub(super) fn of(rest: &[u8]) -> Result<Option<Self>, Malformed> {
+        let mut fields = Fields::of(rest);
+        let mut varint = || match fields.varint() {
+            Ok(number) => Ok(Some(number)),
+            Err(Malformed::Truncated) => Ok(None),
+            Err(other) => Err(other),
+        };
+        let Some(tag) = varint()? else {
+            return Ok(None);
+        };
+        let number = number_of(tag)?;
+        let length = match tag & 7 {
+            0 => varint()?.map(|_| 0),
+            1 => Some(8),
+            2 => varint()?,
+            5 => Some(4),
+            other => return Err(wire_type(number, other)),
+        };
+        let Some(length) = length else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            number,
+            own: rest.len() - fields.rest.len(),
+            length: usize::try_from(length).map_err(|_| Malformed::Truncated)?,
+        }))
+    }
+}
+
+fn wire_type(field: u32, wire_type: u64) -> Malformed {
+    let wire_type = wire_type.to_le_bytes()[0];
+    Malformed::WireType { field, wire_type }
+}
+
+fn number_of(tag: u64) -> Result<u32, Malformed> {
+    u32::try_from(tag >> 3)
+        .ok()
+        .filter(|number| (1..1 << 29).contains(number))
+        .ok_or(Malformed::FieldNumber(tag >> 3))
 }
 
 /// An entry of a `map<string, string>`; a missing half is empty.

@@ -45,7 +45,7 @@ fn code(fault: Fault) -> u16 {
 }
 
 fn listing() -> Session {
-    let mut session = Session::default();
+    let mut session = Session::new(Lists::default());
     assert_eq!(session.ask(), Ask::StreamList);
     session
 }
@@ -123,6 +123,34 @@ fn pages_follow_each_other_to_the_last_and_the_watch_starts_at_their_version() {
         Ask::StreamList,
         "the server may have been upgraded"
     );
+}
+
+#[test]
+fn a_whole_list_is_asked_for_until_it_comes_and_again_when_its_version_is_forgotten() {
+    let mut session = Session::new(Lists::Whole);
+    assert_eq!(session.ask(), Ask::List);
+    session.applied(&key("gone"), "4");
+    for trouble in [
+        refusal(503, ""),
+        refusal(422, ""),
+        Trouble::Silent(LIST_STALLED),
+        Trouble::Malformed("text".to_owned()),
+        Trouble::Broken(Fault::Unreachable, "reset".to_owned()),
+    ] {
+        assert!(matches!(session.failed(trouble), Reaction::Pause(..)));
+        assert_eq!(session.ask(), Ask::List);
+    }
+    session.applied(&key("a"), "5");
+    assert_eq!(names(&session.page("7", "").unwrap()), ["a"]);
+    assert_eq!(session.ask(), watch("7"));
+    session.failed(refusal(410, ""));
+    assert_eq!(session.ask(), Ask::List);
+    assert_eq!(
+        session.page("9", "token"),
+        None,
+        "whoever answers in pages all the same"
+    );
+    assert_eq!(session.ask(), page("token"));
 }
 
 #[test]

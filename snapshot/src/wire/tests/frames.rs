@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-use super::encode::{event, framed, message, meta};
-use crate::wire::{Frame, Frames, Malformed, Object, Refusal, read_frame, read_page, read_status};
+use super::encode::{Message, event, framed, message, meta};
+use crate::wire::{Frame, Frames, List, Malformed, Object, Refusal, read_frame, read_status};
 
 fn pod(name: &str) -> Vec<u8> {
     message().message(1, meta(name)).enveloped("Pod")
@@ -76,20 +76,87 @@ fn an_error_is_a_status_with_its_causes() {
     assert_eq!(read_frame(&frame, "Pod").unwrap(), Frame::Error(wanted));
 }
 
-#[test]
-fn a_page_has_its_objects_and_where_the_next_starts() {
-    let raw = message().message(1, meta("a")).0;
-    let list = message()
+/// Version and next page.
+type Ended = Option<(String, String)>;
+
+/// A list read in pieces of so many bytes: its objects' names, and how it ended.
+fn read_list(body: &[u8], size: usize) -> Result<(Vec<String>, Ended), Malformed> {
+    let (mut list, mut names) = (List::of("Pod"), Vec::new());
+    for piece in body.chunks(size) {
+        list.push(piece);
+        while let Some(object) = list.next_object()? {
+            names.push(object.name.to_owned());
+        }
+    }
+    let ended = list.ended();
+    Ok((
+        names,
+        ended.map(|(version, next)| (version.to_owned(), next.to_owned())),
+    ))
+}
+
+fn three_pods() -> Vec<u8> {
+    let raw = |name: &str| message().message(1, meta(name)).bytes(2, &[0x5a; 300]).0;
+    message()
         .message(
             1,
             message().text(1, "").text(2, "500").text(3, "token").int(4, 12),
         )
-        .bytes(2, &raw)
-        .bytes(2, &raw)
-        .enveloped("PodList");
-    let page = read_page(&list, "Pod").unwrap();
-    assert_eq!((page.version, page.next), ("500", "token"));
-    assert_eq!(page.items, [object(&raw, "a"), object(&raw, "a")]);
+        .bytes(2, &raw("a"))
+        .int(7, 300)
+        .fixed32(9)
+        .bytes(2, &raw("b"))
+        .fixed64(10)
+        .bytes(8, b"of a later version")
+        .bytes(2, &raw("c"))
+        .enveloped("PodList")
+}
+
+#[test]
+fn a_list_gives_its_objects_as_they_come_and_then_its_version_and_where_the_next_page_starts() {
+    let body = three_pods();
+    let ended = Some(("500".to_owned(), "token".to_owned()));
+    for size in [1, 2, 3, 7, 100, body.len()] {
+        let (names, end) = read_list(&body, size).unwrap();
+        assert_eq!(
+            (names.join(","), end),
+            ("a,b,c".to_owned(), ended.clone()),
+            "in pieces of {size}"
+        );
+    }
+    let empty = message().message(1, message().text(2, "7")).enveloped("PodList");
+    let (names, end) = read_list(&empty, 3).unwrap();
+    assert_eq!((names.len(), end), (0, Some(("7".to_owned(), String::new()))));
+}
+
+#[test]
+fn a_list_that_is_cut_short_has_no_end_and_one_that_is_wrong_says_why() {
+    let body = three_pods();
+    for length in 0..body.len() {
+        let (names, end) = read_list(&body[..length], 50).unwrap();
+        assert!(end.is_none() || names.len() == 3, "{length} of {}", body.len());
+    }
+    for (body, wanted) in [
+        (b"k9s\0".to_vec(), "it does not start with \"k8s\\0\""),
+        (message().enveloped("Pod"), "it is of kind \"Pod\""),
+        (
+            message().bytes(2, b"no metadata").enveloped("PodList"),
+            "field 13 has wire type 6",
+        ),
+        (
+            Message(vec![0x12, 100, 1, 2]).enveloped("PodList"),
+            "it ends within a field",
+        ),
+        (
+            message()
+                .message(2, message().message(1, message().text(6, "7")))
+                .enveloped("PodList"),
+            "it has no name",
+        ),
+    ] {
+        let fault = read_list(&body, 5).unwrap_err();
+        assert_eq!(fault.to_string(), wanted, "{body:?}");
+    }
 }
 
 #[test]
@@ -131,13 +198,6 @@ fn what_is_wrong_is_named() {
         let fault = read_frame(&frame, "Pod").unwrap_err();
         assert_eq!(fault.to_string(), wanted, "{frame:?}");
     }
-    assert_eq!(read_page(b"k8", "Pod"), Err(Malformed::Magic));
-    assert_eq!(
-        read_page(&message().enveloped("Pod"), "Pod"),
-        Err(Malformed::Kind {
-            found: "Pod".to_owned()
-        })
-    );
 }
 
 #[test]

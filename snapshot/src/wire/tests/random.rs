@@ -11,7 +11,7 @@ use super::encode::{Message, event, framed, message, meta};
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::service_cidr::ServiceCidr;
-use crate::wire::{Frames, Named, Wire, read_frame, read_page, read_status};
+use crate::wire::{Frames, List, Named, Wire, read_frame, read_status};
 
 fn read<K: Wire>(raw: &[u8]) -> bool {
     let named = Named {
@@ -26,9 +26,12 @@ fn read_all(bytes: &[u8]) -> [bool; 9] {
     let mut frames = Frames::default();
     frames.push(bytes);
     while let Ok(Some(_)) = frames.next_frame() {}
+    let mut list = List::of("Pod");
+    list.push(bytes);
+    while let Ok(Some(_)) = list.next_object() {}
     [
         read_frame(bytes, "Pod").is_ok(),
-        read_page(bytes, "Pod").is_ok(),
+        list.ended().is_some(),
         read_status(bytes).is_ok(),
         read::<Pod>(bytes),
         read::<Node>(bytes),
