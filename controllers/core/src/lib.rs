@@ -21,6 +21,7 @@ mod service;
 
 pub mod endpoints;
 pub mod figures;
+pub mod holder;
 pub mod load_balancer;
 pub mod mirror;
 pub mod names;

@@ -225,6 +225,33 @@ mod tests {
     }
 
     #[test]
+    fn a_child_that_is_still_its_parents_program_takes_no_memory_of_its_own() {
+        for (script, counts) in [("sh -c 'read wait; :'; :", false), ("cat; :", true)] {
+            let mut parent = std::process::Command::new("sh")
+                .args(["-c", script])
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let pid = parent.id();
+            let child = loop {
+                // Between fork and exec it is the parent's program in any case.
+                let settled =
+                    |child: &u32| program(*child).is_some() && (program(*child) != program(pid)) == counts;
+                if let Some(child) = children(pid).into_iter().find(settled) {
+                    break child;
+                }
+                std::thread::yield_now();
+            };
+            let (own, its) = (Usage::of(pid).unwrap().rss, Usage::of(child).unwrap().rss);
+            let together = Family::of(pid).unwrap().rss;
+            assert!(its > 0.0);
+            assert_eq!(together > own, counts, "{script}: {together} of {own} and {its}");
+            drop(parent.stdin.take());
+            parent.wait().unwrap();
+        }
+    }
+
+    #[test]
     fn this_very_process_has_used_something() {
         let before = Usage::of(std::process::id()).unwrap();
         let peak = Peak::of_anonymous(std::process::id());

@@ -28,6 +28,8 @@ const CONVERGENCE: Duration = Duration::from_secs(900);
 /// For a handshake between two namespaces. Short, since a first packet that meets rules while they are made is sent again
 /// only after a second, which would be measured.
 const CONNECTED: Duration = Duration::from_millis(20);
+/// For one that is to tell whether a Service is there, however busy the machine: less than until a packet is sent again.
+const ANSWERED: Duration = Duration::from_millis(700);
 
 /// Gone when dropped.
 pub(super) struct BenchNode {
@@ -111,7 +113,7 @@ impl BenchNode {
         let mut there = self.wait(last, started, process)?;
         // Most likely all is there by now. What is not, is waited for, and counts.
         for address in every {
-            if !self.serves(address)? {
+            if !self.serves_within(ANSWERED, address)? {
                 there = self.wait(address, started, process)?;
             }
         }
@@ -137,11 +139,15 @@ impl BenchNode {
 
     /// Whether an endpoint takes a connection.
     pub(super) fn serves(&self, address: SocketAddr) -> Result<bool> {
+        self.serves_within(CONNECTED, address)
+    }
+
+    fn serves_within(&self, patience: Duration, address: SocketAddr) -> Result<bool> {
         let tried = self.client.run(|| -> io::Result<()> {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             // A reset at the end: nothing waits for anything, no port is held.
             socket.set_linger(Some(Duration::ZERO))?;
-            socket.connect_timeout(&address.into(), CONNECTED)
+            socket.connect_timeout(&address.into(), patience)
         })?;
         Ok(tried.is_ok())
     }
