@@ -17,11 +17,15 @@
 //! by default. Whoever wants them spared writes the range that leaves them out.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod dice;
+mod items;
 mod pool;
 mod pools;
 mod refusal;
 mod set;
 
+pub use items::{Band, ItemSet};
 pub use pool::{AllocateError, Conflict, Counts, Granted, Pool, ReleaseError};
 pub use pools::{Allocation, PoolDefinition, Pools, PoolsEdit};
 pub use refusal::{Overlap, PoolName, Refusal, Standing};
