@@ -32,16 +32,10 @@ impl Dice {
     }
 }
 
-/// Steps of a random history: so many, or a hundred times that where `BERTH_TEST_SCALE=full` (`make soak`).
+/// Steps of a random history: so many, or a hundred times that in a build with `BERTH_TEST_SCALE=full`.
 pub(crate) fn scaled(steps: u64) -> u64 {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "how long a test runs is no input of the core"
-    )]
-    let scale = std::env::var("BERTH_TEST_SCALE");
-    if scale.is_ok_and(|scale| scale == "full") {
-        steps * 100
-    } else {
-        steps
+    match option_env!("BERTH_TEST_SCALE") {
+        Some("full") => steps * 100,
+        Some(_) | None => steps,
     }
 }
