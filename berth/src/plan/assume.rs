@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::Context;
-use berth_allocator::{AddressSet, Pool};
+use berth_allocator::{AddressSet, Pool, PoolDefinition, PoolName, Request};
 use berth_model::{IpFamily, IpRange, ServiceKey};
 use berth_snapshot::pod::{PodCondition, PodManifest};
 use k8s_openapi::api::core::v1::{Node, PodIP, Service, ServicePort, ServiceSpec};
@@ -76,7 +76,7 @@ impl Assumer {
         for text in spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip) {
             if let Ok(ip) = text.parse() {
                 // Outside the assumed network or given twice: nothing to keep free.
-                let _ = self.service_addresses.allocate_this(ip, &owner);
+                let _ = self.service_addresses.allocate_this(ip, &at_once(&owner));
             }
         }
         self.node_ports
@@ -115,7 +115,7 @@ impl Assumer {
         }
         let mut assumed = Vec::new();
         for family in families {
-            if let Ok(ip) = self.service_addresses.allocate_any(family, owner, Duration::ZERO) {
+            if let Ok(ip) = self.service_addresses.allocate_any(family, &at_once(owner)) {
                 assumed.push(ip.to_string());
             }
         }
@@ -156,11 +156,7 @@ impl Assumer {
         if pod.status.phase.is_none() && pod.status.pod_ips.is_empty() {
             let ips: Vec<IpAddr> = IpFamily::ALL
                 .into_iter()
-                .filter_map(|family| {
-                    self.pod_addresses
-                        .allocate_any(family, &owner, Duration::ZERO)
-                        .ok()
-                })
+                .filter_map(|family| self.pod_addresses.allocate_any(family, &at_once(&owner)).ok())
                 .collect();
             pod.status.phase = Some("Running".to_owned());
             pod.status.pod_ip = ips.first().map(ToString::to_string);
@@ -243,7 +239,15 @@ fn pool(flag: &str, cidrs: &[String]) -> anyhow::Result<Pool> {
         let first = range.nth(2).unwrap_or(range.first());
         set.insert(IpRange::new(first, range.last()).with_context(|| flag.to_owned())?);
     }
-    Ok(Pool::new(set))
+    Ok(Pool::new(
+        &PoolDefinition::of(PoolName::new(flag), set),
+        Duration::ZERO,
+    ))
+}
+
+/// Nothing is ever given back here, so that all happens at one time.
+fn at_once(owner: &ServiceKey) -> Request<'_> {
+    Request::for_good(owner, Duration::ZERO)
 }
 
 fn default_namespace(metadata: &mut ObjectMeta) {

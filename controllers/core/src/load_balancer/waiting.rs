@@ -28,7 +28,7 @@ impl Need {
     fn can_be_met(&self, pools: &Pools, by: &ServiceKey) -> bool {
         let possible = |(family, address): &Wanted| match address {
             Some(address) => pools.check_this(*address, by, self.pool.as_ref()).is_ok(),
-            None => pools.check_any(*family, self.pool.as_ref()).is_ok(),
+            None => pools.check_any(*family, by, self.pool.as_ref()).is_ok(),
         };
         if self.all && !self.lacking.is_empty() {
             self.lacking.iter().all(possible)
