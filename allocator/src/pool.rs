@@ -303,6 +303,9 @@ impl<I: Item, O: Owner> Pool<I, O> {
 
     /// The lowest item that is reserved for the owner and that nobody has.
     fn reserved_for(&self, family: I::Family, owner: &O) -> Option<I> {
+        if self.reserved.is_empty() {
+            return None;
+        }
         let from = (owner.clone(), I::at(family, 0));
         self.reserved
             .range(from..)
