@@ -98,6 +98,7 @@ soak: ## The long random runs: histories, faults, full sizes (SEED=; N= for so m
 	@$(BIN)/berth-e2e soak $(if $(SEED),--seed $(SEED)) $(if $(N),--histories $(N)) $(SOAK_ARGS)
 	@$(if $(N),true,$(BIN)/berth-e2e faults $(if $(SEED),--seed $(SEED)))
 	@$(if $(N),true,BERTH_TEST_SCALE=full cargo test --locked -p berth-e2e --test stage scale)
+	@$(if $(N),true,BERTH_TEST_SCALE=full cargo test --locked -p berth-allocator)
 
 .PHONY: fmt
 fmt: ## Format the sources

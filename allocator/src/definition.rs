@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What its administrator says about a pool.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -68,6 +68,36 @@ impl Quota {
     }
 }
 
+/// Why a reservation comes to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VoidReservation {
+    /// The item is not one that the pool has to give.
+    OutsidePool,
+    /// An earlier reservation is for the same item.
+    SecondForItem,
+}
+
+impl VoidReservation {
+    /// Stable text for log fields and metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OutsidePool => "OutsidePool",
+            Self::SecondForItem => "SecondForItem",
+        }
+    }
+}
+
+impl fmt::Display for VoidReservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OutsidePool => {
+                "the pool does not have it to give; add it to the pool, or remove the reservation"
+            }
+            Self::SecondForItem => "it is reserved above already; keep one of the two",
+        })
+    }
+}
+
 /// What its administrator wrote about a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolDefinition<I: Item = IpAddr, O: Owner = ServiceKey> {
@@ -91,7 +121,8 @@ pub struct PoolDefinition<I: Item = IpAddr, O: Owner = ServiceKey> {
     pub draining: bool,
     /// How many a group may hold.
     pub quota: Quota,
-    /// Items that only this owner is given, whether or not it exists yet. Of two for one item the first counts.
+    /// Items that only this owner is given, whether or not it exists yet. Of two for one item the first counts; quotas count
+    /// one from when it is given. Those that come to nothing are [`void_reservations`](Self::void_reservations).
     pub reservations: Vec<(I, O)>,
 }
 
@@ -110,6 +141,23 @@ impl<I: Item, O: Owner> PoolDefinition<I, O> {
             quota: Quota::default(),
             reservations: Vec::new(),
         }
+    }
+
+    /// The reservations that come to nothing, and why.
+    pub fn void_reservations(&self) -> Vec<(I, O, VoidReservation)> {
+        let usable = self.usable();
+        let mut seen = BTreeSet::new();
+        let void = self.reservations.iter().filter_map(|(item, owner)| {
+            let why = if !usable.contains(*item) {
+                VoidReservation::OutsidePool
+            } else if !seen.insert(*item) {
+                VoidReservation::SecondForItem
+            } else {
+                return None;
+            };
+            Some((*item, owner.clone(), why))
+        });
+        void.collect()
     }
 
     /// The items that it has to give.

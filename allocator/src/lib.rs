@@ -38,7 +38,7 @@ mod request;
 mod shelf;
 
 pub use band::{StaticBand, network_and_broadcast};
-pub use definition::{PoolDefinition, PoolName, Quota, Strategy};
+pub use definition::{PoolDefinition, PoolName, Quota, Strategy, VoidReservation};
 pub use item::{Item, NodePorts, Owner};
 pub use items::{Band, ItemSet};
 pub use pool::Pool;

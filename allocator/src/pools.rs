@@ -13,7 +13,7 @@ use crate::{
 
 mod standing;
 
-use standing::with_standing;
+use standing::{one_of, with_standing};
 
 /// One item and the pool it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -244,6 +244,14 @@ impl<I: Item, O: Owner> Pools<I, O> {
         lapsed
     }
 
+    /// When the next hold lapses.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.pools
+            .iter()
+            .filter_map(|(_, pool)| pool.next_deadline())
+            .min()
+    }
+
     /// Who has the item, or is to have it.
     pub fn holder(&self, item: I) -> Option<&O> {
         self.pools
@@ -383,38 +391,6 @@ impl<I: Item, O: Owner> Pools<I, O> {
             }
         }
         Err(one_of(family, refusals))
-    }
-}
-
-/// What to say for all pools that refused: the first that could serve at all has the word, and full ones speak together.
-fn one_of<I: Item, O: Owner>(family: I::Family, refusals: Vec<Refusal<I, O>>) -> Refusal<I, O> {
-    if refusals.is_empty() {
-        return Refusal::NoPool;
-    }
-    let mut full = Vec::new();
-    let mut other = None;
-    for refusal in refusals {
-        match refusal {
-            Refusal::NoSuchFamily { .. } => {}
-            Refusal::Exhausted { pools, .. } => full.extend(pools),
-            Refusal::NoPool
-            | Refusal::NoSuchPool { .. }
-            | Refusal::PoolAtRest { .. }
-            | Refusal::Draining { .. }
-            | Refusal::QuotaReached { .. }
-            | Refusal::NotInAnyPool { .. }
-            | Refusal::NotInPool { .. }
-            | Refusal::AlreadyAllocated { .. }
-            | Refusal::BeingGiven { .. }
-            | Refusal::Reserved { .. } => {
-                other.get_or_insert(refusal);
-            }
-        }
-    }
-    match other {
-        Some(refusal) => refusal,
-        None if full.is_empty() => Refusal::NoSuchFamily { family },
-        None => Refusal::Exhausted { family, pools: full },
     }
 }
 

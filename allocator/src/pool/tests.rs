@@ -4,7 +4,7 @@
 use berth_model::{IpFamily, IpRange, Port, PortRange};
 
 use super::*;
-use crate::{Counts, State, StaticBand, network_and_broadcast};
+use crate::{Counts, State, StaticBand, VoidReservation, network_and_broadcast};
 
 mod giving;
 mod history;

@@ -336,6 +336,7 @@ fn a_hold_survives_an_edit_that_keeps_its_item_and_ends_with_one_that_does_not()
         .unwrap();
     assert_eq!(edit.ended, [(ip("10.0.0.1"), api.clone())]);
     assert_eq!(pools.state(ip("10.0.0.0")), State::Held(&web, until));
+    assert_eq!(pools.next_deadline(), Some(until));
     assert_eq!(pools.held_by(&api).count(), 0);
     assert_eq!(pools.lapse(until), [(ip("10.0.0.0"), web)]);
     assert_eq!(pools.owners().count(), 0);

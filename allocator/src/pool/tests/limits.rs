@@ -13,18 +13,23 @@ fn limited(each: Option<u64>, groups: &[(&str, u64)]) -> Quota {
 
 #[test]
 fn a_reserved_item_waits_for_its_owner_however_full_the_pool_is() {
-    let mut pool = Pool::new(
-        &AddressDefinition {
-            reservations: vec![
-                (ip("192.0.2.1"), owner("db")),
-                (ip("192.0.2.1"), owner("second")),
-                (ip("198.51.100.1"), owner("outside")),
-            ],
-            ..definition(&["192.0.2.0/31"])
-        },
-        REST,
-    );
+    let definition = AddressDefinition {
+        reservations: vec![
+            (ip("192.0.2.1"), owner("db")),
+            (ip("192.0.2.1"), owner("second")),
+            (ip("198.51.100.1"), owner("outside")),
+        ],
+        ..definition(&["192.0.2.0/31"])
+    };
+    let mut pool = Pool::new(&definition, REST);
     assert_eq!(pool.reservations().count(), 1);
+    assert_eq!(
+        definition.void_reservations(),
+        [
+            (ip("192.0.2.1"), owner("second"), VoidReservation::SecondForItem),
+            (ip("198.51.100.1"), owner("outside"), VoidReservation::OutsidePool),
+        ]
+    );
     assert_eq!(any(&mut pool, IpFamily::V4, "web", at(0)), Ok(ip("192.0.2.0")));
     assert_eq!(
         pool.check_any(IpFamily::V4, &owner("api")).unwrap_err().as_str(),
