@@ -131,7 +131,8 @@ fn history<I: Item>(definition: PoolDefinition<I, ServiceKey>, candidates: &[I],
     let mut naive = Naive::new(definition.clone(), candidates);
     let mut now = at(0);
     for index in 0..steps {
-        now += Duration::from_millis(dice.below(4_000));
+        // Whole seconds, so that deadlines are met to the instant.
+        now += at(dice.below(4));
         let item = step(&mut pool, &mut naive, candidates, now, &mut dice);
         same_state(&pool, &naive, item, now);
         same_counts(&pool, &naive);

@@ -2,6 +2,7 @@
 //! The book of who has which address: one owner task, one turn a Service.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -236,7 +237,7 @@ impl LoadBalancers {
         let verdicts = verdict::judge(&plan.key, wish, &current, &self.pools);
         self.waiting.set(&plan.key, verdict::need(wish, &verdicts));
         let key = plan.key.clone();
-        let request = Request::for_good(&key, since_epoch(now));
+        let request = Request::for_good(&key, since_epoch(now)).at_random(lot(&key, now));
         let (mut addresses, mut remarks) = (Vec::new(), Vec::new());
         for (family, verdict) in verdicts {
             let taken = match verdict {
@@ -374,6 +375,14 @@ fn definition(pool: &AddressPool) -> Option<PoolDefinition> {
             )
         }),
     }
+}
+
+/// A number for pools that give addresses at random: another one for each Service and each time.
+fn lot(key: &ServiceKey, now: &Time) -> u64 {
+    // Its keys are fixed, so that a history can be replayed.
+    let mut hasher = DefaultHasher::new();
+    (key, now.0.as_nanosecond()).hash(&mut hasher);
+    hasher.finish()
 }
 
 fn since_epoch(now: &Time) -> Duration {
