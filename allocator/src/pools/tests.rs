@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Pools under edits: nobody loses an address, nobody gets a second holder's.
 
-use berth_model::{IpFamily, IpRange};
+use berth_model::{IpFamily, IpRange, Port};
 
 use super::*;
 
@@ -352,4 +352,33 @@ fn what_is_observed_in_use_takes_over_the_hold_of_another() {
     assert_eq!(pools.held_by(&nonce).count(), 0);
     assert_eq!(pools.holder(address), Some(&owner("web-x7")));
     assert!(pools.withdraw(address, &nonce).is_err());
+}
+
+#[test]
+fn pools_of_node_ports_contest_and_give_as_those_of_addresses_do() {
+    let defined = |pool: &str, created: i64, range: &str| PoolDefinition::<Port, ServiceKey> {
+        created,
+        ..PoolDefinition::of(name(pool), [range.parse().unwrap()].into_iter().collect())
+    };
+    let mut pools = Pools::new(NOW);
+    pools.set_definitions(vec![
+        defined("old", 1, "30000-30001"),
+        defined("young", 2, "30001-30099"),
+    ]);
+    let web = owner("web");
+    let mut any = |from: Option<&PoolName>| {
+        let given = pools.allocate_any(crate::NodePorts, &Request::for_good(&web, NOW), from);
+        given
+            .map(|given| given.item.get())
+            .map_err(|refusal| refusal.to_string())
+    };
+    assert_eq!([any(None), any(None)], [Ok(30_000), Ok(30_001)]);
+    assert_eq!(
+        any(None),
+        Err("no node port is left in NodePortPool old".to_owned())
+    );
+    assert_eq!(
+        any(Some(&name("young"))),
+        Err("NodePortPool young gives no ports: pool old has 30001 already".to_owned())
+    );
 }

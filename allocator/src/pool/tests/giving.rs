@@ -108,6 +108,46 @@ fn a_wide_range_costs_what_is_allocated_in_it() {
 }
 
 #[test]
+fn counts_are_exact_in_ranges_of_every_size() {
+    for (range, family, capacity, bytes) in [
+        ("10.0.0.0/8", IpFamily::V4, 1u128 << 24, 1 << 22),
+        ("10.0.0.0/7", IpFamily::V4, 1 << 25, 50_000),
+        ("10.1.2.3/32", IpFamily::V4, 1, 1_000),
+        ("fd00::/64", IpFamily::V6, 1 << 64, 50_000),
+        ("fd00::/56", IpFamily::V6, 1 << 72, 100_000),
+        ("fd00::1/128", IpFamily::V6, 1, 1_000),
+    ] {
+        let mut pool = Pool::new(
+            &AddressDefinition {
+                strategy: Strategy::Random,
+                ..definition(&[range])
+            },
+            REST,
+        );
+        let mut dice = crate::dice::Dice::new(8);
+        let wanted = u64::try_from(capacity.min(1_000)).unwrap();
+        let mut given = Vec::new();
+        for index in 0..wanted {
+            let name = owner(&index.to_string());
+            let request = Request::for_good(&name, at(0)).at_random(dice.roll());
+            given.push((pool.allocate_any(family, &request).unwrap(), name));
+        }
+        let counts = |allocated: u64| Counts {
+            capacity,
+            allocated,
+            free: capacity - u128::from(allocated),
+            ..Counts::default()
+        };
+        assert_eq!(pool.counts(family), counts(wanted), "{range}");
+        assert!(pool.set_bytes() < bytes, "{range}: {} bytes", pool.set_bytes());
+        for (item, name) in given {
+            pool.release(item, &name, at(1)).unwrap();
+        }
+        assert_eq!(pool.counts(family), counts(0), "{range}");
+    }
+}
+
+#[test]
 fn this_address_is_given_to_its_holder_again_and_to_nobody_else() {
     let mut pool = pool(&["192.0.2.0/30"]);
     let address = ip("192.0.2.2");
