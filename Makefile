@@ -74,7 +74,7 @@ control-plane: build ## The real etcd and kube-apiserver for tests: built once, 
 	@$(BIN)/berth-e2e control-plane
 
 .PHONY: peers
-peers: control-plane ## What Berth is compared with (kube-controller-manager, kube-proxy): built once, then cached
+peers: control-plane ## What Berth is compared with (kube-controller-manager, kube-proxy, the allocator): built once, then cached
 	@$(BIN)/berth-e2e peers
 
 .PHONY: test-workspace
@@ -85,10 +85,10 @@ test-workspace: peers ## Unit, property and end-to-end tests
 
 # Options of the programs come from the command line: BENCH=, SEED=, N=; BENCH_ARGS= and SOAK_ARGS= for the rest.
 .PHONY: bench
-bench: ## Berth beside its peers in one run: a table, and target/bench/NAME.json (BENCH=endpoints, BENCH=proxy, BENCH=traffic)
+bench: ## Berth beside its peers in one run: a table, and target/bench/NAME.json (BENCH=allocation, endpoints, proxy, traffic)
 	@scripts/setup.sh test
 	@echo 'bench: building Berth in release mode'
-	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; cargo build --locked --release -p berth $$quiet; $(BUILD_PROGRAMS) $$quiet
+	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; cargo build --locked --release -p berth -p berth-bench-allocation $$quiet; $(BUILD_PROGRAMS) $$quiet
 	@$(BIN)/berth-e2e bench $(BENCH) --berth $(RELEASE_BIN)/berth $(BENCH_ARGS)
 
 .PHONY: soak
@@ -99,6 +99,7 @@ soak: ## The long random runs: histories, faults, full sizes (SEED=; N= for so m
 	@$(if $(N),true,$(BIN)/berth-e2e faults $(if $(SEED),--seed $(SEED)))
 	@$(if $(N),true,BERTH_TEST_SCALE=full cargo test --locked -p berth-e2e --test stage scale)
 	@$(if $(N),true,BERTH_TEST_SCALE=full cargo test --locked -p berth-controllers-core --lib holder)
+	@$(if $(N),true,BERTH_TEST_SCALE=full cargo test --locked -p berth-allocator)
 
 .PHONY: fmt
 fmt: ## Format the sources

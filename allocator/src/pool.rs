@@ -1,316 +1,299 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One pool: a set of addresses, who holds which, and what is free.
+//! One pool: its items, who has which, for whom others are kept, and which one is next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use berth_model::{IpFamily, ServiceKey};
+use berth_model::ServiceKey;
 
-use crate::AddressSet;
+use crate::shelf::Shelf;
+use crate::{
+    Adopted, Conflict, Granted, Item, Owner, PoolDefinition, PoolName, Quota, RangeSet, Refusal,
+    ReleaseError, Request, Strategy,
+};
 
-/// Addresses of one set and their holders. Every operation is `O(log n)` in what is allocated, never
-/// in the size of the ranges.
+mod holding;
+mod tally;
+mod view;
+
+use holding::Holding;
+use tally::Tally;
+
+/// The items of a definition and their holders. An item has at most one.
 ///
-/// Times are durations since any one epoch of the caller's; they only ever get compared.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pool {
-    ranges: AddressSet,
-    /// Neither allocated nor cooling.
-    free: AddressSet,
-    allocated: BTreeMap<IpAddr, ServiceKey>,
-    /// Released, not yet to be handed out again: the time it is over.
-    cooling: BTreeMap<IpAddr, Duration>,
-    /// The same by family and time.
-    cooling_order: BTreeSet<(IpFamily, Duration, IpAddr)>,
-    allocated_v4: u64,
-}
-
-/// What a pool holds of one family.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Addresses in its ranges; all of IPv6 counts as `u128::MAX`.
-    pub capacity: u128,
-    /// Those that have a holder.
-    pub allocated: u64,
-    /// Those that have none, cooling ones included.
-    pub free: u128,
-}
-
-/// Whether an allocation changed anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Granted {
-    /// It is the owner's from now on.
-    New,
-    /// It was the owner's already.
-    Already,
-}
-
-/// Why an address was not given. The pool is unchanged.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AllocateError {
-    /// No address of the family is left.
-    #[error("no {family} address is left")]
-    Full {
-        /// The family asked for.
-        family: IpFamily,
-    },
-    /// The pool has no address of the family at all.
-    #[error("it has no {family} addresses")]
-    NoSuchFamily {
-        /// The family asked for.
-        family: IpFamily,
-    },
-    /// The address lies outside the pool.
-    #[error("{address} is not one of its addresses")]
-    NotInRange {
-        /// The address asked for.
-        address: IpAddr,
-    },
-    /// Someone else has it.
-    #[error("{address} is held by {holder}")]
-    AlreadyAllocated {
-        /// The address asked for.
-        address: IpAddr,
-        /// Who has it.
-        holder: ServiceKey,
-    },
-}
-
-/// Why an address was not taken back. The pool is unchanged.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReleaseError {
-    /// Nobody holds it.
-    #[error("{address} is not allocated")]
-    NotAllocated {
-        /// The address.
-        address: IpAddr,
-    },
-    /// Another holds it.
-    #[error("{address} is held by {holder}")]
-    HeldByAnother {
-        /// The address.
-        address: IpAddr,
-        /// Who has it.
-        holder: ServiceKey,
-    },
-}
-
-/// An entry of a list that could not be restored.
+/// Every operation is `O(log n)` in what is allocated and in the number of ranges, never in their size; so is finding
+/// the next free item, at any fill (see [`ItemSet`](crate::ItemSet)).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflict {
-    /// The address.
-    pub address: IpAddr,
-    /// Who claimed it.
-    pub claimant: ServiceKey,
-    /// Why it was not given.
-    pub error: AllocateError,
+pub struct Pool<I: Item = IpAddr, O: Owner = ServiceKey> {
+    name: PoolName,
+    ranges: RangeSet<I>,
+    strategy: Strategy,
+    draining: bool,
+    quota: Quota,
+    /// How long a released item rests.
+    cool_down: Duration,
+    shelves: BTreeMap<I::Family, Shelf>,
+    holdings: BTreeMap<I, Holding<O>>,
+    /// Of all holds.
+    deadlines: BTreeSet<(Duration, I)>,
+    reservations: BTreeMap<I, O>,
+    /// The same by owner.
+    reserved: BTreeSet<(O, I)>,
+    tally: Tally<I>,
 }
 
-impl Pool {
-    /// A pool of these addresses, all free.
-    pub fn new(ranges: AddressSet) -> Self {
-        Self {
-            free: ranges.clone(),
+impl<I: Item, O: Owner> Pool<I, O> {
+    /// The pool of a definition, all of it free but for reservations. A released item is not handed out again for
+    /// `cool_down` unless nothing else is left.
+    pub fn new(definition: &PoolDefinition<I, O>, cool_down: Duration) -> Self {
+        let ranges = definition.usable();
+        let shelf = |family: I::Family| {
+            let kept = definition.static_band.items(definition.ranges.count(family));
+            Some((family, Shelf::new(ranges.family(family)?, kept)))
+        };
+        let mut pool = Self {
+            name: definition.name.clone(),
+            strategy: definition.strategy,
+            draining: definition.draining,
+            quota: definition.quota.clone(),
+            cool_down,
+            shelves: ranges.families().filter_map(shelf).collect(),
             ranges,
-            ..Self::default()
+            holdings: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            reservations: BTreeMap::new(),
+            reserved: BTreeSet::new(),
+            tally: Tally::default(),
+        };
+        for (item, owner) in &definition.reservations {
+            pool.reserve(*item, owner);
         }
+        pool
     }
 
-    /// A pool with the allocations of a list. The first claimant of an address has it; every entry that
-    /// could not be restored is reported and none stops the rest.
+    /// The pool with the allocations of a list, as [`adopt`](Self::adopt) takes them in: the first claimant of an item
+    /// has it. Every entry that does not fit is reported and none stops the rest.
     pub fn rebuild(
-        ranges: AddressSet,
-        list: impl IntoIterator<Item = (IpAddr, ServiceKey)>,
-    ) -> (Self, Vec<Conflict>) {
-        let mut pool = Self::new(ranges);
+        definition: &PoolDefinition<I, O>,
+        cool_down: Duration,
+        list: impl IntoIterator<Item = (I, O)>,
+    ) -> (Self, Vec<Conflict<I, O>>) {
+        let mut pool = Self::new(definition, cool_down);
         let mut conflicts = Vec::new();
-        for (address, claimant) in list {
-            if let Err(error) = pool.allocate_this(address, &claimant) {
-                conflicts.push(Conflict {
-                    address,
-                    claimant,
-                    error,
-                });
-            }
+        for (item, claimant) in list {
+            let conflict = match pool.adopt(item, &claimant) {
+                Ok(Adopted {
+                    reserved_for: None, ..
+                }) => None,
+                Ok(Adopted {
+                    reserved_for: Some(owner),
+                    ..
+                }) => {
+                    let pool = pool.name.clone();
+                    Some((true, Refusal::Reserved { item, pool, owner }))
+                }
+                Err(refusal) => Some((false, refusal)),
+            };
+            conflicts.extend(conflict.map(|(restored, refusal)| Conflict {
+                item,
+                claimant,
+                restored,
+                refusal,
+            }));
         }
         (pool, conflicts)
     }
 
-    /// Gives the owner the lowest free address of the family. One that cools down is given only when
-    /// no other is left, the one released longest ago first.
+    /// Gives the owner an item of the family: one that is reserved for it, else the next free one. One that rests is given
+    /// only when no other is left, the one that rests longest first.
     ///
     /// # Errors
-    /// `NoSuchFamily` or `Full`.
-    pub fn allocate_any(
-        &mut self,
-        family: IpFamily,
-        owner: &ServiceKey,
-        now: Duration,
-    ) -> Result<IpAddr, AllocateError> {
-        self.end_cooling(now);
-        let address = self
-            .free
-            .first(family)
-            .or_else(|| self.cooling_of(family).next().map(|(_, address)| address))
-            .ok_or(if self.ranges.count(family) == 0 {
-                AllocateError::NoSuchFamily { family }
-            } else {
-                AllocateError::Full { family }
-            })?;
-        self.take(address, owner);
-        Ok(address)
+    /// `NoSuchFamily`, `Draining`, `QuotaReached` or `Exhausted`.
+    pub fn allocate_any(&mut self, family: I::Family, request: &Request<'_, O>) -> Result<I, Refusal<I, O>> {
+        self.lapse(request.now);
+        self.check_any(family, request.owner)?;
+        let reserved = self.reserved_for(family, request.owner);
+        let next = || {
+            let number = self
+                .shelves
+                .get_mut(&family)?
+                .next(self.strategy, request.random, request.now)?;
+            Some(I::at(family, number))
+        };
+        let item = reserved.or_else(next).ok_or_else(|| Refusal::Exhausted {
+            family,
+            pools: vec![self.name.clone()],
+        })?;
+        self.take(item, request.owner, request.hold_until);
+        Ok(item)
     }
 
-    /// Gives the owner this very address, whether or not it cools down.
-    ///
-    /// # Errors
-    /// `NotInRange` or `AlreadyAllocated`.
-    pub fn allocate_this(&mut self, address: IpAddr, owner: &ServiceKey) -> Result<Granted, AllocateError> {
-        match self.check(address, owner)? {
-            Granted::Already => Ok(Granted::Already),
-            Granted::New => {
-                self.take(address, owner);
-                Ok(Granted::New)
-            }
-        }
-    }
-
-    /// What [`allocate_this`](Self::allocate_this) would do, without doing it.
+    /// Whether [`allocate_any`](Self::allocate_any) would give the owner something, as of the last
+    /// [`lapse`](Self::lapse).
     ///
     /// # Errors
     /// The same.
-    pub fn check(&self, address: IpAddr, owner: &ServiceKey) -> Result<Granted, AllocateError> {
-        match self.allocated.get(&address) {
-            Some(holder) if holder == owner => Ok(Granted::Already),
-            Some(holder) => Err(AllocateError::AlreadyAllocated {
-                address,
-                holder: holder.clone(),
-            }),
-            None if self.ranges.contains(address) => Ok(Granted::New),
-            None => Err(AllocateError::NotInRange { address }),
+    pub fn check_any(&self, family: I::Family, owner: &O) -> Result<(), Refusal<I, O>> {
+        let counts = self.counts(family);
+        if counts.capacity == 0 {
+            return Err(Refusal::NoSuchFamily { family });
         }
-    }
-
-    /// Takes an address back from its owner. It is not handed out again before `cool_until` unless nothing
-    /// else is left.
-    ///
-    /// # Errors
-    /// `NotAllocated` or `HeldByAnother`.
-    pub fn release(
-        &mut self,
-        address: IpAddr,
-        owner: &ServiceKey,
-        cool_until: Duration,
-    ) -> Result<(), ReleaseError> {
-        match self.allocated.get(&address) {
-            None => return Err(ReleaseError::NotAllocated { address }),
-            Some(holder) if holder != owner => {
-                return Err(ReleaseError::HeldByAnother {
-                    address,
-                    holder: holder.clone(),
-                });
-            }
-            Some(_) => {}
+        self.admit(family, owner)?;
+        if counts.free == 0 && self.reserved_for(family, owner).is_none() {
+            return Err(Refusal::Exhausted {
+                family,
+                pools: vec![self.name.clone()],
+            });
         }
-        self.allocated.remove(&address);
-        self.allocated_v4 -= u64::from(address.is_ipv4());
-        self.cool(address, cool_until);
         Ok(())
     }
 
-    /// Keeps a free address of the pool from being handed out before `until` unless nothing else is left.
-    pub(crate) fn cool(&mut self, address: IpAddr, until: Duration) {
-        if !self.ranges.contains(address) || self.allocated.contains_key(&address) {
-            return;
-        }
-        self.stop_cooling(address);
-        self.free.remove_address(address);
-        self.cooling.insert(address, until);
-        self.cooling_order.insert((IpFamily::of(address), until, address));
-    }
-
-    /// The addresses it gives out.
-    pub fn ranges(&self) -> &AddressSet {
-        &self.ranges
-    }
-
-    /// Who holds the address.
-    pub fn holder(&self, address: IpAddr) -> Option<&ServiceKey> {
-        self.allocated.get(&address)
-    }
-
-    /// Every address that has a holder, ascending.
-    pub fn allocated(&self) -> impl Iterator<Item = (IpAddr, &ServiceKey)> {
-        self.allocated.iter().map(|(address, owner)| (*address, owner))
-    }
-
-    /// Whether an address of the family could be given now.
-    pub fn has_free(&self, family: IpFamily) -> bool {
-        self.free.first(family).is_some() || self.cooling_of(family).next().is_some()
-    }
-
-    /// How many addresses of the family there are, and how many have a holder.
-    pub fn counts(&self, family: IpFamily) -> Counts {
-        let capacity = self.ranges.count(family);
-        let all = self.allocated.len() as u64;
-        let allocated = match family {
-            IpFamily::V4 => self.allocated_v4,
-            IpFamily::V6 => all - self.allocated_v4,
-        };
-        Counts {
-            capacity,
-            allocated,
-            free: capacity - u128::from(allocated),
-        }
-    }
-
-    /// The addresses that cool down and until when.
-    pub(crate) fn cooling(&self) -> impl Iterator<Item = (IpAddr, Duration)> {
-        self.cooling.iter().map(|(address, until)| (*address, *until))
-    }
-
-    fn take(&mut self, address: IpAddr, owner: &ServiceKey) {
-        self.stop_cooling(address);
-        self.free.remove_address(address);
-        self.allocated_v4 += u64::from(address.is_ipv4());
-        self.allocated.insert(address, owner.clone());
-    }
-
-    fn stop_cooling(&mut self, address: IpAddr) {
-        if let Some(until) = self.cooling.remove(&address) {
-            self.cooling_order
-                .remove(&(IpFamily::of(address), until, address));
-        }
-    }
-
-    /// Cooling addresses of a family with the end of it, the nearest first.
-    fn cooling_of(&self, family: IpFamily) -> impl Iterator<Item = (Duration, IpAddr)> {
-        self.cooling_order
-            .range((family, Duration::ZERO, lowest(family))..)
-            .take_while(move |(of, _, _)| *of == family)
-            .map(|(_, until, address)| (*until, *address))
-    }
-
-    fn end_cooling(&mut self, now: Duration) {
-        for family in IpFamily::ALL {
-            let over: Vec<IpAddr> = self
-                .cooling_of(family)
-                .take_while(|(until, _)| *until <= now)
-                .map(|(_, address)| address)
-                .collect();
-            for address in over {
-                self.stop_cooling(address);
-                self.free.insert_address(address);
+    /// Gives the owner this very item, whether or not it rests. A hold of the owner's own turns into an allocation, and an
+    /// allocation stays one.
+    ///
+    /// # Errors
+    /// `NotInPool`, `AlreadyAllocated` or `BeingGiven`; for an item that the owner does not have yet also `Reserved`, `Draining` or
+    /// `QuotaReached`.
+    pub fn allocate_this(&mut self, item: I, request: &Request<'_, O>) -> Result<Granted, Refusal<I, O>> {
+        self.lapse(request.now);
+        match self.check_this(item, request.owner)? {
+            Granted::New => {
+                self.take(item, request.owner, request.hold_until);
+                Ok(Granted::New)
             }
+            Granted::Already | Granted::Bound => Ok(self.renew(item, request.hold_until)),
         }
     }
-}
 
-fn lowest(family: IpFamily) -> IpAddr {
-    match family {
-        IpFamily::V4 => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-        IpFamily::V6 => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    /// Whether [`allocate_this`](Self::allocate_this) would give the owner the item, as of the last
+    /// [`lapse`](Self::lapse).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn check_this(&self, item: I, owner: &O) -> Result<Granted, Refusal<I, O>> {
+        match self.holdings.get(&item) {
+            Some(holding) if holding.owner == *owner => Ok(Granted::Already),
+            Some(holding) => Err(holding.refusal(item)),
+            None if !self.ranges.contains(item) => Err(Refusal::NotInPool {
+                item,
+                pool: self.name.clone(),
+            }),
+            None => match self.reservations.get(&item) {
+                Some(reserved_for) if reserved_for != owner => Err(Refusal::Reserved {
+                    item,
+                    pool: self.name.clone(),
+                    owner: reserved_for.clone(),
+                }),
+                Some(_) | None => self.admit(item.family(), owner).map(|()| Granted::New),
+            },
+        }
+    }
+
+    /// Records that the owner has this item: for what is in use already, so that neither quota nor draining nor a
+    /// reservation stands against it. Another's hold on the item ends.
+    ///
+    /// # Errors
+    /// `NotInPool` or `AlreadyAllocated`.
+    pub fn adopt(&mut self, item: I, owner: &O) -> Result<Adopted<O>, Refusal<I, O>> {
+        if !self.ranges.contains(item) {
+            let pool = self.name.clone();
+            return Err(Refusal::NotInPool { item, pool });
+        }
+        let mut displaced = None;
+        let granted = match self.holdings.get(&item) {
+            Some(holding) if holding.owner == *owner => self.renew(item, None),
+            Some(holding) if holding.until.is_some() => {
+                displaced = Some(holding.owner.clone());
+                self.put_down(item);
+                self.take(item, owner, None);
+                Granted::New
+            }
+            Some(holding) => return Err(holding.refusal(item)),
+            None => {
+                self.take(item, owner, None);
+                Granted::New
+            }
+        };
+        let reserved_for = self.reservations.get(&item).filter(|other| *other != owner);
+        Ok(Adopted {
+            granted,
+            displaced,
+            reserved_for: reserved_for.cloned(),
+        })
+    }
+
+    /// Takes an item, or a hold on it, back from its owner. It rests from now on, unless it is reserved.
+    ///
+    /// # Errors
+    /// `NotAllocated` or `HeldByAnother`.
+    pub fn release(&mut self, item: I, owner: &O, now: Duration) -> Result<(), ReleaseError<I, O>> {
+        self.held_by_owner(item, owner)?;
+        self.put_down(item);
+        self.rest(item, now.saturating_add(self.cool_down));
+        Ok(())
+    }
+
+    /// Takes a hold back as if it had never been given: for one that nobody has heard of yet.
+    ///
+    /// # Errors
+    /// `NotAllocated`, `HeldByAnother` or `NoHold`.
+    pub fn withdraw(&mut self, item: I, owner: &O) -> Result<(), ReleaseError<I, O>> {
+        if self.held_by_owner(item, owner)?.until.is_none() {
+            let holder = owner.clone();
+            return Err(ReleaseError::NoHold { item, holder });
+        }
+        let rested = self.put_down(item).and_then(|holding| holding.rested);
+        match rested {
+            Some(until) => self.rest(item, until),
+            None => self.clear(item),
+        }
+        Ok(())
+    }
+
+    /// Ends the holds whose deadline has come; they rest as if released then. Allocations do so by themselves: this is for
+    /// whoever wants to know which.
+    pub fn lapse(&mut self, now: Duration) -> Vec<(I, O)> {
+        let mut lapsed = Vec::new();
+        while let Some((deadline, item)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+            let holding = self.put_down(item);
+            self.rest(item, deadline.saturating_add(self.cool_down));
+            lapsed.extend(holding.map(|holding| (item, holding.owner)));
+        }
+        lapsed
+    }
+
+    /// The lowest item that is reserved for the owner and that nobody has.
+    fn reserved_for(&self, family: I::Family, owner: &O) -> Option<I> {
+        if self.reserved.is_empty() {
+            return None;
+        }
+        let from = (owner.clone(), I::at(family, 0));
+        self.reserved
+            .range(from..)
+            .take_while(|(of, item)| of == owner && item.family() == family)
+            .map(|(_, item)| *item)
+            .find(|item| !self.holdings.contains_key(item))
+    }
+
+    /// Whether the owner may have one more.
+    fn admit(&self, family: I::Family, owner: &O) -> Result<(), Refusal<I, O>> {
+        let pool = || self.name.clone();
+        if self.draining {
+            return Err(Refusal::Draining { pool: pool() });
+        }
+        let group = owner.group();
+        let count = self.tally.use_of(family, group);
+        match self.quota.limit(group) {
+            Some(limit) if count >= limit => Err(Refusal::QuotaReached {
+                pool: pool(),
+                group: group.to_owned(),
+                family,
+                count,
+                limit,
+            }),
+            Some(_) | None => Ok(()),
+        }
     }
 }
 

@@ -5,67 +5,74 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use berth_model::{IpFamily, ServiceKey};
+use berth_model::ServiceKey;
 
-use crate::{AddressSet, AllocateError, Granted, Overlap, Pool, PoolName, Refusal, Standing};
+use crate::{
+    Granted, Item, Owner, Pool, PoolDefinition, PoolName, Refusal, ReleaseError, Request, Standing, State,
+};
 
-/// What its administrator wrote about a pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolDefinition {
-    /// Its name.
-    pub name: PoolName,
-    /// When it was created, in seconds since the epoch: of two pools that contest a range the older one
-    /// has it, of two equally old ones the one whose name sorts first.
-    pub created: i64,
-    /// The addresses that could be read.
-    pub ranges: AddressSet,
-    /// Whether all of it could be read.
-    pub well_formed: bool,
-}
+mod standing;
 
-/// One address and the pool it comes from.
+use standing::{one_of, with_standing};
+
+/// One item and the pool it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Allocation {
-    /// The address.
-    pub address: IpAddr,
+pub struct Allocation<I = IpAddr> {
+    /// The item.
+    pub item: I,
     /// Its pool; `None` where none covers it any more.
     pub pool: Option<PoolName>,
 }
 
-/// What an edit of the pools did to addresses that are held. None of them was taken from its holder.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PoolsEdit {
+/// What an edit of the pools did to items that are allocated or held. None of the allocated was taken from its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolsEdit<I = IpAddr, O = ServiceKey> {
     /// No pool covers these any more.
-    pub uncovered: Vec<(IpAddr, ServiceKey)>,
+    pub uncovered: Vec<(I, O)>,
     /// A pool covers these again.
-    pub recovered: Vec<(IpAddr, ServiceKey)>,
+    pub recovered: Vec<(I, O)>,
+    /// Holds that ended, because no pool covers the item any more.
+    pub ended: Vec<(I, O)>,
 }
 
-/// All pools of one use, and every address that is held.
+impl<I, O> Default for PoolsEdit<I, O> {
+    fn default() -> Self {
+        Self {
+            uncovered: Vec::new(),
+            recovered: Vec::new(),
+            ended: Vec::new(),
+        }
+    }
+}
+
+/// All pools of one use, and every item that is allocated or held.
 ///
-/// An address has at most one holder over all pools. What no pool covers any more is still held.
-#[derive(Clone, Debug, Default)]
-pub struct Pools {
-    definitions: Vec<PoolDefinition>,
+/// An item has at most one holder over all pools. What no pool covers any more is still its owner's.
+#[derive(Clone, Debug)]
+pub struct Pools<I: Item = IpAddr, O: Owner = ServiceKey> {
+    definitions: Vec<PoolDefinition<I, O>>,
     /// Oldest first, as the definitions.
-    pools: Vec<(PoolName, Standing, Pool)>,
-    uncovered: BTreeMap<IpAddr, ServiceKey>,
-    by_owner: BTreeMap<ServiceKey, BTreeSet<IpAddr>>,
+    pools: Vec<(Standing<I>, Pool<I, O>)>,
+    uncovered: BTreeMap<I, O>,
+    by_owner: BTreeMap<O, BTreeSet<I>>,
     cool_down: Duration,
 }
 
-impl Pools {
-    /// No pools yet. A released address is not handed out again for `cool_down` unless nothing else is left.
+impl<I: Item, O: Owner> Pools<I, O> {
+    /// No pools yet. A released item is not handed out again for `cool_down` unless nothing else is left.
     pub fn new(cool_down: Duration) -> Self {
         Self {
+            definitions: Vec::new(),
+            pools: Vec::new(),
+            uncovered: BTreeMap::new(),
+            by_owner: BTreeMap::new(),
             cool_down,
-            ..Self::default()
         }
     }
 
-    /// Replaces the definitions. Every held address stays with its holder: in the pool that gives it now, else
+    /// Replaces the definitions. Every allocated item stays with its owner: in the pool that gives it now, else
     /// in one at rest that covers it, else uncovered. `None`: the definitions are those that were in force.
-    pub fn set_definitions(&mut self, mut definitions: Vec<PoolDefinition>) -> Option<PoolsEdit> {
+    pub fn set_definitions(&mut self, mut definitions: Vec<PoolDefinition<I, O>>) -> Option<PoolsEdit<I, O>> {
         definitions.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
         let mut names = BTreeSet::new();
         definitions.retain(|definition| names.insert(definition.name.clone()));
@@ -74,254 +81,266 @@ impl Pools {
         }
         let before = std::mem::take(&mut self.pools);
         let uncovered_before = std::mem::take(&mut self.uncovered);
-        self.pools = with_standing(&definitions);
+        self.pools = with_standing(&definitions, self.cool_down);
         self.definitions = definitions;
 
-        let cooling: Vec<(IpAddr, Duration)> =
-            before.iter().flat_map(|(_, _, pool)| pool.cooling()).collect();
-        let held: BTreeMap<IpAddr, ServiceKey> = before
-            .iter()
-            .flat_map(|(_, _, pool)| pool.allocated())
-            .map(|(address, owner)| (address, owner.clone()))
-            .collect();
         let mut edit = PoolsEdit::default();
-        for (address, owner) in held {
-            if !self.place(address, &owner) {
-                edit.uncovered.push((address, owner));
+        let allocated = before.iter().flat_map(|(_, pool)| pool.allocated());
+        for (item, owner) in allocated.collect::<BTreeMap<_, _>>() {
+            if !self.place(item, owner) {
+                edit.uncovered.push((item, owner.clone()));
             }
         }
-        for (address, owner) in uncovered_before {
-            if self.place(address, &owner) {
-                edit.recovered.push((address, owner));
+        for (item, owner) in uncovered_before {
+            if self.place(item, &owner) {
+                edit.recovered.push((item, owner));
             }
         }
-        for (address, until) in cooling {
-            if let Some(index) = self.covering(address) {
-                self.pools[index].2.cool(address, until);
+        for (item, owner, until) in before.iter().flat_map(|(_, pool)| pool.held()) {
+            let kept = self
+                .covering(item)
+                .is_some_and(|index| self.pools[index].1.keep_hold(item, owner, until));
+            if !kept {
+                self.forget(item, owner);
+                edit.ended.push((item, owner.clone()));
+            }
+        }
+        for (item, until) in before.iter().flat_map(|(_, pool)| pool.resting()) {
+            if let Some(index) = self.covering(item) {
+                self.pools[index].1.rest(item, until);
             }
         }
         Some(edit)
     }
 
-    /// Records that the owner holds this address, whatever pool covers it, or none: for addresses that are in
-    /// use already.
+    /// Records that the owner has this item, whatever pool covers it, or none: for items that are in use already.
+    /// Another's hold on it ends.
     ///
     /// # Errors
     /// `AlreadyAllocated` alone.
-    pub fn adopt(&mut self, address: IpAddr, owner: &ServiceKey) -> Result<Granted, Refusal> {
-        match self.holder(address) {
-            Some(holder) if holder == owner => Ok(Granted::Already),
-            Some(holder) => Err(Refusal::AlreadyAllocated {
-                address,
-                holder: holder.clone(),
-            }),
-            None => {
-                self.place(address, owner);
-                self.remember(address, owner);
-                Ok(Granted::New)
+    pub fn adopt(&mut self, item: I, owner: &O) -> Result<Granted, Refusal<I, O>> {
+        let index = self.covering(item);
+        let granted = match (index, self.uncovered.get(&item)) {
+            (_, Some(holder)) if holder == owner => Granted::Already,
+            (_, Some(holder)) => {
+                let holder = holder.clone();
+                return Err(Refusal::AlreadyAllocated { item, holder });
             }
-        }
+            (None, None) => {
+                self.uncovered.insert(item, owner.clone());
+                Granted::New
+            }
+            (Some(index), None) => {
+                let adopted = self.pools[index].1.adopt(item, owner)?;
+                if let Some(displaced) = &adopted.displaced {
+                    self.forget(item, displaced);
+                }
+                adopted.granted
+            }
+        };
+        self.remember(item, owner);
+        Ok(granted)
     }
 
-    /// Gives the owner a free address of the family, from the oldest pool that has one, or from the named pool.
+    /// Gives the owner a free item of the family, from the oldest pool that has one for it, or from the named pool.
     ///
     /// # Errors
-    /// All but `NotInAnyPool`, `NotInPool` and `AlreadyAllocated`.
+    /// All that concern no certain item.
     pub fn allocate_any(
         &mut self,
-        family: IpFamily,
-        owner: &ServiceKey,
+        family: I::Family,
+        request: &Request<'_, O>,
         from: Option<&PoolName>,
-        now: Duration,
-    ) -> Result<Allocation, Refusal> {
-        let index = self.giving(family, from)?;
-        let (name, _, pool) = &mut self.pools[index];
-        match pool.allocate_any(family, owner, now) {
-            Ok(address) => {
-                let pool = Some(name.clone());
-                self.remember(address, owner);
-                Ok(Allocation { address, pool })
-            }
-            Err(_) => Err(Refusal::Exhausted {
-                family,
-                pools: vec![name.clone()],
-            }),
-        }
+    ) -> Result<Allocation<I>, Refusal<I, O>> {
+        self.lapse(request.now);
+        let index = self.giving(family, request.owner, from)?;
+        let pool = &mut self.pools[index].1;
+        let item = pool.allocate_any(family, request)?;
+        let pool = Some(pool.name().clone());
+        self.remember(item, request.owner);
+        Ok(Allocation { item, pool })
     }
 
-    /// Gives the owner this very address.
+    /// Gives the owner this very item.
     ///
     /// # Errors
-    /// All but `NoSuchFamily` and `Exhausted`.
+    /// All but `NoPool`, `NoSuchFamily` and `Exhausted`.
     pub fn allocate_this(
         &mut self,
-        address: IpAddr,
-        owner: &ServiceKey,
+        item: I,
+        request: &Request<'_, O>,
         from: Option<&PoolName>,
-    ) -> Result<Allocation, Refusal> {
-        let name = self.check_this(address, owner, from)?;
-        self.place(address, owner);
-        self.remember(address, owner);
-        Ok(Allocation {
-            address,
-            pool: Some(name),
-        })
+    ) -> Result<Allocation<I>, Refusal<I, O>> {
+        self.lapse(request.now);
+        let index = self.checked(item, request.owner, from)?;
+        let pool = &mut self.pools[index].1;
+        pool.allocate_this(item, request)?;
+        let pool = Some(pool.name().clone());
+        self.remember(item, request.owner);
+        Ok(Allocation { item, pool })
     }
 
-    /// The pool that [`allocate_this`](Self::allocate_this) would take the address from, without taking it.
+    /// The pool that [`allocate_this`](Self::allocate_this) would take the item from, without taking it, as of the last
+    /// [`lapse`](Self::lapse).
     ///
     /// # Errors
     /// The same.
-    pub fn check_this(
-        &self,
-        address: IpAddr,
-        owner: &ServiceKey,
-        from: Option<&PoolName>,
-    ) -> Result<PoolName, Refusal> {
-        if let Some(pool) = from {
-            self.named(pool)?;
-        }
-        let Some(index) = self.covering(address) else {
-            return Err(match from {
-                Some(pool) => Refusal::NotInPool {
-                    address,
-                    pool: pool.clone(),
-                },
-                None => Refusal::NotInAnyPool { address },
-            });
-        };
-        let (name, standing, pool) = &self.pools[index];
-        if let Some(wanted) = from.filter(|wanted| *wanted != name) {
-            return Err(Refusal::NotInPool {
-                address,
-                pool: wanted.clone(),
-            });
-        }
-        match pool.check(address, owner) {
-            Err(AllocateError::AlreadyAllocated { address, holder }) => {
-                Err(Refusal::AlreadyAllocated { address, holder })
-            }
-            Ok(Granted::New) if *standing != Standing::InUse => Err(Refusal::PoolAtRest {
-                pool: name.clone(),
-                standing: standing.clone(),
-            }),
-            Ok(Granted::New | Granted::Already) => Ok(name.clone()),
-            Err(
-                AllocateError::NotInRange { .. }
-                | AllocateError::Full { .. }
-                | AllocateError::NoSuchFamily { .. },
-            ) => Err(Refusal::NotInAnyPool { address }),
-        }
+    pub fn check_this(&self, item: I, owner: &O, from: Option<&PoolName>) -> Result<PoolName, Refusal<I, O>> {
+        let index = self.checked(item, owner, from)?;
+        Ok(self.pools[index].1.name().clone())
     }
 
-    /// Whether [`allocate_any`](Self::allocate_any) would succeed.
+    /// Whether [`allocate_any`](Self::allocate_any) would give the owner something, as of the last
+    /// [`lapse`](Self::lapse).
     ///
     /// # Errors
     /// The refusal that it would give.
-    pub fn check_any(&self, family: IpFamily, from: Option<&PoolName>) -> Result<(), Refusal> {
-        self.giving(family, from).map(|_| ())
+    pub fn check_any(
+        &self,
+        family: I::Family,
+        owner: &O,
+        from: Option<&PoolName>,
+    ) -> Result<(), Refusal<I, O>> {
+        self.giving(family, owner, from).map(|_| ())
     }
 
-    /// Takes an address back; `false` and no change if the owner does not hold it.
-    pub fn release(&mut self, address: IpAddr, owner: &ServiceKey, now: Duration) -> bool {
-        let Some(addresses) = self.by_owner.get_mut(owner) else {
-            return false;
-        };
-        if !addresses.remove(&address) {
+    /// Takes an item, or a hold on it, back; `false` and no change if the owner does not have it.
+    pub fn release(&mut self, item: I, owner: &O, now: Duration) -> bool {
+        if !self.forget(item, owner) {
             return false;
         }
-        if addresses.is_empty() {
-            self.by_owner.remove(owner);
-        }
-        if self.uncovered.remove(&address).is_none() {
-            let until = now.saturating_add(self.cool_down);
-            for (_, _, pool) in &mut self.pools {
-                if pool.release(address, owner, until).is_ok() {
-                    break;
-                }
-            }
+        if self.uncovered.remove(&item).is_none()
+            && let Some(index) = self.covering(item)
+        {
+            // It has it: by_owner says so.
+            let _ = self.pools[index].1.release(item, owner, now);
         }
         true
     }
 
-    /// Who holds the address.
-    pub fn holder(&self, address: IpAddr) -> Option<&ServiceKey> {
-        self.pools
-            .iter()
-            .find_map(|(_, _, pool)| pool.holder(address))
-            .or_else(|| self.uncovered.get(&address))
+    /// Takes a hold back as if it had never been given: for one that nobody has heard of yet.
+    ///
+    /// # Errors
+    /// The pool's.
+    pub fn withdraw(&mut self, item: I, owner: &O) -> Result<(), ReleaseError<I, O>> {
+        let Some(index) = self.covering(item) else {
+            return Err(ReleaseError::NotAllocated { item });
+        };
+        self.pools[index].1.withdraw(item, owner)?;
+        self.forget(item, owner);
+        Ok(())
     }
 
-    /// The addresses of an owner, ascending.
-    pub fn held_by(&self, owner: &ServiceKey) -> impl Iterator<Item = IpAddr> {
+    /// Ends the holds whose deadline has come. Allocations do so by themselves: this is for whoever wants to
+    /// know which.
+    pub fn lapse(&mut self, now: Duration) -> Vec<(I, O)> {
+        let mut lapsed = Vec::new();
+        for (_, pool) in &mut self.pools {
+            lapsed.extend(pool.lapse(now));
+        }
+        for (item, owner) in &lapsed {
+            self.forget(*item, owner);
+        }
+        lapsed
+    }
+
+    /// When the next hold lapses.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.pools
+            .iter()
+            .filter_map(|(_, pool)| pool.next_deadline())
+            .min()
+    }
+
+    /// Who has the item, or is to have it.
+    pub fn holder(&self, item: I) -> Option<&O> {
+        self.pools
+            .iter()
+            .find_map(|(_, pool)| pool.holder(item))
+            .or_else(|| self.uncovered.get(&item))
+    }
+
+    /// Where the item stands, as of the last [`lapse`](Self::lapse).
+    pub fn state(&self, item: I) -> State<'_, O> {
+        if let Some(owner) = self.uncovered.get(&item) {
+            return State::Allocated(owner);
+        }
+        let index = self.covering(item);
+        index.map_or(State::Outside, |index| self.pools[index].1.state(item))
+    }
+
+    /// The items of an owner, holds included, ascending.
+    pub fn held_by(&self, owner: &O) -> impl Iterator<Item = I> {
         self.by_owner.get(owner).into_iter().flatten().copied()
     }
 
-    /// Everyone who holds an address.
-    pub fn owners(&self) -> impl Iterator<Item = &ServiceKey> {
+    /// Everyone who has an item or is to have one.
+    pub fn owners(&self) -> impl Iterator<Item = &O> {
         self.by_owner.keys()
     }
 
-    /// Addresses that are held though no pool covers them.
-    pub fn uncovered(&self) -> impl Iterator<Item = (IpAddr, &ServiceKey)> {
-        self.uncovered.iter().map(|(address, owner)| (*address, owner))
+    /// Items that are allocated though no pool covers them.
+    pub fn uncovered(&self) -> impl Iterator<Item = (I, &O)> {
+        self.uncovered.iter().map(|(item, owner)| (*item, owner))
     }
 
-    /// The pool that the address belongs to, if any: the one that gives it, else one at rest.
-    pub fn pool_of(&self, address: IpAddr) -> Option<&PoolName> {
-        self.covering(address).map(|index| &self.pools[index].0)
+    /// The pool that the item belongs to, if any: the one that gives it, else one at rest.
+    pub fn pool_of(&self, item: I) -> Option<&PoolName> {
+        self.covering(item).map(|index| self.pools[index].1.name())
     }
 
     /// A pool by name, with its standing.
-    pub fn get(&self, name: &PoolName) -> Option<(&Standing, &Pool)> {
-        self.pools
-            .iter()
-            .find(|(of, _, _)| of == name)
-            .map(|(_, standing, pool)| (standing, pool))
+    pub fn get(&self, name: &PoolName) -> Option<(&Standing<I>, &Pool<I, O>)> {
+        self.iter().find(|(_, pool)| pool.name() == name)
     }
 
     /// All pools, oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = (&PoolName, &Standing, &Pool)> {
-        self.pools
-            .iter()
-            .map(|(name, standing, pool)| (name, standing, pool))
+    pub fn iter(&self) -> impl Iterator<Item = (&Standing<I>, &Pool<I, O>)> {
+        self.pools.iter().map(|(standing, pool)| (standing, pool))
     }
 
-    fn remember(&mut self, address: IpAddr, owner: &ServiceKey) {
-        self.by_owner.entry(owner.clone()).or_default().insert(address);
+    fn remember(&mut self, item: I, owner: &O) {
+        self.by_owner.entry(owner.clone()).or_default().insert(item);
     }
 
-    /// Puts a held address where it belongs now. `false`: no pool covers it.
-    fn place(&mut self, address: IpAddr, owner: &ServiceKey) -> bool {
+    /// `false`: the owner did not have it.
+    fn forget(&mut self, item: I, owner: &O) -> bool {
+        let Some(items) = self.by_owner.get_mut(owner) else {
+            return false;
+        };
+        let had = items.remove(&item);
+        if items.is_empty() {
+            self.by_owner.remove(owner);
+        }
+        had
+    }
+
+    /// Puts an allocated item where it belongs now. `false`: no pool covers it.
+    fn place(&mut self, item: I, owner: &O) -> bool {
         let placed = self
-            .covering(address)
-            .is_some_and(|index| self.pools[index].2.allocate_this(address, owner).is_ok());
+            .covering(item)
+            .is_some_and(|index| self.pools[index].1.adopt(item, owner).is_ok());
         if !placed {
-            self.uncovered.insert(address, owner.clone());
+            self.uncovered.insert(item, owner.clone());
         }
         placed
     }
 
-    fn covering(&self, address: IpAddr) -> Option<usize> {
-        let covers =
-            |(_, (_, _, pool)): &(usize, &(PoolName, Standing, Pool))| pool.ranges().contains(address);
-        let mut candidates = self.pools.iter().enumerate().filter(covers);
-        let first = candidates.next()?;
-        let in_use =
-            |(_, (_, standing, _)): &(usize, &(PoolName, Standing, Pool))| *standing == Standing::InUse;
+    /// The pool that the item belongs to: the one that gives it, else the oldest at rest that covers it.
+    fn covering(&self, item: I) -> Option<usize> {
+        let mut covering = (0..self.pools.len()).filter(|index| self.pools[*index].1.ranges().contains(item));
+        let first = covering.next()?;
+        let in_use = |index: &usize| self.pools[*index].0 == Standing::InUse;
         if in_use(&first) {
-            return Some(first.0);
+            return Some(first);
         }
-        Some(candidates.find(in_use).unwrap_or(first).0)
+        Some(covering.find(in_use).unwrap_or(first))
     }
 
-    fn named(&self, name: &PoolName) -> Result<usize, Refusal> {
-        let index = self
-            .pools
-            .iter()
-            .position(|(of, _, _)| of == name)
-            .ok_or_else(|| Refusal::NoSuchPool { pool: name.clone() })?;
-        match &self.pools[index].1 {
+    fn named(&self, name: &PoolName) -> Result<usize, Refusal<I, O>> {
+        let index = self.pools.iter().position(|(_, pool)| pool.name() == name);
+        let index = index.ok_or_else(|| Refusal::NoSuchPool { pool: name.clone() })?;
+        match &self.pools[index].0 {
             Standing::InUse => Ok(index),
             standing @ (Standing::Malformed | Standing::Overlapping(_)) => Err(Refusal::PoolAtRest {
                 pool: name.clone(),
@@ -330,66 +349,49 @@ impl Pools {
         }
     }
 
-    /// The pool that gives the next address of the family.
-    fn giving(&self, family: IpFamily, from: Option<&PoolName>) -> Result<usize, Refusal> {
+    /// The pool that would give the owner this item.
+    fn checked(&self, item: I, owner: &O, from: Option<&PoolName>) -> Result<usize, Refusal<I, O>> {
+        if let Some(pool) = from {
+            self.named(pool)?;
+        }
+        let outside = |from: Option<&PoolName>| match from {
+            Some(pool) => Refusal::NotInPool {
+                item,
+                pool: pool.clone(),
+            },
+            None => Refusal::NotInAnyPool { item },
+        };
+        let index = self.covering(item).ok_or_else(|| outside(from))?;
+        let (standing, pool) = &self.pools[index];
+        if from.is_some_and(|wanted| wanted != pool.name()) {
+            return Err(outside(from));
+        }
+        match pool.check_this(item, owner)? {
+            Granted::New if *standing != Standing::InUse => Err(Refusal::PoolAtRest {
+                pool: pool.name().clone(),
+                standing: standing.clone(),
+            }),
+            Granted::New | Granted::Already | Granted::Bound => Ok(index),
+        }
+    }
+
+    /// The pool that would give the owner the next item of the family.
+    fn giving(&self, family: I::Family, owner: &O, from: Option<&PoolName>) -> Result<usize, Refusal<I, O>> {
         let candidates: Vec<usize> = match from {
             Some(name) => vec![self.named(name)?],
             None => (0..self.pools.len())
-                .filter(|index| self.pools[*index].1 == Standing::InUse)
+                .filter(|index| self.pools[*index].0 == Standing::InUse)
                 .collect(),
         };
-        if candidates.is_empty() {
-            return Err(Refusal::NoPool);
+        let mut refusals = Vec::new();
+        for index in candidates {
+            match self.pools[index].1.check_any(family, owner) {
+                Ok(()) => return Ok(index),
+                Err(refusal) => refusals.push(refusal),
+            }
         }
-        if let Some(index) = candidates
-            .iter()
-            .find(|index| self.pools[**index].2.has_free(family))
-        {
-            return Ok(*index);
-        }
-        let full: Vec<PoolName> = candidates
-            .into_iter()
-            .map(|index| &self.pools[index])
-            .filter(|(_, _, pool)| pool.ranges().count(family) > 0)
-            .map(|(name, _, _)| name.clone())
-            .collect();
-        Err(if full.is_empty() {
-            Refusal::NoSuchFamily { family }
-        } else {
-            Refusal::Exhausted { family, pools: full }
-        })
+        Err(one_of(family, refusals))
     }
-}
-
-/// Empty pools with their standing. A pool contests only those that are not at rest over a contest
-/// themselves; a malformed one contests what could be read of it, so that putting it right or wrong
-/// changes nothing for others.
-fn with_standing(definitions: &[PoolDefinition]) -> Vec<(PoolName, Standing, Pool)> {
-    let mut pools: Vec<(PoolName, Standing, Pool)> = Vec::with_capacity(definitions.len());
-    for definition in definitions {
-        let overlaps: Vec<Overlap> = pools
-            .iter()
-            .filter(|(_, standing, _)| !matches!(standing, Standing::Overlapping(_)))
-            .map(|(name, _, pool)| Overlap {
-                with: name.clone(),
-                ranges: definition.ranges.intersection(pool.ranges()).ranges(),
-            })
-            .filter(|overlap| !overlap.ranges.is_empty())
-            .collect();
-        let standing = if !overlaps.is_empty() {
-            Standing::Overlapping(overlaps)
-        } else if definition.well_formed {
-            Standing::InUse
-        } else {
-            Standing::Malformed
-        };
-        pools.push((
-            definition.name.clone(),
-            standing,
-            Pool::new(definition.ranges.clone()),
-        ));
-    }
-    pools
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command peers is what Berth is compared with: kube-controller-manager and
-// kube-proxy in one binary that picks the program by the name it is called by
-// (a symlink beside it).
+// Command peers is what Berth is compared with: kube-controller-manager,
+// kube-proxy and the API server's allocator in one binary that picks the
+// program by the name it is called by (a symlink beside it).
 //
 // It is a module of its own so that the demo and most tests, which need none
 // of it, do not wait for its build. Each name runs the upstream command as its
-// own module ships it. e2e/src/controlplane/build.rs builds and caches the binary.
+// own module ships it; the allocator, a package, has its measuring loop here. e2e/src/controlplane/build.rs builds and caches the binary.
 package main
 
 import (
@@ -31,8 +31,13 @@ func main() {
 		os.Exit(cli.Run(controllermanager.NewControllerManagerCommand()))
 	case "kube-proxy":
 		os.Exit(cli.Run(proxy.NewProxyCommand()))
+	case "service-allocator":
+		if err := measureAllocation(os.Args[1:]); err != nil {
+			fmt.Fprintf(os.Stderr, "service-allocator: %v\n", err)
+			os.Exit(1)
+		}
 	default:
-		fmt.Fprintf(os.Stderr, "peers: called as %q; call it by a link named kube-controller-manager or kube-proxy\n", name)
+		fmt.Fprintf(os.Stderr, "peers: called as %q; call it by a link named kube-controller-manager, kube-proxy or service-allocator\n", name)
 		os.Exit(2)
 	}
 }

@@ -10,6 +10,7 @@
 //!                                          |  observe (one watch a kind), churn (readiness flips)
 //! ```
 
+mod allocation;
 mod churn;
 mod dataset;
 mod endpoints;
@@ -40,12 +41,15 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 pub use endpoints::{Case, Options};
 use row::Row;
 
+pub use allocation::AllocationOptions;
 pub use proxy::{ProxyCase, ProxyOptions};
 pub use traffic::{GuestArguments, RelayArguments, TrafficOptions};
 
 /// Which benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Bench {
+    /// An address allocated and given back, beside the API server's bitmap
+    Allocation,
     /// Endpoints, EndpointSlices and mirroring, beside kube-controller-manager
     Endpoints,
     /// The node proxy, beside kube-proxy in the same mode
@@ -130,6 +134,9 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
     let cache = crate::controlplane::Surroundings::observe().cache_folder()?;
     for bench in arguments.wanted() {
         let path = match bench {
+            Bench::Allocation => {
+                allocation(&AllocationOptions::beside(&berth, arguments.runs)?, &out).await?
+            }
             Bench::Endpoints => {
                 let options = Options {
                     berth: berth.clone(),
@@ -168,7 +175,7 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
 impl Arguments {
     /// Those named; else those that a case was given of; else all.
     fn wanted(&self) -> Vec<Bench> {
-        let all = [Bench::Endpoints, Bench::Proxy, Bench::Traffic];
+        let all = [Bench::Allocation, Bench::Endpoints, Bench::Proxy, Bench::Traffic];
         let given = |bench: &Bench| {
             self.cases.iter().any(|case| match case {
                 AnyCase::Endpoints(_) => *bench == Bench::Endpoints,
@@ -202,6 +209,16 @@ impl Arguments {
 
 fn or_default<C: Copy>(given: Vec<C>, default: &[C]) -> Vec<C> {
     if given.is_empty() { default.to_vec() } else { given }
+}
+
+/// Runs the benchmark of the allocator, prints its table and says where its JSON is.
+///
+/// # Errors
+/// It could not be completed.
+pub async fn allocation(options: &AllocationOptions, out: &Path) -> Result<PathBuf> {
+    let say = progress();
+    let (rows, log) = allocation::measure(options, &say).await?;
+    publish(&rows, &log, out, "allocation")
 }
 
 /// Runs the benchmark of the endpoint controllers, prints its table and says where its JSON is.
@@ -307,9 +324,15 @@ mod tests {
     fn a_case_brings_its_benchmark_and_a_named_benchmark_its_usual_cases() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|cli| cli.arguments);
         let both = [Bench::Endpoints, Bench::Proxy];
-        let all = [Bench::Endpoints, Bench::Proxy, Bench::Traffic];
+        let all = [Bench::Allocation, Bench::Endpoints, Bench::Proxy, Bench::Traffic];
         for (line, wanted, endpoints, proxy) in [
             ("bench", &all[..], &Case::DEFAULT[..], &ProxyCase::DEFAULT[..]),
+            (
+                "bench allocation",
+                &[Bench::Allocation],
+                &Case::DEFAULT,
+                &ProxyCase::DEFAULT,
+            ),
             (
                 "bench traffic",
                 &[Bench::Traffic],

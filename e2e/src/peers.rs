@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What Berth is compared with: kube-controller-manager and kube-proxy, built and cached as the control plane is.
+//! What Berth is compared with: kube-controller-manager, kube-proxy and the API server's allocator, built and cached as
+//! the control plane is.
 
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
@@ -23,16 +24,22 @@ const PROXY: Program = Program {
     variable: "BERTH_KUBE_PROXY",
 };
 
+const ALLOCATOR: Program = Program {
+    name: "service-allocator",
+    variable: "BERTH_SERVICE_ALLOCATOR",
+};
+
 /// The Go module `e2e/peers`.
 const MODULE: Module = Module {
     name: "peers",
     what: "kube-controller-manager and kube-proxy 1.37 to compare Berth with",
     takes: "the first time takes some minutes beyond the control plane's",
-    programs: &[CONTROLLER_MANAGER.name, PROXY.name],
-    files: [
+    programs: &[CONTROLLER_MANAGER.name, PROXY.name, ALLOCATOR.name],
+    files: &[
         ("go.mod", include_str!("../peers/go.mod")),
         ("go.sum", include_str!("../peers/go.sum")),
         ("main.go", include_str!("../peers/main.go")),
+        ("allocation.go", include_str!("../peers/allocation.go")),
     ],
 };
 
@@ -43,6 +50,8 @@ pub struct Peers {
     pub kube_controller_manager: PathBuf,
     /// kube-proxy.
     pub kube_proxy: PathBuf,
+    /// The measuring loop around the allocator of the API server.
+    pub service_allocator: PathBuf,
 }
 
 impl Peers {
@@ -66,6 +75,7 @@ impl Peers {
         Ok(Self {
             kube_controller_manager: program(CONTROLLER_MANAGER)?,
             kube_proxy: program(PROXY)?,
+            service_allocator: program(ALLOCATOR)?,
         })
     }
 
@@ -106,7 +116,7 @@ mod tests {
     #[test]
     fn a_named_program_is_taken_and_a_missing_one_refused_by_the_variable() {
         let folder = tempfile::tempdir().unwrap();
-        for program in [CONTROLLER_MANAGER, PROXY] {
+        for program in [CONTROLLER_MANAGER, PROXY, ALLOCATOR] {
             let path = folder.path().join(program.name);
             let refused = program.at(&path).unwrap_err().to_string();
             assert!(

@@ -15,6 +15,7 @@ mod addr;
 mod endpoint;
 mod key;
 mod port;
+mod port_range;
 mod service;
 mod view;
 
@@ -22,6 +23,7 @@ pub use addr::{IpFamily, IpRange, RangeError, address_bits};
 pub use endpoint::{Conditions, Endpoint, EndpointHints};
 pub use key::{KeyError, NodeName, PortName, ServiceKey, ServicePortName};
 pub use port::{Port, Protocol, UnknownProtocol};
+pub use port_range::{PortRange, PortRangeError};
 pub use service::{
     IpMode, LoadBalancerIngress, Service, ServiceKind, ServicePort, SessionAffinity, TrafficPolicy,
 };

@@ -1,12 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Pools under edits: nobody loses an address, nobody gets a second holder's.
 
-use berth_model::IpRange;
-use proptest::prelude::*;
+use berth_model::{IpFamily, IpRange, Port};
 
 use super::*;
 
+mod history;
+
 const NOW: Duration = Duration::ZERO;
+
+/// Allocates any item of a family for good.
+fn any(
+    pools: &mut Pools,
+    family: IpFamily,
+    who: &ServiceKey,
+    from: Option<&PoolName>,
+    now: Duration,
+) -> Result<Allocation, Refusal> {
+    pools.allocate_any(family, &Request::for_good(who, now), from)
+}
+
+/// Allocates a certain item for good.
+fn this(
+    pools: &mut Pools,
+    address: IpAddr,
+    who: &ServiceKey,
+    from: Option<&PoolName>,
+) -> Result<Allocation, Refusal> {
+    pools.allocate_this(address, &Request::for_good(who, NOW), from)
+}
 
 fn owner(name: &str) -> ServiceKey {
     ServiceKey::new("shop", name)
@@ -21,14 +43,10 @@ fn name(text: &str) -> PoolName {
 }
 
 fn definition(pool: &str, created: i64, ranges: &[&str]) -> PoolDefinition {
+    let ranges = ranges.iter().map(|text| text.parse::<IpRange>().unwrap());
     PoolDefinition {
-        name: name(pool),
         created,
-        ranges: ranges
-            .iter()
-            .map(|text| text.parse::<IpRange>().unwrap())
-            .collect(),
-        well_formed: true,
+        ..PoolDefinition::of(name(pool), ranges.collect())
     }
 }
 
@@ -73,7 +91,7 @@ fn the_older_pool_keeps_a_contested_range_and_the_younger_rests_whole() {
             "{case}"
         );
         assert_eq!(
-            pools.allocate_any(IpFamily::V4, &owner("web"), Some(&name(resting)), NOW),
+            any(&mut pools, IpFamily::V4, &owner("web"), Some(&name(resting)), NOW),
             Err(Refusal::PoolAtRest {
                 pool: name(resting),
                 standing: Standing::Overlapping(overlaps),
@@ -102,9 +120,7 @@ fn pools_are_drained_oldest_first_and_a_named_pool_is_the_only_one_asked() {
     ]);
     let given = |pools: &mut Pools, who: &str, from: Option<&str>| {
         let from = from.map(name);
-        pools
-            .allocate_any(IpFamily::V4, &owner(who), from.as_ref(), NOW)
-            .map(|allocation| allocation.address)
+        any(pools, IpFamily::V4, &owner(who), from.as_ref(), NOW).map(|allocation| allocation.item)
     };
     assert_eq!(given(&mut pools, "a", None), Ok(ip("10.0.0.1")));
     assert_eq!(
@@ -133,7 +149,7 @@ fn every_refusal_says_what_is_missing() {
             ..definition("bad", 2, &["10.0.9.0/24"])
         },
     ]);
-    full.allocate_this(ip("10.0.0.1"), &owner("web"), None).unwrap();
+    this(&mut full, ip("10.0.0.1"), &owner("web"), None).unwrap();
     let api = owner("api");
     for (address, from, said) in [
         ("10.0.0.1", None, "10.0.0.1 is held by shop/web"),
@@ -148,11 +164,11 @@ fn every_refusal_says_what_is_missing() {
         ),
     ] {
         let from = from.map(name);
-        let refusal = full.allocate_this(ip(address), &api, from.as_ref()).unwrap_err();
+        let refusal = this(&mut full, ip(address), &api, from.as_ref()).unwrap_err();
         assert_eq!(refusal.to_string(), said);
     }
     for (pools, family, said) in [
-        (Pools::default(), IpFamily::V4, "there is no AddressPool in use"),
+        (Pools::new(NOW), IpFamily::V4, "there is no AddressPool in use"),
         (
             full.clone(),
             IpFamily::V4,
@@ -164,7 +180,7 @@ fn every_refusal_says_what_is_missing() {
             "no AddressPool in question has IPv6 addresses",
         ),
     ] {
-        assert_eq!(pools.check_any(family, None).unwrap_err().to_string(), said);
+        assert_eq!(pools.check_any(family, &api, None).unwrap_err().to_string(), said);
     }
 }
 
@@ -175,12 +191,13 @@ fn a_refusal_stays_short_however_many_pools_there_are() {
         .collect();
     let mut pools = pools(&full);
     for n in 0..9 {
-        pools
-            .allocate_any(IpFamily::V4, &owner(&n.to_string()), None, NOW)
-            .unwrap();
+        any(&mut pools, IpFamily::V4, &owner(&n.to_string()), None, NOW).unwrap();
     }
     assert_eq!(
-        pools.check_any(IpFamily::V4, None).unwrap_err().to_string(),
+        pools
+            .check_any(IpFamily::V4, &owner("late"), None)
+            .unwrap_err()
+            .to_string(),
         "no IPv4 address is left in AddressPool p0, p1, p2, p3, 5 more"
     );
 }
@@ -189,7 +206,7 @@ fn a_refusal_stays_short_however_many_pools_there_are() {
 fn an_edit_keeps_every_address_and_names_those_that_lost_their_pool() {
     let mut pools = pools(&[definition("a", 1, &["10.0.0.0/30"])]);
     for who in ["w", "x", "y", "z"] {
-        pools.allocate_any(IpFamily::V4, &owner(who), None, NOW).unwrap();
+        any(&mut pools, IpFamily::V4, &owner(who), None, NOW).unwrap();
     }
     let edit = pools
         .set_definitions(vec![
@@ -214,7 +231,7 @@ fn an_edit_keeps_every_address_and_names_those_that_lost_their_pool() {
         .unwrap();
     assert_eq!(edit.recovered.len(), 4);
     assert_eq!(
-        pools.check_any(IpFamily::V4, None).unwrap_err(),
+        pools.check_any(IpFamily::V4, &owner("late"), None).unwrap_err(),
         Refusal::Exhausted {
             family: IpFamily::V4,
             pools: vec![name("b")]
@@ -229,9 +246,7 @@ fn an_older_pool_that_grows_into_a_younger_one_takes_over_its_allocations_not_it
         definition("old", 1, &["10.0.0.0/31"]),
         definition("young", 2, &["10.0.0.2/31"]),
     ]);
-    pools
-        .allocate_this(ip("10.0.0.2"), &owner("web"), Some(&name("young")))
-        .unwrap();
+    this(&mut pools, ip("10.0.0.2"), &owner("web"), Some(&name("young"))).unwrap();
     let edit = pools.set_definitions(vec![
         definition("old", 1, &["10.0.0.0-10.0.0.2"]),
         definition("young", 2, &["10.0.0.2/31"]),
@@ -240,11 +255,7 @@ fn an_older_pool_that_grows_into_a_younger_one_takes_over_its_allocations_not_it
     assert!(matches!(standing(&pools, "young"), Standing::Overlapping(_)));
     assert_eq!(pools.pool_of(ip("10.0.0.2")), Some(&name("old")));
     let next: Vec<_> = (0..3)
-        .map(|n| {
-            pools
-                .allocate_any(IpFamily::V4, &owner(&n.to_string()), None, NOW)
-                .map(|a| a.address)
-        })
+        .map(|n| any(&mut pools, IpFamily::V4, &owner(&n.to_string()), None, NOW).map(|a| a.item))
         .collect();
     assert_eq!(next[..2], [Ok(ip("10.0.0.0")), Ok(ip("10.0.0.1"))]);
     assert!(next[2].is_err());
@@ -259,7 +270,7 @@ fn an_address_in_use_is_adopted_wherever_it_lies_but_has_one_holder() {
         assert_eq!(
             pools.adopt(ip(address), &owner("api")),
             Err(Refusal::AlreadyAllocated {
-                address: ip(address),
+                item: ip(address),
                 holder: owner("web")
             })
         );
@@ -273,98 +284,101 @@ fn an_address_in_use_is_adopted_wherever_it_lies_but_has_one_holder() {
     assert_eq!(pools.held_by(&owner("web")).collect::<Vec<_>>(), [ip("10.0.0.1")]);
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    Define(Vec<(u8, u8, u8, bool)>),
-    Any(u8, Option<u8>),
-    This(u8, u8),
-    Adopt(u8, u8),
-    Release(u8, u8),
+fn limited(pool: &str, created: i64, ranges: &[&str], limit: u64) -> PoolDefinition {
+    let mut definition = definition(pool, created, ranges);
+    definition.quota.each = Some(limit);
+    definition
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        2 => prop::collection::vec((0u8..4, 0u8..32, 0u8..12, prop::bool::weighted(0.9)), 0..5).prop_map(Step::Define),
-        4 => (0u8..8, prop::option::of(0u8..4)).prop_map(|(o, p)| Step::Any(o, p)),
-        2 => (0u8..40, 0u8..8).prop_map(|(a, o)| Step::This(a, o)),
-        1 => (0u8..40, 0u8..8).prop_map(|(a, o)| Step::Adopt(a, o)),
-        3 => (0u8..40, 0u8..8).prop_map(|(a, o)| Step::Release(a, o)),
-    ]
+#[test]
+fn one_who_is_refused_by_a_pool_is_served_by_the_next() {
+    let mut draining = definition("drained", 1, &["10.0.0.0/30"]);
+    draining.draining = true;
+    let mut pools = pools(&[
+        draining,
+        limited("small", 2, &["10.0.1.0/30"], 1),
+        definition("last", 3, &["10.0.2.0/32"]),
+    ]);
+    let given: Vec<_> = (0..2)
+        .map(|_| {
+            any(&mut pools, IpFamily::V4, &owner("web"), None, NOW)
+                .unwrap()
+                .item
+        })
+        .collect();
+    assert_eq!(given, [ip("10.0.1.0"), ip("10.0.2.0")]);
+    assert_eq!(
+        any(&mut pools, IpFamily::V4, &owner("web"), None, NOW)
+            .unwrap_err()
+            .as_str(),
+        "Draining",
+        "the first that could serve has the word"
+    );
+    assert_eq!(
+        any(&mut pools, IpFamily::V4, &owner("web"), Some(&name("small")), NOW)
+            .unwrap_err()
+            .to_string(),
+        "shop holds 1 of the 1 IPv4 addresses that it may hold in AddressPool small"
+    );
 }
 
-fn address(index: u8) -> IpAddr {
-    IpAddr::V4([10, 0, 0, index].into())
-}
-
-fn pool_letter(index: u8) -> PoolName {
-    name(&char::from(b'a' + index).to_string())
-}
-
-fn service(index: u8) -> ServiceKey {
-    owner(&index.to_string())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
-
-    #[test]
-    fn nobody_loses_an_address_to_an_edit_and_none_has_two_holders(steps in prop::collection::vec(step(), 0..60)) {
-        let mut pools = Pools::new(Duration::from_secs(3));
-        let mut held: BTreeMap<IpAddr, ServiceKey> = BTreeMap::new();
-        for (second, step) in steps.into_iter().enumerate() {
-            let now = Duration::from_secs(second as u64);
-            match step {
-                Step::Define(list) => {
-                    let before: BTreeSet<IpAddr> = pools.uncovered().map(|(a, _)| a).collect();
-                    let edit = pools.set_definitions(list.into_iter().map(|(p, from, length, well_formed)| PoolDefinition {
-                        name: pool_letter(p),
-                        created: i64::from(p % 2),
-                        ranges: [IpRange::new(address(from), address(from + length)).unwrap()].into_iter().collect(),
-                        well_formed,
-                    }).collect()).unwrap_or_default();
-                    let after: BTreeSet<IpAddr> = pools.uncovered().map(|(a, _)| a).collect();
-                    let newly: BTreeSet<IpAddr> = edit.uncovered.iter().map(|(a, _)| *a).collect();
-                    prop_assert_eq!(newly, after.difference(&before).copied().collect::<BTreeSet<_>>());
-                }
-                Step::Any(o, p) => {
-                    let from = p.map(pool_letter);
-                    let possible = pools.check_any(IpFamily::V4, from.as_ref());
-                    let given = pools.allocate_any(IpFamily::V4, &service(o), from.as_ref(), now);
-                    prop_assert_eq!(possible.err(), given.as_ref().err().cloned());
-                    if let Ok(given) = given {
-                        let pool = given.pool.unwrap();
-                        prop_assert!(from.is_none_or(|from| from == pool));
-                        prop_assert_eq!(pools.get(&pool).unwrap().0, &Standing::InUse);
-                        prop_assert!(held.insert(given.address, service(o)).is_none(), "given twice");
-                    }
-                }
-                Step::This(a, o) => {
-                    let result = pools.allocate_this(address(a), &service(o), None);
-                    match held.get(&address(a)) {
-                        Some(holder) if *holder != service(o) => prop_assert!(result.is_err()),
-                        Some(_) => {}
-                        None => if result.is_ok() { held.insert(address(a), service(o)); },
-                    }
-                }
-                Step::Adopt(a, o) => {
-                    let result = pools.adopt(address(a), &service(o));
-                    let holder = held.entry(address(a)).or_insert_with(|| service(o));
-                    prop_assert_eq!(result.is_ok(), *holder == service(o));
-                }
-                Step::Release(a, o) => {
-                    let was_held = held.get(&address(a)) == Some(&service(o));
-                    prop_assert_eq!(pools.release(address(a), &service(o), now), was_held);
-                    if was_held { held.remove(&address(a)); }
-                }
-            }
-            for a in 0..50 {
-                prop_assert_eq!(pools.holder(address(a)), held.get(&address(a)));
-            }
-            let by_owner: BTreeMap<IpAddr, ServiceKey> = pools
-                .owners()
-                .flat_map(|o| pools.held_by(o).map(|a| (a, o.clone())))
-                .collect();
-            prop_assert_eq!(&by_owner, &held);
-        }
+#[test]
+fn a_hold_survives_an_edit_that_keeps_its_item_and_ends_with_one_that_does_not() {
+    let mut pools = pools(&[definition("a", 1, &["10.0.0.0/31"])]);
+    let (web, api, until) = (owner("web"), owner("api"), Duration::from_secs(60));
+    for who in [&web, &api] {
+        pools
+            .allocate_any(IpFamily::V4, &Request::hold(who, NOW, until), None)
+            .unwrap();
     }
+    let edit = pools
+        .set_definitions(vec![definition("b", 2, &["10.0.0.0"])])
+        .unwrap();
+    assert_eq!(edit.ended, [(ip("10.0.0.1"), api.clone())]);
+    assert_eq!(pools.state(ip("10.0.0.0")), State::Held(&web, until));
+    assert_eq!(pools.next_deadline(), Some(until));
+    assert_eq!(pools.held_by(&api).count(), 0);
+    assert_eq!(pools.lapse(until), [(ip("10.0.0.0"), web)]);
+    assert_eq!(pools.owners().count(), 0);
+}
+
+#[test]
+fn what_is_observed_in_use_takes_over_the_hold_of_another() {
+    let mut pools = pools(&[definition("a", 1, &["10.0.0.0/31"])]);
+    let nonce = owner("generated-1");
+    let held = Request::hold(&nonce, NOW, Duration::from_secs(60));
+    let address = pools.allocate_any(IpFamily::V4, &held, None).unwrap().item;
+    assert_eq!(pools.adopt(address, &owner("web-x7")), Ok(Granted::New));
+    assert_eq!(pools.held_by(&nonce).count(), 0);
+    assert_eq!(pools.holder(address), Some(&owner("web-x7")));
+    assert!(pools.withdraw(address, &nonce).is_err());
+}
+
+#[test]
+fn pools_of_node_ports_contest_and_give_as_those_of_addresses_do() {
+    let defined = |pool: &str, created: i64, range: &str| PoolDefinition::<Port, ServiceKey> {
+        created,
+        ..PoolDefinition::of(name(pool), [range.parse().unwrap()].into_iter().collect())
+    };
+    let mut pools = Pools::new(NOW);
+    pools.set_definitions(vec![
+        defined("old", 1, "30000-30001"),
+        defined("young", 2, "30001-30099"),
+    ]);
+    let web = owner("web");
+    let mut any = |from: Option<&PoolName>| {
+        let given = pools.allocate_any(crate::NodePorts, &Request::for_good(&web, NOW), from);
+        given
+            .map(|given| given.item.get())
+            .map_err(|refusal| refusal.to_string())
+    };
+    assert_eq!([any(None), any(None)], [Ok(30_000), Ok(30_001)]);
+    assert_eq!(
+        any(None),
+        Err("no node port is left in NodePortPool old".to_owned())
+    );
+    assert_eq!(
+        any(Some(&name("young"))),
+        Err("NodePortPool young gives no ports: pool old has 30001 already".to_owned())
+    );
 }

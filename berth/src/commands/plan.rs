@@ -160,7 +160,7 @@ fn as_json(assumptions: &[String], objects: &Objects, outcome: &Outcome) -> serd
         .load_balancers
         .iter()
         .map(|plan| {
-            let taken: Vec<_> = plan.taken.iter().map(|one| one.address.to_string()).collect();
+            let taken: Vec<_> = plan.taken.iter().map(|one| one.item.to_string()).collect();
             json!({"service": plan.key.to_string(), "outcome": plan.outcome.as_str(), "message": plan.outcome.to_string(), "taken": taken})
         })
         .collect();

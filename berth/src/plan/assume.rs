@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::Context;
-use berth_allocator::{AddressSet, Pool};
-use berth_model::{IpFamily, IpRange, ServiceKey};
+use berth_allocator::{AddressSet, Item, NodePorts, Pool, PoolDefinition, PoolName, RangeSet, Request};
+use berth_model::{IpFamily, IpRange, Port, ServiceKey};
 use berth_snapshot::pod::{PodCondition, PodManifest};
 use k8s_openapi::api::core::v1::{Node, PodIP, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -22,12 +22,12 @@ use super::input::Objects;
 pub(crate) struct Assumer {
     service_addresses: Pool,
     pod_addresses: Pool,
-    node_ports: BTreeSet<i32>,
+    node_ports: Pool<Port>,
     notes: Vec<String>,
 }
 
-/// The first port of the API server's default `--service-node-port-range`, 30000-32767.
-const FIRST_NODE_PORT: i32 = 30_000;
+/// The API server's default `--service-node-port-range`.
+const NODE_PORTS: &str = "30000-32767";
 
 impl Assumer {
     /// An assumer that hands out from these networks.
@@ -38,7 +38,10 @@ impl Assumer {
         Ok(Self {
             service_addresses: pool("--service-cidr", service_cidrs)?,
             pod_addresses: pool("--pod-cidr", pod_cidrs)?,
-            node_ports: BTreeSet::new(),
+            node_ports: pool_of(
+                "--service-node-port-range",
+                [NODE_PORTS.parse()?].into_iter().collect(),
+            ),
             notes: Vec::new(),
         })
     }
@@ -76,11 +79,14 @@ impl Assumer {
         for text in spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip) {
             if let Ok(ip) = text.parse() {
                 // Outside the assumed network or given twice: nothing to keep free.
-                let _ = self.service_addresses.allocate_this(ip, &owner);
+                let _ = self.service_addresses.allocate_this(ip, &at_once(&owner));
             }
         }
-        self.node_ports
-            .extend(spec.ports.iter().flatten().filter_map(|port| port.node_port));
+        let given = spec.ports.iter().flatten().filter_map(|port| port.node_port);
+        for port in given.filter_map(|number| Port::new(u16::try_from(number).ok()?)) {
+            // As with addresses.
+            let _ = self.node_ports.allocate_this(port, &at_once(&owner));
+        }
     }
 
     fn complete_service(&mut self, service: &mut Service) {
@@ -115,7 +121,7 @@ impl Assumer {
         }
         let mut assumed = Vec::new();
         for family in families {
-            if let Ok(ip) = self.service_addresses.allocate_any(family, owner, Duration::ZERO) {
+            if let Ok(ip) = self.service_addresses.allocate_any(family, &at_once(owner)) {
                 assumed.push(ip.to_string());
             }
         }
@@ -131,11 +137,10 @@ impl Assumer {
         if port.node_port.is_some() {
             return;
         }
-        let Some(free) = (FIRST_NODE_PORT..).find(|number| !self.node_ports.contains(number)) else {
+        let Ok(free) = self.node_ports.allocate_any(NodePorts, &at_once(owner)) else {
             return;
         };
-        self.node_ports.insert(free);
-        port.node_port = Some(free);
+        port.node_port = Some(free.get().into());
         self.notes.push(format!(
             "Service {owner}: node port {free} for port {}",
             port.port
@@ -156,11 +161,7 @@ impl Assumer {
         if pod.status.phase.is_none() && pod.status.pod_ips.is_empty() {
             let ips: Vec<IpAddr> = IpFamily::ALL
                 .into_iter()
-                .filter_map(|family| {
-                    self.pod_addresses
-                        .allocate_any(family, &owner, Duration::ZERO)
-                        .ok()
-                })
+                .filter_map(|family| self.pod_addresses.allocate_any(family, &at_once(&owner)).ok())
                 .collect();
             pod.status.phase = Some("Running".to_owned());
             pod.status.pod_ip = ips.first().map(ToString::to_string);
@@ -243,7 +244,16 @@ fn pool(flag: &str, cidrs: &[String]) -> anyhow::Result<Pool> {
         let first = range.nth(2).unwrap_or(range.first());
         set.insert(IpRange::new(first, range.last()).with_context(|| flag.to_owned())?);
     }
-    Ok(Pool::new(set))
+    Ok(pool_of(flag, set))
+}
+
+fn pool_of<I: Item>(flag: &str, ranges: RangeSet<I>) -> Pool<I> {
+    Pool::new(&PoolDefinition::of(PoolName::new(flag), ranges), Duration::ZERO)
+}
+
+/// Nothing is ever given back here, so that all happens at one time.
+fn at_once(owner: &ServiceKey) -> Request<'_> {
+    Request::for_good(owner, Duration::ZERO)
 }
 
 fn default_namespace(metadata: &mut ObjectMeta) {

@@ -131,7 +131,8 @@ impl Row {
 
 /// Digits beyond these say nothing.
 fn rounded(value: f64) -> f64 {
-    (value * 10_000.0).round() / 10_000.0
+    let digits = if value.abs() < 0.01 { 1e8 } else { 1e4 };
+    (value * digits).round() / digits
 }
 
 /// Writes the rows as a JSON list.
@@ -162,7 +163,7 @@ pub(crate) fn table(rows: &[Row]) -> Table {
             range(row.spread),
             row.peer.map(short).unwrap_or_default(),
             row.peer_spread.map(range).unwrap_or_default(),
-            row.ratio.map(|ratio| format!("{ratio:.3}")).unwrap_or_default(),
+            row.ratio.map(short_ratio).unwrap_or_default(),
             goal_column(row),
             verdict(row).to_owned(),
         ]);
@@ -188,6 +189,15 @@ fn verdict(row: &Row) -> &'static str {
         (true, _) => "",
         (false, true) => "met",
         (false, false) => "MISSED",
+    }
+}
+
+/// Three digits, or how many times less it is.
+fn short_ratio(ratio: f64) -> String {
+    if ratio > 0.0 && ratio < 0.01 {
+        format!("1/{:.0}", 1.0 / ratio)
+    } else {
+        format!("{ratio:.3}")
     }
 }
 
@@ -270,5 +280,7 @@ mod tests {
         let text = table(&[row(Goal::Ratio(0.1), 3.0, Some(12.0)), row(Goal::None, 3.0, None)]).to_string();
         assert_eq!(text.matches("MISSED").count(), 1, "{text}");
         assert!(text.contains("0.250"), "{text}");
+        let text = table(&[row(Goal::Ratio(0.0002), 3.0, Some(30_000.0))]).to_string();
+        assert!(text.contains("1/10000"), "{text}");
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Module {
     /// The names that the binary answers to, each a link beside it.
     pub(crate) programs: &'static [&'static str],
     /// Names and texts of its files, carried in this program: the build does not depend on where the checkout is.
-    pub(crate) files: [(&'static str, &'static str); 3],
+    pub(crate) files: &'static [(&'static str, &'static str)],
 }
 
 /// etcd, kube-apiserver and kubectl.
@@ -36,7 +36,7 @@ pub(super) const CONTROL_PLANE: Module = Module {
     what: "etcd 3.7, kube-apiserver 1.37 and kubectl for the test control plane",
     takes: "the first time takes 5 to 10 minutes",
     programs: &["etcd", "kube-apiserver", "kubectl"],
-    files: [
+    files: &[
         ("go.mod", include_str!("../../controlplane/go.mod")),
         ("go.sum", include_str!("../../controlplane/go.sum")),
         ("main.go", include_str!("../../controlplane/main.go")),

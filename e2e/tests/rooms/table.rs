@@ -307,6 +307,13 @@ pub(crate) const ROOMS: &[Room] = &[
         ],
     },
     Room {
+        name: "berth-bench-allocation",
+        folder: "e2e/allocation",
+        core: false,
+        ours: &["berth-model", "berth-allocator"],
+        others: &["anyhow", "clap"],
+    },
+    Room {
         name: "berth-e2e",
         folder: "e2e",
         core: false,

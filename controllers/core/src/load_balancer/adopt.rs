@@ -2,7 +2,9 @@
 //! Taking over what the Services that exist hold already.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use berth_allocator::Request;
 use berth_model::ServiceKey;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -57,10 +59,15 @@ impl LoadBalancers {
             self.offers.make(key, service, self.pools.held_by(key));
         }
         for (key, _, _, wish) in &ours {
+            // What time it is makes no difference: nothing rests yet and nothing is on hold.
+            let request = Request::for_good(key, Duration::ZERO);
             for (address, _) in wish.requested.iter().flatten() {
                 // One that it holds already is its own, one that it is refused its first turn explains.
                 if self.pools.holder(*address).is_none()
-                    && self.pools.allocate_this(*address, key, wish.pool_name()).is_ok()
+                    && self
+                        .pools
+                        .allocate_this(*address, &request, wish.pool_name())
+                        .is_ok()
                 {
                     self.set_aside.insert(*address);
                     self.touch(*address);

@@ -2,10 +2,11 @@
 //! The book of who has which address: one owner task, one turn a Service.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use berth_allocator::{Allocation, PoolDefinition, PoolName, Pools, PoolsEdit};
+use berth_allocator::{Allocation, PoolDefinition, PoolName, Pools, PoolsEdit, Request};
 use berth_crds::{AddressPool, BARE_METAL_CLASS, PoolUse};
 use berth_model::{IpFamily, ServiceKey};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
@@ -88,14 +89,14 @@ impl LoadBalancers {
 
     /// Replaces the pool definitions by those of all AddressPools that exist.
     pub fn set_pools<'a>(&mut self, pools: impl IntoIterator<Item = &'a AddressPool>) -> PoolsChange {
-        let before: Vec<PoolName> = self.pools.iter().map(|(name, _, _)| name.clone()).collect();
+        let before: Vec<PoolName> = self.pools.iter().map(|(_, pool)| pool.name().clone()).collect();
         let definitions: Vec<PoolDefinition> = pools.into_iter().filter_map(definition).collect();
         let Some(edit) = self.pools.set_definitions(definitions) else {
             return PoolsChange::default();
         };
         self.changed_pools.extend(before);
         self.changed_pools
-            .extend(self.pools.iter().map(|(name, _, _)| name.clone()));
+            .extend(self.pools.iter().map(|(_, pool)| pool.name().clone()));
         let wake = self.waiting.keys().chain(self.pools.owners()).cloned().collect();
         PoolsChange { edit, wake }
     }
@@ -235,6 +236,8 @@ impl LoadBalancers {
         let current = self.current(&plan.key, listed);
         let verdicts = verdict::judge(&plan.key, wish, &current, &self.pools);
         self.waiting.set(&plan.key, verdict::need(wish, &verdicts));
+        let key = plan.key.clone();
+        let request = Request::for_good(&key, since_epoch(now)).at_random(lot(&key, now));
         let (mut addresses, mut remarks) = (Vec::new(), Vec::new());
         for (family, verdict) in verdicts {
             let taken = match verdict {
@@ -251,15 +254,12 @@ impl LoadBalancers {
                     remarks.push(reason);
                     continue;
                 }
-                Verdict::GetsThis(address) => self.pools.allocate_this(address, &plan.key, wish.pool_name()),
-                Verdict::GetsAny => {
-                    self.pools
-                        .allocate_any(family, &plan.key, wish.pool_name(), since_epoch(now))
-                }
+                Verdict::GetsThis(address) => self.pools.allocate_this(address, &request, wish.pool_name()),
+                Verdict::GetsAny => self.pools.allocate_any(family, &request, wish.pool_name()),
             };
             match taken {
                 Ok(allocation) => {
-                    addresses.push(allocation.address);
+                    addresses.push(allocation.item);
                     self.note_taken(allocation, plan);
                 }
                 Err(refusal) => remarks.push(Reason::NotGiven { asked: None, refusal }),
@@ -288,7 +288,7 @@ impl LoadBalancers {
     }
 
     fn note_taken(&mut self, allocation: Allocation, plan: &mut LbPlan) {
-        self.touch(allocation.address);
+        self.touch(allocation.item);
         plan.taken.push(allocation);
     }
 
@@ -363,16 +363,26 @@ fn write(
 fn definition(pool: &AddressPool) -> Option<PoolDefinition> {
     match pool.spec.r#use {
         PoolUse::LoadBalancer => Some(PoolDefinition {
-            name: PoolName::new(pool.metadata.name.clone()?),
             created: pool
                 .metadata
                 .creation_timestamp
                 .as_ref()
                 .map_or(i64::MAX, |time| time.0.as_second()),
-            ranges: pool.spec.ranges().into_iter().map(|(_, range)| range).collect(),
             well_formed: pool.spec.validate().is_empty(),
+            ..PoolDefinition::of(
+                PoolName::new(pool.metadata.name.clone()?),
+                pool.spec.ranges().into_iter().map(|(_, range)| range).collect(),
+            )
         }),
     }
+}
+
+/// A number for pools that give addresses at random: another one for each Service and each time.
+fn lot(key: &ServiceKey, now: &Time) -> u64 {
+    // Its keys are fixed, so that a history can be replayed.
+    let mut hasher = DefaultHasher::new();
+    (key, now.0.as_nanosecond()).hash(&mut hasher);
+    hasher.finish()
 }
 
 fn since_epoch(now: &Time) -> Duration {

@@ -173,8 +173,8 @@ impl fmt::Display for LbPlan {
         write!(f, "{}: {}", self.key, self.outcome.as_str())?;
         for allocation in &self.taken {
             match &allocation.pool {
-                Some(pool) => write!(f, "; takes {} from {pool}", allocation.address)?,
-                None => write!(f, "; takes {}", allocation.address)?,
+                Some(pool) => write!(f, "; takes {} from {pool}", allocation.item)?,
+                None => write!(f, "; takes {}", allocation.item)?,
             }
         }
         for address in &self.released {

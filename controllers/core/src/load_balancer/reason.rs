@@ -126,7 +126,10 @@ impl Reason {
                 Refusal::Exhausted { .. } => "PoolExhausted",
                 Refusal::NotInAnyPool { .. } => "AddressNotInAnyPool",
                 Refusal::NotInPool { .. } => "AddressNotInPool",
-                Refusal::AlreadyAllocated { .. } => "AddressInUse",
+                Refusal::AlreadyAllocated { .. } | Refusal::BeingGiven { .. } => "AddressInUse",
+                Refusal::Reserved { .. } => "AddressReserved",
+                Refusal::Draining { .. } => "PoolDraining",
+                Refusal::QuotaReached { .. } => "QuotaReached",
             },
         }
     }
@@ -149,7 +152,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OneFamilyOnly { missing, refusal } => {
-                write!(f, "no {missing} address: {refusal}; {}", way_out(refusal))
+                write!(f, "no {missing} address: {refusal}; {}", refusal.way_out())
             }
             Self::OutsidePools { address } => write!(
                 f,
@@ -169,8 +172,8 @@ impl fmt::Display for Reason {
             Self::NotGiven {
                 asked: Some(asked),
                 refusal,
-            } => write!(f, "{asked}: {refusal}; {}", way_out(refusal)),
-            Self::NotGiven { asked: None, refusal } => write!(f, "{refusal}; {}", way_out(refusal)),
+            } => write!(f, "{asked}: {refusal}; {}", refusal.way_out()),
+            Self::NotGiven { asked: None, refusal } => write!(f, "{refusal}; {}", refusal.way_out()),
             Self::ForeignStatus { entries } => write!(
                 f,
                 "status.loadBalancer.ingress holds {}, which Berth did not write and no AddressPool covers: left alone; \
@@ -186,18 +189,5 @@ fn some_of(entries: &[String]) -> String {
     match entries.len().saturating_sub(NAMED) {
         0 => named.join(", "),
         more => format!("{} and {more} more", named.join(", ")),
-    }
-}
-
-fn way_out(refusal: &Refusal) -> &'static str {
-    match refusal {
-        Refusal::NoPool => "create an AddressPool",
-        Refusal::NoSuchPool { .. } => "name a pool that exists, or none",
-        Refusal::PoolAtRest { .. } => "put that pool's spec right, or name another",
-        Refusal::NoSuchFamily { .. } => "add such addresses to a pool, or change spec.ipFamilyPolicy",
-        Refusal::Exhausted { .. } => "add addresses to the pool, or delete a Service that holds one",
-        Refusal::NotInAnyPool { .. } => "ask for an address of a pool, or add it to one",
-        Refusal::NotInPool { .. } => "ask for an address of that pool, or for another pool",
-        Refusal::AlreadyAllocated { .. } => "ask for another, or have it given up there",
     }
 }

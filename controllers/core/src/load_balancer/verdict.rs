@@ -120,13 +120,13 @@ fn judge_family(
         Some(address) => match (pools.pool_of(address), pool) {
             // Not moved to the pool asked for: a pool cut short by mistake must cost nobody an address.
             (None, _) => Verdict::Keeps(address, Reason::OutsidePools { address }),
-            (Some(of), Some(wanted)) if of != wanted => match pools.check_any(family, pool) {
+            (Some(of), Some(wanted)) if of != wanted => match pools.check_any(family, key, pool) {
                 Ok(()) => Verdict::GetsAny,
                 Err(error) => Verdict::Keeps(address, refusal(error)),
             },
             (Some(_), Some(_) | None) => Verdict::Has(address),
         },
-        None => match pools.check_any(family, pool) {
+        None => match pools.check_any(family, key, pool) {
             Ok(()) => Verdict::GetsAny,
             Err(error) => Verdict::Lacks(refusal(error)),
         },

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use berth_allocator::{PoolName, Pools};
 use berth_model::{IpFamily, ServiceKey};
 
-/// What a Service lacks. Equal needs are met by the same supply.
+/// What a Service lacks. Equal needs are met by the same supply, as far as quotas and reservations let them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Need {
     /// The families of which it has nothing.
@@ -28,7 +28,7 @@ impl Need {
     fn can_be_met(&self, pools: &Pools, by: &ServiceKey) -> bool {
         let possible = |(family, address): &Wanted| match address {
             Some(address) => pools.check_this(*address, by, self.pool.as_ref()).is_ok(),
-            None => pools.check_any(*family, self.pool.as_ref()).is_ok(),
+            None => pools.check_any(*family, by, self.pool.as_ref()).is_ok(),
         };
         if self.all && !self.lacking.is_empty() {
             self.lacking.iter().all(possible)
@@ -79,8 +79,8 @@ impl Waiting {
         self.by_need
             .iter()
             .filter_map(|(need, queue)| {
-                let (place, key) = queue.first_key_value()?;
-                need.can_be_met(pools, key).then_some((place, key))
+                // Quotas and reservations tell those apart who lack the same.
+                queue.iter().find(|(_, key)| need.can_be_met(pools, key))
             })
             .min()
             .map(|(_, key)| key.clone())
@@ -93,5 +93,42 @@ impl Waiting {
 
     pub(super) fn contains(&self, key: &ServiceKey) -> bool {
         self.of.contains_key(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use berth_allocator::{PoolDefinition, Request};
+
+    use super::*;
+
+    #[test]
+    fn one_who_is_held_up_by_a_quota_or_a_reservation_holds_up_nobody_else() {
+        let reserved: IpAddr = "192.0.2.1".parse().unwrap();
+        let [greedy, modest, named] = [("lab", "greedy"), ("shop", "modest"), ("shop", "named")]
+            .map(|(of, name)| ServiceKey::new(of, name));
+        let range = "192.0.2.0/31".parse().unwrap();
+        let mut definition = PoolDefinition::of(PoolName::new("p"), [range].into_iter().collect());
+        definition.quota.groups.insert("lab".to_owned(), 0);
+        definition.reservations.push((reserved, named.clone()));
+        let mut pools = Pools::new(Duration::ZERO);
+        pools.set_definitions(vec![definition]);
+        let need = Need {
+            lacking: vec![(IpFamily::V4, None)],
+            improvable: Vec::new(),
+            pool: None,
+            all: false,
+        };
+        let mut waiting = Waiting::default();
+        for key in [&greedy, &modest, &named] {
+            waiting.set(key, Some(need.clone()));
+        }
+        assert_eq!(waiting.first_helped(&pools), Some(modest.clone()));
+        pools
+            .allocate_any(IpFamily::V4, &Request::for_good(&modest, Duration::ZERO), None)
+            .unwrap();
+        assert_eq!(waiting.first_helped(&pools), Some(named));
     }
 }
