@@ -19,6 +19,7 @@ mod fixtures;
 mod pods;
 mod service;
 
+pub mod admission;
 pub mod endpoints;
 pub mod figures;
 pub mod load_balancer;
