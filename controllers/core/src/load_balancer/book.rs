@@ -372,6 +372,7 @@ fn definition(pool: &AddressPool) -> Option<PoolDefinition> {
             ranges: pool.spec.ranges().into_iter().map(|(_, range)| range).collect(),
             well_formed: pool.spec.validate().is_empty(),
         }),
+        PoolUse::ClusterIp => None,
     }
 }
 
