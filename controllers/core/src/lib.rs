@@ -26,6 +26,7 @@ pub mod load_balancer;
 pub mod mirror;
 pub mod names;
 pub mod plan;
+pub mod pools;
 pub mod selector;
 pub mod skips;
 pub mod slices;
