@@ -19,6 +19,7 @@ mod fixtures;
 mod pods;
 mod service;
 
+pub mod admission;
 pub mod endpoints;
 pub mod figures;
 pub mod holder;
@@ -26,6 +27,7 @@ pub mod load_balancer;
 pub mod mirror;
 pub mod names;
 pub mod plan;
+pub mod pools;
 pub mod selector;
 pub mod skips;
 pub mod slices;

@@ -317,10 +317,11 @@ pub(crate) const ROOMS: &[Room] = &[
         name: "berth-e2e",
         folder: "e2e",
         core: false,
-        // Its tests hold what the watches read in protobuf against the real server.
+        // Its tests hold what the watches read in protobuf, and what admission foresees, against the real server.
         ours: &[
             "berth-model",
             "berth-crds",
+            "berth-controllers-core",
             "berth-runtime",
             "berth-snapshot",
             "berth-testkit",

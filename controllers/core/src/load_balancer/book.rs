@@ -374,6 +374,7 @@ fn definition(pool: &AddressPool) -> Option<PoolDefinition> {
                 pool.spec.ranges().into_iter().map(|(_, range)| range).collect(),
             )
         }),
+        PoolUse::ClusterIp => None,
     }
 }
 

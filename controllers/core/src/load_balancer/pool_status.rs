@@ -56,6 +56,7 @@ impl LoadBalancers {
             conditions,
             ipv4,
             ipv6,
+            ..before.clone()
         };
         (after != before).then_some(after)
     }
@@ -91,5 +92,6 @@ fn family_use(family: IpFamily, standing: &Standing, pool: &Pool) -> Option<Fami
         capacity: counts.capacity.to_string(),
         allocated: i64::try_from(counts.allocated).unwrap_or(i64::MAX),
         free: free.to_string(),
+        ..FamilyUse::default()
     })
 }

@@ -33,6 +33,7 @@ pub(super) fn mk_pool(name: &str, created: i64, addresses: &[&str]) -> AddressPo
         AddressPoolSpec {
             r#use: PoolUse::LoadBalancer,
             addresses: addresses.iter().map(|text| (*text).to_owned()).collect(),
+            ..AddressPoolSpec::default()
         },
     );
     pool.metadata.creation_timestamp = Some(at(created));

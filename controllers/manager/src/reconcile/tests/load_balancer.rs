@@ -41,6 +41,7 @@ fn mk_successor(listed: Service, seen: Option<Service>) -> Context {
     let spec = AddressPoolSpec {
         r#use: PoolUse::LoadBalancer,
         addresses: vec!["10.0.0.0/29".to_owned()],
+        ..AddressPoolSpec::default()
     };
     context.cache().apply_pool(AddressPool::new("lan", spec));
     if let Some(seen) = seen {
