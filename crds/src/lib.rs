@@ -12,7 +12,6 @@ mod fault;
 mod node_announcement;
 mod node_port_pool;
 mod pool;
-mod port_range;
 mod reasons;
 mod retention;
 
@@ -29,7 +28,6 @@ pub use node_port_pool::{
     NamespacePorts, NodePortPool, NodePortPoolSpec, NodePortPoolStatus, PortReservation, PortUse,
 };
 pub use pool::{PoolQuota, PoolSelector, QuotaOverride, Strategy};
-pub use port_range::{PortRange, PortRangeError};
 pub use reasons::{ClaimCondition, ClaimReason, PoolCondition, PoolReason};
 pub use retention::parse_retention;
 

@@ -8,13 +8,14 @@
 
 mod validate;
 
+use berth_model::PortRange;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube_derive::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::address_pool::{is_false, is_zero};
-use crate::{PoolQuota, PoolSelector, PortRange, Strategy};
+use crate::{PoolQuota, PoolSelector, Strategy};
 
 /// A supply of node ports for Services.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::Port;
+use berth_model::{Port, PortRange};
 
 use super::NodePortPoolSpec;
+use crate::Fault;
 use crate::pool::{quota_faults, selector_faults};
-use crate::{Fault, PortRange};
 
 impl NodePortPoolSpec {
     /// Everything that is wrong with the spec; empty when it can be used whole.
@@ -28,7 +28,7 @@ impl NodePortPoolSpec {
             match text.parse::<PortRange>() {
                 Err(error) => faults.push(fault(error.to_string())),
                 Ok(range) => {
-                    if let Some((earlier, _)) = seen.iter().find(|(_, other)| other.overlaps(range)) {
+                    if let Some((earlier, _)) = seen.iter().find(|(_, other)| other.overlaps(&range)) {
                         faults.push(fault(format!(
                             "overlaps spec.ports[{earlier}] ({}); list each port once",
                             self.ports[*earlier]

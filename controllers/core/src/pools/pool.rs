@@ -4,8 +4,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use berth_crds::{AddressPool, NodePortPool, PoolSelector, PoolUse, PortRange};
-use berth_model::{IpFamily, IpRange, Port, ServiceKey};
+use berth_crds::{AddressPool, NodePortPool, PoolSelector, PoolUse};
+use berth_model::{IpFamily, IpRange, Port, PortRange, ServiceKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Request;
@@ -150,7 +150,7 @@ impl Range {
     fn overlaps(self, other: Self) -> bool {
         match (self, other) {
             (Self::Addresses(one), Self::Addresses(other)) => one.overlaps(&other),
-            (Self::Ports(one), Self::Ports(other)) => one.overlaps(other),
+            (Self::Ports(one), Self::Ports(other)) => one.overlaps(&other),
             (Self::Addresses(_), Self::Ports(_)) | (Self::Ports(_), Self::Addresses(_)) => false,
         }
     }
