@@ -264,7 +264,7 @@ impl<I: Item, O: Owner> Pool<I, O> {
     }
 
     /// The lowest item that is reserved for the owner and that nobody has.
-    fn reserved_for(&self, family: I::Family, owner: &O) -> Option<I> {
+    pub(crate) fn reserved_for(&self, family: I::Family, owner: &O) -> Option<I> {
         if self.reserved.is_empty() {
             return None;
         }

@@ -375,14 +375,16 @@ impl<I: Item, O: Owner> Pools<I, O> {
         }
     }
 
-    /// The pool that would give the owner the next item of the family.
+    /// The pool that would give the owner the next item of the family: the oldest that keeps one for it, else the oldest
+    /// that has one.
     fn giving(&self, family: I::Family, owner: &O, from: Option<&PoolName>) -> Result<usize, Refusal<I, O>> {
-        let candidates: Vec<usize> = match from {
+        let mut candidates: Vec<usize> = match from {
             Some(name) => vec![self.named(name)?],
             None => (0..self.pools.len())
                 .filter(|index| self.pools[*index].0 == Standing::InUse)
                 .collect(),
         };
+        candidates.sort_by_key(|index| self.pools[*index].1.reserved_for(family, owner).is_none());
         let mut refusals = Vec::new();
         for index in candidates {
             match self.pools[index].1.check_any(family, owner) {

@@ -40,12 +40,13 @@ pub const GROUP: &str = "berth.dev";
 /// The load balancer class that Berth's bare-metal provider answers to (`spec.loadBalancerClass`).
 pub const BARE_METAL_CLASS: &str = "berth.dev/bare-metal";
 
-/// Every CustomResourceDefinition that Berth owns, in the order in which they are installed.
+/// Every CustomResourceDefinition that Berth serves, in the order in which they are installed.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![
-        AddressPool::crd(),
-        NodePortPool::crd(),
-        AddressClaim::crd(),
-        NodeAnnouncement::crd(),
-    ]
+    vec![AddressPool::crd(), NodeAnnouncement::crd()]
+}
+
+/// Those whose schema stands and that no controller serves yet: an object of theirs would be taken and come to nothing, so
+/// they are not installed.
+pub fn foreseen() -> Vec<CustomResourceDefinition> {
+    vec![NodePortPool::crd(), AddressClaim::crd()]
 }

@@ -382,3 +382,18 @@ fn pools_of_node_ports_contest_and_give_as_those_of_addresses_do() {
         Err("NodePortPool young gives no ports: pool old has 30001 already".to_owned())
     );
 }
+
+#[test]
+fn what_is_kept_for_an_owner_in_a_later_pool_comes_before_anything_of_an_older_one() {
+    let mut later = definition("later", 2, &["10.0.1.0/31"]);
+    later.reservations = vec![(ip("10.0.1.1"), owner("web"))];
+    let mut pools = pools(&[definition("older", 1, &["10.0.0.0/31"]), later]);
+    let mut any = |who: &str| {
+        let who = owner(who);
+        let request = Request::for_good(&who, NOW);
+        pools.allocate_any(IpFamily::V4, &request, None).unwrap().item
+    };
+    assert_eq!(any("web"), ip("10.0.1.1"));
+    assert_eq!(any("web"), ip("10.0.0.0"), "it has what was kept for it");
+    assert_eq!(any("other"), ip("10.0.0.1"));
+}

@@ -16,6 +16,7 @@
 
 mod adopt;
 mod book;
+mod definition;
 mod offers;
 mod plan;
 mod pool_status;

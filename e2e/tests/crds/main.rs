@@ -8,7 +8,9 @@ use berth_e2e::controlplane::{Binaries, ControlPlane, ControlPlaneConfig};
 use berth_e2e::stage;
 use berth_testkit::{in_sandbox_async, sandbox};
 use http::Request;
-use kube::Client;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::PostParams;
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
 mod specs;
@@ -105,6 +107,10 @@ async fn control_plane(name: &str) -> Result<ControlPlane> {
     let control_plane = ControlPlane::start(config).await?;
     let manifests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/crds");
     control_plane.apply_kustomize(&manifests).await?;
+    let definitions: Api<CustomResourceDefinition> = Api::all(control_plane.client());
+    for foreseen in berth_crds::foreseen() {
+        definitions.create(&PostParams::default(), &foreseen).await?;
+    }
     control_plane
         .kubectl(&[
             "wait",

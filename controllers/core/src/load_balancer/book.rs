@@ -7,12 +7,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use berth_allocator::{Allocation, PoolDefinition, PoolName, Pools, PoolsEdit, Request};
-use berth_crds::{AddressPool, BARE_METAL_CLASS, PoolUse};
+use berth_crds::{AddressPool, BARE_METAL_CLASS};
 use berth_model::{IpFamily, ServiceKey};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::adopt::Adopted;
+use super::definition::definition;
 use super::offers::Offers;
 use super::plan::{self, LbPlan, Outcome, StatusWrite};
 use super::reason::{NotOurs, Reason};
@@ -70,6 +71,8 @@ pub struct LoadBalancers {
     /// Something may have become free that nobody was woken for.
     supply: bool,
     changed_pools: BTreeSet<PoolName>,
+    /// Pools that give nothing to load balancers.
+    pub(super) other_pools: BTreeSet<PoolName>,
 }
 
 impl LoadBalancers {
@@ -84,13 +87,23 @@ impl LoadBalancers {
             set_aside: BTreeSet::new(),
             supply: false,
             changed_pools: BTreeSet::new(),
+            other_pools: BTreeSet::new(),
         }
     }
 
     /// Replaces the pool definitions by those of all AddressPools that exist.
     pub fn set_pools<'a>(&mut self, pools: impl IntoIterator<Item = &'a AddressPool>) -> PoolsChange {
         let before: Vec<PoolName> = self.pools.iter().map(|(_, pool)| pool.name().clone()).collect();
-        let definitions: Vec<PoolDefinition> = pools.into_iter().filter_map(definition).collect();
+        let (mut definitions, mut others) = (Vec::<PoolDefinition>::new(), BTreeSet::new());
+        for pool in pools {
+            match definition(pool) {
+                Some(definition) => definitions.push(definition),
+                None => others.extend(pool.metadata.name.as_deref().map(PoolName::new)),
+            }
+        }
+        self.changed_pools
+            .extend(others.difference(&self.other_pools).cloned());
+        self.other_pools = others;
         let Some(edit) = self.pools.set_definitions(definitions) else {
             return PoolsChange::default();
         };
@@ -358,24 +371,6 @@ fn write(
         conditions,
         resource_version: service.metadata.resource_version.clone(),
     })
-}
-
-fn definition(pool: &AddressPool) -> Option<PoolDefinition> {
-    match pool.spec.r#use {
-        PoolUse::LoadBalancer => Some(PoolDefinition {
-            created: pool
-                .metadata
-                .creation_timestamp
-                .as_ref()
-                .map_or(i64::MAX, |time| time.0.as_second()),
-            well_formed: pool.spec.validate().is_empty(),
-            ..PoolDefinition::of(
-                PoolName::new(pool.metadata.name.clone()?),
-                pool.spec.ranges().into_iter().map(|(_, range)| range).collect(),
-            )
-        }),
-        PoolUse::ClusterIp => None,
-    }
 }
 
 /// A number for pools that give addresses at random: another one for each Service and each time.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What Services get, one file a question; the long random histories are in `history.rs`.
 
-use berth_crds::AddressPoolSpec;
+use berth_crds::{AddressPoolSpec, PoolUse};
 use berth_model::ServiceKey;
 use k8s_openapi::api::core::v1::{LoadBalancerStatus, ServiceSpec, ServiceStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -12,6 +12,7 @@ use super::super::wish::CONDITION_ALLOCATED;
 use super::*;
 use crate::key_of;
 
+mod definitions;
 mod families;
 mod history;
 mod leaving;

@@ -67,3 +67,60 @@ fn an_unchanged_pool_writes_nothing_and_a_condition_keeps_its_time() {
     assert_eq!(status.conditions[1].last_transition_time, at(70), "now exhausted");
     assert!(book.take_changed_pools().is_empty());
 }
+
+#[test]
+fn what_is_not_served_yet_is_said_and_gives_nothing() {
+    let mut cluster_ips = mk_pool("cluster-ips", 1, &["10.96.0.0/24"]);
+    cluster_ips.spec.r#use = PoolUse::ClusterIp;
+    let mut selective = mk_pool("selective", 2, &["10.0.0.0/24"]);
+    selective.spec.selector = Some(berth_crds::PoolSelector::default());
+    selective.spec.priority = 5;
+    let pools = [cluster_ips, selective];
+    let mut book = book(&pools);
+    assert_eq!(book.take_changed_pools().len(), 2);
+    for (pool, named) in pools.iter().zip([
+        &["spec.use: \"ClusterIP\""][..],
+        &["spec.selector", "spec.priority: \"5\""],
+    ]) {
+        let status = book.plan_pool_status(pool, &at(50)).unwrap();
+        let ready = &status.conditions[0];
+        assert_eq!((&*ready.status, &*ready.reason), ("False", "Malformed"));
+        for part in named {
+            assert!(ready.message.contains(part), "{}", ready.message);
+        }
+        let mut written = pool.clone();
+        written.status = Some(status);
+        assert_eq!(book.plan_pool_status(&written, &at(60)), None);
+    }
+    let mut service = mk_service("web", V4);
+    settle(&mut book, &mut service);
+    assert!(listed(&service).is_empty());
+}
+
+#[test]
+fn a_pool_that_is_drained_says_so_and_when_it_is_empty() {
+    let mut pool = mk_pool("lan", 1, &["10.0.0.0/30"]);
+    let mut book = book(std::slice::from_ref(&pool));
+    let mut web = mk_service("web", V4);
+    settle(&mut book, &mut web);
+    pool.spec.draining = true;
+    book.set_pools(std::slice::from_ref(&pool));
+    let said = |book: &LoadBalancers| {
+        let status = book.plan_pool_status(&pool, &at(50)).unwrap();
+        let draining = status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == "Draining")
+            .unwrap();
+        let uses = status.ipv4.unwrap();
+        (draining.reason.clone(), uses.allocated, uses.free)
+    };
+    assert_eq!(said(&book), ("Draining".to_owned(), 1, "0".to_owned()));
+    let mut late = mk_service("late", V4);
+    settle(&mut book, &mut late);
+    assert!(listed(&late).is_empty(), "nothing new");
+    settle(&mut book, &mut web);
+    assert_eq!(listed(&web), ["10.0.0.0"], "what is given stays");
+    book.reconcile(&key_of(&web.metadata), None, &at(60));
+    assert_eq!(said(&book), ("Drained".to_owned(), 0, "0".to_owned()));
+}
