@@ -11,8 +11,8 @@ use berth_testkit::process::binary;
 use berth_testkit::{in_sandbox_async, sandbox};
 use serde_json::Value;
 
-/// Of one case: the start has 5 figures, changes have 5, numbers of endpoints used first 2, a restart 3.
-const FIGURES: usize = 15;
+/// Of one case: the start has 5 figures, changes have 6, numbers of endpoints used first 2, a restart 3.
+const FIGURES: usize = 16;
 
 #[test]
 fn both_proxies_are_measured_and_every_row_is_whole() {
@@ -36,10 +36,10 @@ fn both_proxies_are_measured_and_every_row_is_whole() {
         for row in &rows {
             whole(row).with_context(|| format!("{row:#}"))?;
         }
-        // 40 Services and as many slices have passed, and then 4 slices.
+        // 40 Services and as many slices have passed, and then 40 slices.
         for figure in [
             "start: received from the API server",
-            "changes: received from the API server",
+            "changes in a row: received from the API server",
         ] {
             let row = rows.iter().find(|row| text(row, "figure").ends_with(figure));
             let row = row.with_context(|| format!("no row {figure}"))?;
