@@ -15,8 +15,9 @@
 //! grants is a hold, and whoever the Lease names as in sync has every hold before anybody is answered. So any of those
 //! may take over at once, by compare-and-swap of the very version that names it, and cannot give a value twice: a holder
 //! that lost a follower grants nothing more before the Lease names that follower no longer, and that write fails if the
-//! follower has taken over. Followers keep a hold until their own watch shows its value in use, or its deadline is over;
-//! how far their caches lag behind is therefore of no account.
+//! follower has taken over. Followers keep a hold until their own watch shows its value in use, or its deadline is over.
+//! Whoever joins is told what is held, not what the holder's watch has shown in use already: so it lists everything anew
+//! before it acknowledges, and is in sync only then. How far caches lag behind is therefore of no account.
 //!
 //! Who is not in sync takes over only where nobody else can: where the holder is gone and the Lease names nobody besides, or
 //! when the Lease has expired. It lists everything anew before its first grant.
@@ -195,8 +196,8 @@ pub enum Event<B: Book> {
     Read(Option<Option<Record>>),
     /// The answer to [`Action::Write`].
     Written(Result<Record, WriteFault>),
-    /// The answer to [`Action::Refresh`]: the caches hold whatever was there when it was asked for.
-    Refreshed,
+    /// The answer to [`Action::Refresh`] of this number: the caches hold whatever was there when it was asked for.
+    Refreshed(u64),
     /// The connection that [`Action::Connect`] asked for is there.
     Connected,
     /// A connection to, or from, a replica is over, or could not be had.
@@ -224,8 +225,9 @@ pub enum Action<W, G, R> {
     Read,
     /// Write the Lease, if it is still of the version that it was read in.
     Write(Record),
-    /// List everything that the book is made of anew.
-    Refresh,
+    /// List everything that the book is made of anew, settle the holds whose values turn out to be in use, and say so with
+    /// this number. What a watch still has to say of the time before the list is of no account any more.
+    Refresh(u64),
     /// Connect to a holder.
     Connect {
         /// Which.
@@ -288,6 +290,8 @@ pub struct Replica<B: Book> {
     holds: BTreeMap<AskId, Hold<B::Grant>>,
     /// The last Lease read, and since when it has been what it is.
     seen: Option<(Record, Duration)>,
+    /// The number of the last list that was asked for.
+    refreshes: u64,
     actions: Vec<ActionOf<B>>,
 }
 
@@ -302,6 +306,7 @@ impl<B: Book> Replica<B> {
             asked: BTreeMap::new(),
             holds: BTreeMap::new(),
             seen: None,
+            refreshes: 0,
             actions: Vec::new(),
         }
     }
@@ -341,7 +346,9 @@ impl<B: Book> Replica<B> {
             Event::Asked { ask, wish, until } => self.asked(ask, wish, until, now),
             Event::Read(read) => self.read(read, now),
             Event::Written(written) => self.written(written, now),
-            Event::Refreshed => self.refreshed(now),
+            Event::Refreshed(number) if number == self.refreshes => self.refreshed(now),
+            // Asked for in another role, or before the last welcome.
+            Event::Refreshed(_) => {}
             Event::Connected => self.connected(now),
             Event::Closed { peer, refused } => self.closed(&peer, refused, now),
             Event::Leave => self.leave(),
@@ -365,6 +372,19 @@ impl<B: Book> Replica<B> {
             }
             // Asked as soon as there is somebody to ask.
             Role::Following(_) | Role::Looking(_) | Role::Claiming(_) | Role::Left => {}
+        }
+    }
+
+    fn refresh(&mut self) {
+        self.refreshes += 1;
+        self.actions.push(Action::Refresh(self.refreshes));
+    }
+
+    fn refreshed(&mut self, now: Duration) {
+        match &self.role {
+            Role::Holding(_) => self.begin_if_waiting(now),
+            Role::Following(_) => self.caught_up(),
+            Role::Looking(_) | Role::Claiming(_) | Role::Left => {}
         }
     }
 

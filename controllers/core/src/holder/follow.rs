@@ -55,13 +55,16 @@ pub(super) struct Following {
 enum Stand {
     Connecting,
     Joining,
+    /// It is answered, and lists what is in use before it acknowledges: the last hold that it was told of.
+    Listing(u64),
+    /// It acknowledges.
     Welcome,
 }
 
 impl Following {
     /// Whether the holder answers it.
     pub(super) fn is_welcome(&self) -> bool {
-        self.stand == Stand::Welcome
+        matches!(self.stand, Stand::Listing(_) | Stand::Welcome)
     }
 }
 
@@ -115,8 +118,9 @@ impl<B: Book> Replica<B> {
             return self.claim(&record, warm, now);
         };
         if holder == self.id {
-            // A claim whose answer was lost. What happened since is listed anew.
-            return self.hold(record, Some(COLD_PAUSE), now, now);
+            // A claim whose answer was lost, or a term that could not be renewed: others may count the Lease as expired at any
+            // moment, so it is taken anew, and what happened since is listed.
+            return self.claim(&record, false, now);
         }
         let gone = gone.filter(|gone| gone.holder == holder);
         let same = self.seen.as_ref().map_or(now, |(_, since)| *since);
@@ -296,14 +300,11 @@ impl<B: Book> Replica<B> {
         for (ask, grant) in holds {
             self.keep(ask, grant, now);
         }
-        let to = from.clone();
-        self.actions.push(Action::Send {
-            to: to.clone(),
-            message: Message::Ack { sequence },
-        });
         if let Role::Following(following) = &mut self.role {
-            following.stand = Stand::Welcome;
+            following.stand = Stand::Listing(sequence);
         }
+        self.refresh();
+        let to = from.clone();
         for (ask, asked) in &self.asked {
             self.actions.push(Action::Send {
                 to: to.clone(),
@@ -323,10 +324,31 @@ impl<B: Book> Replica<B> {
         grant: B::Grant,
         now: Duration,
     ) {
-        if self.hears(from, now) {
-            self.keep(ask, grant, now);
+        if !self.hears(from, now) {
+            return;
+        }
+        self.keep(ask, grant, now);
+        let Role::Following(following) = &mut self.role else {
+            return;
+        };
+        if let Stand::Listing(last) = &mut following.stand {
+            *last = sequence;
+            return;
+        }
+        self.actions.push(Action::Send {
+            to: from.clone(),
+            message: Message::Ack { sequence },
+        });
+    }
+
+    /// What is in use is known as of a time after the welcome: from here on nothing that was granted is unknown here.
+    pub(super) fn caught_up(&mut self) {
+        if let Role::Following(following) = &mut self.role
+            && let Stand::Listing(sequence) = following.stand
+        {
+            following.stand = Stand::Welcome;
             self.actions.push(Action::Send {
-                to: from.clone(),
+                to: following.holder.clone(),
                 message: Message::Ack { sequence },
             });
         }

@@ -112,7 +112,7 @@ impl<B: Book> Replica<B> {
         self.work_off(now);
     }
 
-    pub(super) fn refreshed(&mut self, now: Duration) {
+    pub(super) fn begin_if_waiting(&mut self, now: Duration) {
         if let Role::Holding(holding) = &self.role
             && !holding.ready
         {
@@ -285,8 +285,11 @@ impl<B: Book> Replica<B> {
         }
         if holding.list_at.is_some_and(|at| now >= at) {
             holding.list_at = None;
-            self.actions.push(Action::Refresh);
+            self.refresh();
         }
+        let Role::Holding(holding) = &mut self.role else {
+            return;
+        };
         if let Some((_, begun)) = holding.writing {
             if now >= begun + RENEW_DEADLINE {
                 self.step_down(now);

@@ -2,6 +2,7 @@
 //! Replicas in a simulated cluster: messages, the Lease and watches take their time, processes are killed, connections break,
 //! and whatever is answered goes on to an API server that has the last word.
 
+mod steps;
 mod world;
 
 use std::time::Duration;

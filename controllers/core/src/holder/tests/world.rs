@@ -20,6 +20,16 @@ pub(super) struct Values {
     held: BTreeMap<AskId, Hold<Value>>,
 }
 
+impl Values {
+    pub(super) fn of(size: Value) -> Self {
+        Self {
+            size,
+            in_use: BTreeMap::new(),
+            held: BTreeMap::new(),
+        }
+    }
+}
+
 impl Book for Values {
     type Wish = ();
     type Grant = Value;
@@ -90,10 +100,19 @@ enum Then {
     Shows {
         value: Value,
         owner: Option<String>,
+        /// Which change of the store it tells of.
+        change: u64,
+    },
+    /// The store is listed for a replica.
+    Listed {
+        number: u64,
     },
     /// What was listed arrives.
     Lists {
+        number: u64,
         in_use: BTreeMap<Value, String>,
+        /// The last change that is in it.
+        change: u64,
     },
     Starts,
 }
@@ -103,6 +122,8 @@ struct Live {
     replica: Replica<Values>,
     /// When its watch is up to date with what happens now: events do not overtake each other.
     watch: Duration,
+    /// The last change that it knows of: what a watch or a list says of earlier ones is passed over.
+    change: u64,
 }
 
 /// A connection: who follows over it, and whether it carries anything.
@@ -130,6 +151,8 @@ pub(super) struct World {
     /// Slots that do not reach the API server, until when.
     outage: BTreeMap<usize, Duration>,
     in_use: BTreeMap<Value, String>,
+    /// How often that has changed.
+    changes: u64,
     created: usize,
     refused: usize,
     unavailable: usize,
@@ -153,6 +176,7 @@ impl World {
             cut: BTreeMap::new(),
             outage: BTreeMap::new(),
             in_use: BTreeMap::new(),
+            changes: 0,
             created: 0,
             refused: 0,
             unavailable: 0,
@@ -278,12 +302,26 @@ impl World {
             Then::Writes { record, answered } => self.written(slot, record, answered),
             Then::Connects { peer } => self.connects(slot, peer),
             Then::Creates { ask, value } => self.stored(&ask, value),
-            Then::Shows { value, owner } => self.shown(slot, value, owner),
-            Then::Lists { in_use } => {
-                if let Some(live) = &mut self.slots[slot] {
-                    live.replica.book_mut().in_use = in_use;
+            Then::Shows { value, owner, change } => {
+                if self.learns_of(slot, change) {
+                    self.shown(slot, value, owner);
                 }
-                self.tell(slot, Event::Refreshed);
+            }
+            Then::Listed { number } => self.listed(slot, number),
+            Then::Lists {
+                number,
+                in_use,
+                change,
+            } => {
+                if self.learns_of(slot, change)
+                    && let Some(live) = &mut self.slots[slot]
+                {
+                    live.replica.book_mut().in_use.clear();
+                    for (value, owner) in in_use {
+                        self.shown(slot, value, Some(owner));
+                    }
+                }
+                self.tell(slot, Event::Refreshed(number));
             }
             Then::Starts => self.start(slot),
         }
@@ -325,15 +363,15 @@ impl World {
         let id = ReplicaId(Arc::from(format!("r{slot}.{}", self.count)));
         self.note(format!("{id} starts"));
         let book = Values {
-            size: self.size,
             in_use: self.in_use.clone(),
-            held: BTreeMap::new(),
+            ..Values::of(self.size)
         };
         let replica = Replica::new(id.clone(), slot.to_string(), book, self.now);
         self.slots[slot] = Some(Live {
             id,
             replica,
             watch: self.now,
+            change: self.changes,
         });
         self.after(Duration::ZERO, slot, Then::Tick);
     }
@@ -466,7 +504,37 @@ impl World {
         self.show(value, None);
     }
 
+    /// Whether this is news to a replica.
+    fn learns_of(&mut self, slot: usize, change: u64) -> bool {
+        let Some(live) = &mut self.slots[slot] else {
+            return false;
+        };
+        let news = change > live.change;
+        live.change = live.change.max(change);
+        news
+    }
+
+    /// The store answers a list, if the replica reaches it; or else the replica asks again.
+    fn listed(&mut self, slot: usize, number: u64) {
+        if self.is_out(slot) {
+            return self.after(Duration::from_millis(200), slot, Then::Listed { number });
+        }
+        let (in_use, change) = (self.in_use.clone(), self.changes);
+        let way = Duration::from_millis(1 + self.draw(20));
+        self.after(
+            way,
+            slot,
+            Then::Lists {
+                number,
+                in_use,
+                change,
+            },
+        );
+    }
+
     fn show(&mut self, value: Value, owner: Option<&String>) {
+        self.changes += 1;
+        let change = self.changes;
         for slot in 0..self.slots.len() {
             let lag = Duration::from_millis(self.draw(if self.faults.kills { 400 } else { 20 }));
             let now = self.now;
@@ -474,7 +542,7 @@ impl World {
                 live.watch = live.watch.max(now + lag);
                 let at = live.watch - now;
                 let owner = owner.cloned();
-                self.after(at, slot, Then::Shows { value, owner });
+                self.after(at, slot, Then::Shows { value, owner, change });
             }
         }
     }
@@ -528,14 +596,7 @@ impl World {
         match action {
             Action::Read => self.soon(slot, Then::Reads),
             Action::Write(record) => self.send_write(slot, record),
-            Action::Refresh => {
-                let in_use = self.in_use.clone();
-                if let Some(live) = &mut self.slots[slot] {
-                    // What the watch has still to show is older than the list, or comes again.
-                    live.watch = live.watch.max(self.now + Duration::from_millis(10));
-                }
-                self.after(Duration::from_millis(10), slot, Then::Lists { in_use });
-            }
+            Action::Refresh(number) => self.soon(slot, Then::Listed { number }),
             Action::Connect { peer, .. } => self.soon(slot, Then::Connects { peer }),
             Action::Disconnect { peer } => {
                 let other = self.slot_of(&peer);
