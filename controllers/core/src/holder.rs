@@ -34,6 +34,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 pub use record::{Record, WriteFault};
 
 use follow::{Claiming, Following, Looking};
@@ -63,7 +65,7 @@ pub const HOLD: Duration = Duration::from_secs(65);
 const LOOK: Duration = Duration::from_millis(500);
 
 /// One process: a restarted one is another replica.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ReplicaId(pub Arc<str>);
 
 impl fmt::Display for ReplicaId {
@@ -73,7 +75,7 @@ impl fmt::Display for ReplicaId {
 }
 
 /// One question, however often it is asked: whom, and its number there.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AskId {
     /// The replica that was asked by the API server.
     pub replica: ReplicaId,
@@ -113,7 +115,7 @@ pub struct Hold<G> {
 }
 
 /// What comes of a question.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome<G, R> {
     /// Held for whoever asked.
     Granted(G),
@@ -127,7 +129,7 @@ pub enum Outcome<G, R> {
 pub type OutcomeOf<B> = Outcome<<B as Book>::Grant, <B as Book>::Refusal>;
 
 /// What replicas tell each other.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message<W, G, R> {
     /// To the holder of this term: I follow you.
     Join {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::lead::Holding;
 use super::{
-    Action, AskId, Book, COLD_PATIENCE, COLD_PAUSE, HOLD, Hold, LEASE_DURATION, LOOK, Message, Record,
-    Replica, ReplicaId, Role, SILENCE, WriteFault,
+    Action, AskId, Book, COLD_PATIENCE, COLD_PAUSE, HOLD, Hold, LEASE_DURATION, LOOK, Message,
+    RENEW_DEADLINE, Record, Replica, ReplicaId, Role, SILENCE, WriteFault,
 };
 
 /// It does not know who holds.
@@ -141,8 +141,8 @@ impl<B: Book> Replica<B> {
     fn claim(&mut self, record: &Record, warm: bool, now: Duration) {
         let pause = match (warm, record.version.is_empty()) {
             (true, _) => None,
-            // Nobody has ever answered anything.
-            (false, true) => Some(Duration::ZERO),
+            // Never written, or deleted under a holder, which grants until it finds that it cannot renew it.
+            (false, true) => Some(RENEW_DEADLINE),
             (false, false) => Some(COLD_PAUSE),
         };
         self.role = Role::Claiming(Claiming { pause, begun: now });

@@ -18,6 +18,11 @@ fn schedules() -> u64 {
     }
 }
 
+/// Until replicas that start where there is no Lease have a holder that grants.
+fn settled() -> Duration {
+    super::RENEW_DEADLINE + seconds(1)
+}
+
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -25,9 +30,9 @@ fn seconds(seconds: u64) -> Duration {
 #[test]
 fn three_replicas_that_live_grant_every_value_once_and_say_when_none_is_left() {
     let mut world = World::new(1, 3, 40, Faults::NONE);
-    world.run(seconds(3));
+    world.run(settled());
     world.ask_each(100);
-    world.run(seconds(3));
+    world.run(settled());
     assert_eq!(
         (world.created(), world.refused(), world.unavailable()),
         (40, 60, 0)
@@ -47,7 +52,7 @@ fn three_replicas_that_live_grant_every_value_once_and_say_when_none_is_left() {
 #[test]
 fn when_the_holder_is_killed_another_grants_long_before_the_lease_expires() {
     let mut world = World::new(2, 3, 100, Faults::NONE);
-    world.run(seconds(3));
+    world.run(settled());
     world.ask_each(10);
     world.run(seconds(1));
     let killed = world.kill_holder();
@@ -63,7 +68,7 @@ fn when_the_holder_is_killed_another_grants_long_before_the_lease_expires() {
 #[test]
 fn a_holder_that_leaves_is_followed_at_once() {
     let mut world = World::new(3, 2, 100, Faults::NONE);
-    world.run(seconds(3));
+    world.run(settled());
     let left = world.leave();
     world.ask_each(10);
     world.run(seconds(1));
@@ -74,7 +79,7 @@ fn a_holder_that_leaves_is_followed_at_once() {
 #[test]
 fn the_last_of_all_that_is_killed_and_comes_back_goes_on_with_what_there_is() {
     let mut world = World::new(4, 1, 30, Faults::NONE);
-    world.run(seconds(3));
+    world.run(settled());
     world.ask_each(20);
     world.run(seconds(1));
     world.kill_holder();

@@ -349,6 +349,10 @@ impl World {
                 self.note(format!("outage of {slot} until {until:?}"));
                 self.outage.insert(slot, until);
             }
+            5 if self.faults.outages && self.draw(20) == 0 => {
+                self.note("Lease deleted".to_owned());
+                self.lease = None;
+            }
             5..=60 => self.create(),
             61..=65 => self.delete_one(),
             _ => {}
