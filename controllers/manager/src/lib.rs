@@ -17,6 +17,7 @@ mod cache;
 mod context;
 mod events;
 mod feed;
+pub mod handout;
 mod metrics;
 mod reconcile;
 mod run;
