@@ -68,6 +68,7 @@ list_packages() {
     need mount mount
     if [ "$goal" = test ]; then
         need ping iputils-ping
+        need conntrack conntrack
         # kube-proxy, which Berth is compared with, runs these. Both variants, nft and legacy, are in one package.
         need iptables-restore iptables
         need ip6tables-restore iptables
