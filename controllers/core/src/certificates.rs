@@ -168,7 +168,13 @@ pub fn plan(stored: Option<&Stored>, remembered: &[Authority], now: Duration, ru
 }
 
 /// Puts back what is remembered, if one of those can sign.
-fn restore(plan: &mut Plan, row: &mut Vec<Authority>, remembered: &[Authority], now: Duration, rules: &Rules) {
+fn restore(
+    plan: &mut Plan,
+    row: &mut Vec<Authority>,
+    remembered: &[Authority],
+    now: Duration,
+    rules: &Rules,
+) {
     let missing = |authority: &&Authority| {
         let stored = row.iter().find(|stored| stored.number == authority.number);
         now < authority.not_after && stored.is_none_or(|stored| !stored.has_key && authority.has_key)

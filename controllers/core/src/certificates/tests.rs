@@ -172,7 +172,10 @@ fn a_leaf_ends_with_its_authority() {
     assert!(early.renew_at < early.not_after && early.not_before < NOW);
     let late = leaf(&authority, authority.not_after - DAY, &RULES);
     assert_eq!(late.not_after, authority.not_after);
-    assert_eq!(leaf(&authority, authority.not_after + DAY, &RULES).not_after, authority.not_after);
+    assert_eq!(
+        leaf(&authority, authority.not_after + DAY, &RULES).not_after,
+        authority.not_after
+    );
 }
 
 #[test]

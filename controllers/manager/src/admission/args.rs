@@ -116,12 +116,7 @@ pub struct AdmissionArgs {
     pub admission_failure_policy: FailurePolicy,
 
     /// What is answered when nobody can say which values to give. Default: admit with Ignore, refuse with Fail
-    #[arg(
-        long,
-        env = "BERTH_ADMISSION_UNAVAILABLE",
-        value_name = "POLICY",
-        value_enum
-    )]
+    #[arg(long, env = "BERTH_ADMISSION_UNAVAILABLE", value_name = "POLICY", value_enum)]
     pub admission_unavailable: Option<UnavailablePolicy>,
 
     /// Seconds that API servers wait for an answer
@@ -261,12 +256,22 @@ mod tests {
         assert_eq!(names(&["--admission-service=a"]).dns, ["a.berth-system.svc"]);
         let v6 = names(&["--admission-url=https://[fd00::1]:8443/"]);
         assert_eq!(v6.addresses, ["fd00::1".parse::<IpAddr>().unwrap()]);
-        assert_eq!(names(&["--admission-url=https://berth.example:8443"]).dns, ["berth.example"]);
+        assert_eq!(
+            names(&["--admission-url=https://berth.example:8443"]).dns,
+            ["berth.example"]
+        );
     }
 
     #[test]
     fn a_url_that_api_servers_do_not_call_is_refused_with_the_flag_named() {
-        for url in ["http://a", "a:8443", "", "https://a?x=1", "https://u@a", "https://"] {
+        for url in [
+            "http://a",
+            "a:8443",
+            "",
+            "https://a?x=1",
+            "https://u@a",
+            "https://",
+        ] {
             let args = parse(&[&format!("--admission-url={url}")]).unwrap();
             let error = args.target("berth-system").unwrap_err().to_string();
             assert!(error.contains("--admission-url"), "{error}");

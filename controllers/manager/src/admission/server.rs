@@ -149,9 +149,10 @@ async fn read(body: Incoming, deadline: Instant) -> Result<Bytes, Answer> {
     let whole = Limited::new(body, LONGEST_BODY).collect();
     match tokio::time::timeout_at(deadline, whole).await {
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Answer::text(413, format!("the body is longer than {LONGEST_BODY} bytes\n")))
-        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Answer::text(
+            413,
+            format!("the body is longer than {LONGEST_BODY} bytes\n"),
+        )),
         Ok(Err(error)) => Err(Answer::text(400, format!("the body can't be read: {error}\n"))),
         Err(_) => Err(Answer::text(408, "the body did not arrive in time\n")),
     }

@@ -110,7 +110,13 @@ impl<C: Chooser> Webhook<C> {
         let Some(cluster) = self.shared.chooser.cluster() else {
             // Its exemptions hold before anything is known of the cluster.
             let name = service.metadata.name.as_deref().unwrap_or_default();
-            if self.shared.settings.exemptions.of(&review.namespace, name).is_some() {
+            if self
+                .shared
+                .settings
+                .exemptions
+                .of(&review.namespace, name)
+                .is_some()
+            {
                 return (Outcome::Exempt, Answer::allow());
             }
             return self.unavailable(Unavailable {
@@ -181,7 +187,8 @@ impl<C: Chooser> Webhook<C> {
         tracing::warn!(reason, message, "a Service is not served");
         match self.shared.settings.unavailable {
             UnavailablePolicy::Admit => {
-                let warning = format!("berth: values may be outside their pool, the API server picks them ({reason})");
+                let warning =
+                    format!("berth: values may be outside their pool, the API server picks them ({reason})");
                 (Outcome::AdmittedUnserved, Answer::allow().with_warning(&warning))
             }
             UnavailablePolicy::Refuse => {

@@ -110,11 +110,18 @@ impl World {
             let (leaf, authority) = replica.leaf.unwrap();
             let trusted = self.bundle.contains(&authority);
             assert!(trusted, "{:?} does not verify {replica:?}", self.bundle);
-            assert!(leaf.not_before <= self.now && self.now < leaf.not_after, "{replica:?}");
+            assert!(
+                leaf.not_before <= self.now && self.now < leaf.not_after,
+                "{replica:?}"
+            );
             assert!(authority.not_before <= self.now && self.now < authority.not_after);
             // And by each other, once a leaf is renewed: what a replica read is what it trusts others by.
             let peers = self.replicas.iter().all(|peer| peer.row.contains(&authority));
-            assert!(peers, "a replica does not trust {authority:?}: {:?}", self.replicas);
+            assert!(
+                peers,
+                "a replica does not trust {authority:?}: {:?}",
+                self.replicas
+            );
         }
     }
 }

@@ -96,7 +96,10 @@ impl Held {
     /// What signs with it.
     pub(crate) fn issuer(&self) -> Result<Issuer<'static, KeyPair>, CertificateError> {
         let key = self.key_pem.as_deref().ok_or(CertificateError::NoSigner)?;
-        Ok(Issuer::from_ca_cert_der(&self.certificate, KeyPair::from_pem(key)?)?)
+        Ok(Issuer::from_ca_cert_der(
+            &self.certificate,
+            KeyPair::from_pem(key)?,
+        )?)
     }
 }
 

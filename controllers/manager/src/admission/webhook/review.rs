@@ -212,7 +212,8 @@ impl Answer {
 
     /// The same, with something to be shown to the user, cut to what may be shown.
     pub(super) fn with_warning(mut self, warning: &str) -> Self {
-        self.warnings.push(warning.chars().take(LONGEST_WARNING).collect());
+        self.warnings
+            .push(warning.chars().take(LONGEST_WARNING).collect());
         self
     }
 
