@@ -188,3 +188,16 @@ impl Keeper {
 fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
+
+/// Credentials of an authority that nobody else knows.
+#[cfg(test)]
+pub(crate) fn self_made(names: &Names, rules: &Rules) -> Result<Credentials, CertificateError> {
+    let mut document = Document::default();
+    let new = berth_controllers_core::certificates::plan(None, &[], now(), rules).new;
+    document.add(document::Held::make(&new.ok_or(CertificateError::NoSigner)?)?);
+    let row = document.row();
+    let signer = signer(&row, now(), rules).ok_or(CertificateError::NoSigner)?;
+    let held = document.get(signer.number).ok_or(CertificateError::NoSigner)?;
+    let leaf = leaf(&signer, now(), rules);
+    Credentials::make(held, leaf, names, document.certificates(), document.bundle())
+}

@@ -23,6 +23,9 @@ use super::chooser::Chooser;
 use super::registration::PATH;
 use super::webhook::Webhook;
 
+#[cfg(test)]
+mod tests;
+
 /// An object of the most that etcd takes (1.5 MiB) twice, and half as much again for JSON's own spelling of it.
 const LONGEST_BODY: usize = 5 * 1024 * 1024;
 /// A client that does not end its handshake is cut off.
