@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use berth_controllers_core::admission::{Chosen, ClusterFamilies};
 use berth_controllers_manager::admission::{Ask, Choice, Chooser, Refusal, RefusalKind, Unavailable};
@@ -62,6 +63,12 @@ impl Chooser for Values {
                 kind: RefusalKind::Forbidden,
                 message: REFUSAL.to_owned(),
                 field: Some("spec.clusterIP".to_owned()),
+            }),
+            Some("later") => Choice::Refused(Refusal {
+                reason: "PoolExhausted",
+                kind: RefusalKind::Exhausted(Duration::from_secs(7)),
+                message: REFUSAL.to_owned(),
+                field: None,
             }),
             Some("unavailable") => Choice::Unavailable(Unavailable {
                 reason: "NoHolder",

@@ -22,11 +22,12 @@ use berth_e2e::controlplane::{Binaries, ControlPlane, ControlPlaneConfig};
 use berth_e2e::stage;
 use berth_testkit::wait::eventually;
 use berth_testkit::{in_sandbox_async, sandbox};
+use http::{HeaderMap, Request};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use kube::Client;
-use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use replica::Replica;
 use serde_json::json;
 
@@ -43,18 +44,25 @@ async fn control_plane(folder: &Path) -> Result<ControlPlane> {
         ..ControlPlaneConfig::loopback(Path::new(sandbox::SCRATCH).join("admission-server"))
     };
     let control_plane = ControlPlane::start(config).await?;
-    let namespaces: Api<Namespace> = Api::all(control_plane.client());
-    for name in [OWN, TEAM] {
-        let namespace = Namespace {
-            metadata: ObjectMeta {
-                name: Some(name.to_owned()),
-                ..ObjectMeta::default()
-            },
-            ..Namespace::default()
-        };
-        namespaces.create(&PostParams::default(), &namespace).await?;
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/base");
+    for file in ["namespace.yaml", "controllers-rbac.yaml"] {
+        control_plane.apply(&base.join(file)).await?;
     }
+    control_plane.settle_rbac().await?;
+    let team = json!({"metadata": {"name": TEAM}});
+    let namespaces: Api<Namespace> = Api::all(control_plane.client());
+    namespaces
+        .create(&PostParams::default(), &serde_json::from_value(team)?)
+        .await?;
     Ok(control_plane)
+}
+
+/// With the rights that the manifests give to the controllers, and no others.
+async fn as_shipped(control_plane: &ControlPlane) -> Result<Client> {
+    let kubeconfig = control_plane
+        .service_account_kubeconfig(OWN, "berth-controllers")
+        .await?;
+    Ok(control_plane.client_for(&kubeconfig).await?)
 }
 
 /// A Service with one port.
@@ -104,11 +112,12 @@ fn services_get_values_through_the_webhook_and_what_breaks_it_is_put_right() {
         let folder = stage::folder("admission-server")?;
         let control_plane = control_plane(&folder).await?;
         let client = control_plane.client();
-        let replicas = three_at_once_make_one_secret(&client).await?;
+        let replicas = three_at_once_make_one_secret(&control_plane).await?;
         let first = &replicas[0];
-        first.register(&client, FailurePolicy::Ignore);
+        first.register(FailurePolicy::Ignore);
         served(&client, first).await?;
         values_and_refusals_arrive(&control_plane, first).await?;
+        clients_are_told_what_to_do(&client).await?;
         what_is_exempt_never_arrives(&control_plane, first).await?;
         the_registration_is_put_right(&client, first).await?;
         a_garbage_secret_is_put_right(&client, &replicas).await?;
@@ -128,15 +137,16 @@ fn a_rotation_while_services_are_made_fails_none_of_them() {
     in_sandbox_async!(async {
         let folder = stage::folder("admission-rotation")?;
         let control_plane = control_plane(&folder).await?;
-        rotation::run(&control_plane.client()).await
+        rotation::run(&control_plane.client(), &as_shipped(&control_plane).await?).await
     });
 }
 
-async fn three_at_once_make_one_secret(client: &Client) -> Result<Vec<Replica>> {
-    let start = || Replica::start(client, OWN, Rules::DEFAULT);
+async fn three_at_once_make_one_secret(control_plane: &ControlPlane) -> Result<Vec<Replica>> {
+    let berth = as_shipped(control_plane).await?;
+    let start = || Replica::start(&berth, OWN, Rules::DEFAULT);
     let replicas = tokio::try_join!(start(), start(), start())?;
     let replicas = vec![replicas.0, replicas.1, replicas.2];
-    let stored = secret(client).await?;
+    let stored = secret(&control_plane.client()).await?;
     let data = stored.data.clone().unwrap_or_default();
     let entries: Vec<&str> = data.keys().map(String::as_str).collect();
     let expected = [
@@ -198,16 +208,6 @@ async fn values_and_refusals_arrive(control_plane: &ControlPlane, replica: &Repl
     }
     ensure!(services.get_opt("never").await?.is_none());
 
-    // Nobody can say: under Ignore the API server goes on by itself.
-    let unserved = services
-        .create(
-            &PostParams::default(),
-            &service("unserved", &[("test", "unavailable")]),
-        )
-        .await?;
-    let got = address(&unserved);
-    ensure!(!got.is_empty() && !chooser::is_ours(&got), "{got}");
-
     // What is not the spec is not asked about at all.
     let before = replica.requests();
     let labels = json!({"metadata": {"labels": {"a": "b"}}});
@@ -221,6 +221,33 @@ async fn values_and_refusals_arrive(control_plane: &ControlPlane, replica: &Repl
     ensure!(address(&kept) == address(&made), "{}", address(&kept));
     ensure!(replica.requests() > before, "a change of the spec did not arrive");
     Ok(())
+}
+
+/// What the API server makes of warnings and of a time to wait, which clients see as headers.
+async fn clients_are_told_what_to_do(client: &Client) -> Result<()> {
+    // Nobody can say: the API server goes on by itself, and the user is warned.
+    let (status, headers) = post(client, &service("unserved", &[("test", "unavailable")])).await?;
+    let warning = headers.get("warning").context("no warning")?.to_str()?;
+    ensure!(
+        status == 201 && warning.contains("NoHolder"),
+        "{status} {warning}"
+    );
+    let services: Api<Service> = Api::namespaced(client.clone(), TEAM);
+    let got = address(&services.get("unserved").await?);
+    ensure!(!got.is_empty() && !chooser::is_ours(&got), "{got}");
+    // Nothing is left for now: client-go waits that long and tries again.
+    let (status, headers) = post(client, &service("later", &[("test", "later")])).await?;
+    let after = headers.get("retry-after").context("no Retry-After")?.to_str()?;
+    ensure!((status, after) == (429, "7"), "{status} {after}");
+    Ok(())
+}
+
+async fn post(client: &Client, service: &Service) -> Result<(u16, HeaderMap)> {
+    let request = Request::post(format!("/api/v1/namespaces/{TEAM}/services"))
+        .header("content-type", "application/json")
+        .body(serde_json::to_vec(service)?.into())?;
+    let response = client.send(request).await?;
+    Ok((response.status().as_u16(), response.headers().clone()))
 }
 
 async fn what_is_exempt_never_arrives(control_plane: &ControlPlane, replica: &Replica) -> Result<()> {

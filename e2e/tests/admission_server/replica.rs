@@ -29,6 +29,7 @@ pub(crate) struct Replica {
     values: Arc<Values>,
     metrics: Metrics,
     stop: CancellationToken,
+    client: Client,
     own_namespace: String,
     _guard: DropGuard,
 }
@@ -66,6 +67,7 @@ impl Replica {
             credentials,
             values,
             metrics,
+            client: client.clone(),
             own_namespace: namespace.to_owned(),
             _guard: stop.clone().drop_guard(),
             stop,
@@ -73,14 +75,14 @@ impl Replica {
     }
 
     /// Registers this replica, and keeps that.
-    pub(crate) fn register(&self, client: &Client, failure_policy: FailurePolicy) {
+    pub(crate) fn register(&self, failure_policy: FailurePolicy) {
         let registration = Registration {
             target: Target::Url(format!("https://{}{PATH}", self.address)),
             failure_policy,
             timeout_seconds: 5,
             exempt_namespaces: [self.own_namespace.clone()].into(),
         };
-        let registrar = Registrar::new(client.clone(), registration, self.credentials.clone());
+        let registrar = Registrar::new(self.client.clone(), registration, self.credentials.clone());
         tokio::spawn(registrar.run(ready(()), self.stop.clone()));
     }
 

@@ -41,18 +41,19 @@ const CLIENTS: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The rotation, from its begin to the end of the old authority.
-pub(crate) async fn run(client: &Client) -> Result<()> {
-    let before = Replica::start(client, OWN, BEFORE).await?;
+/// `berth` is what replicas speak with.
+pub(crate) async fn run(client: &Client, berth: &Client) -> Result<()> {
+    let before = Replica::start(berth, OWN, BEFORE).await?;
     let old = before.bundle();
     drop(before);
 
-    let first = Replica::start(client, OWN, QUICK).await?;
-    let second = Replica::start(client, OWN, QUICK).await?;
+    let first = Replica::start(berth, OWN, QUICK).await?;
+    let second = Replica::start(berth, OWN, QUICK).await?;
     ensure!(
         first.bundle().starts_with(&old),
         "the first authority is gone at once"
     );
-    first.register(client, FailurePolicy::Fail);
+    first.register(FailurePolicy::Fail);
     served(client, &first).await?;
 
     let stop = CancellationToken::new();

@@ -61,66 +61,42 @@ fn what_is_written_is_read_again() {
     }
 }
 
+/// An entry, what is put in its place, the fault, and which authorities are left with or without their key.
+type Garbage = (
+    &'static str,
+    Option<&'static str>,
+    &'static str,
+    &'static [(u32, bool)],
+);
+
+const ALL: &[(u32, bool)] = &[(1, true), (2, true)];
+const SECOND: &[(u32, bool)] = &[(2, true)];
+const KEYLESS: &[(u32, bool)] = &[(1, false), (2, true)];
+/// In place of this text, the key of another authority.
+const ANOTHER: &str = "another";
+
+const GARBAGE: &[Garbage] = &[
+    ("authority-1.crt", Some("x"), "CertificateMalformed", SECOND),
+    ("authority-1.crt", None, "CertificateMissing", SECOND),
+    ("authority-1.key", Some("x"), "KeyMalformed", KEYLESS),
+    ("authority-1.key", Some(ANOTHER), "KeyOfAnother", KEYLESS),
+    ("authority-1.signs-from", Some("-1"), "SignsFromMalformed", ALL),
+    ("authority-1.signs-from", Some("NaN"), "SignsFromMalformed", ALL),
+    ("authority-01.crt", Some("x"), "UnknownEntry", ALL),
+    ("authority-x", Some("x"), "UnknownEntry", ALL),
+    ("ca.crt", Some("x"), "BundleDiffers", ALL),
+];
+
 #[test]
 fn each_kind_of_garbage_is_told_and_what_is_good_beside_it_is_kept() {
     let good = data(&document(&[1, 2]));
-    let other = data(&document(&[1]));
-    let text = |text: &str| ByteString(text.as_bytes().to_vec());
-    for (entry, value, fault, left) in [
-        (
-            "authority-1.crt",
-            Some(text("garbage")),
-            "CertificateMalformed",
-            vec![(2, true)],
-        ),
-        ("authority-1.crt", None, "CertificateMissing", vec![(2, true)]),
-        (
-            "authority-1.key",
-            Some(text("garbage")),
-            "KeyMalformed",
-            vec![(1, false), (2, true)],
-        ),
-        (
-            "authority-1.key",
-            Some(other["authority-1.key"].clone()),
-            "KeyOfAnother",
-            vec![(1, false), (2, true)],
-        ),
-        (
-            "authority-1.signs-from",
-            Some(text("-1")),
-            "SignsFromMalformed",
-            vec![(1, true), (2, true)],
-        ),
-        (
-            "authority-1.signs-from",
-            Some(text("NaN")),
-            "SignsFromMalformed",
-            vec![(1, true), (2, true)],
-        ),
-        (
-            "authority-01.crt",
-            Some(text("x")),
-            "UnknownEntry",
-            vec![(1, true), (2, true)],
-        ),
-        (
-            "authority-x",
-            Some(text("x")),
-            "UnknownEntry",
-            vec![(1, true), (2, true)],
-        ),
-        (
-            "ca.crt",
-            Some(text("x")),
-            "BundleDiffers",
-            vec![(1, true), (2, true)],
-        ),
-    ] {
+    let another = data(&document(&[1]));
+    for (entry, value, fault, left) in GARBAGE {
         let mut broken = good.clone();
-        match value {
-            Some(value) => broken.insert(entry.to_owned(), value),
-            None => broken.remove(entry),
+        match *value {
+            Some(ANOTHER) => broken.insert((*entry).to_owned(), another[*entry].clone()),
+            Some(text) => broken.insert((*entry).to_owned(), ByteString(text.as_bytes().to_vec())),
+            None => broken.remove(*entry),
         };
         let (read, stored) = Document::read(&broken, &RULES);
         assert!(
@@ -129,7 +105,7 @@ fn each_kind_of_garbage_is_told_and_what_is_good_beside_it_is_kept() {
             stored.faults
         );
         let row: Vec<(u32, bool)> = read.row().iter().map(|a| (a.number, a.has_key)).collect();
-        assert_eq!(row, left, "{entry} {fault}");
+        assert_eq!(row, *left, "{entry} {fault}");
         // What is written then is without fault, so that it is not written again and again.
         read.write(&mut broken);
         assert_eq!(faults(&Document::read(&broken, &RULES).1), [], "{entry} {fault}");
