@@ -138,6 +138,22 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn what_is_left_of_a_secret_with_one_wrong_byte_can_be_used(entry in 0_usize..4, place in 0_usize..900, byte in any::<u8>()) {
+        let mut broken = data(&document(&[1]));
+        let value = broken.values_mut().nth(entry).unwrap();
+        let length = value.0.len();
+        value.0[place % length] = byte;
+        let (read, _) = Document::read(&broken, &RULES);
+        for authority in read.row().iter().filter(|authority| authority.has_key) {
+            credentials(&read, authority.number);
+        }
+        read.write(&mut broken);
+        prop_assert_eq!(Document::read(&broken, &RULES).1.faults, vec![]);
+    }
+}
+
 fn credentials(document: &Document, number: u32) -> Credentials {
     let held = document.get(number).unwrap();
     let row = document.row();
