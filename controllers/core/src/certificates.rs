@@ -208,23 +208,28 @@ fn drop_old(plan: &mut Plan, row: &mut Vec<Authority>, now: Duration, rules: &Ru
     });
 }
 
-/// When an authority may be dropped: when the leaves of it have expired because a younger one signs.
+/// When an authority may be dropped: when the leaves of it have expired because a younger one signs, which lasts longer.
 fn gone_at(authority: &Authority, row: &[Authority], rules: &Rules) -> Option<Duration> {
     row.iter()
-        .filter(|other| other.has_key && other.age() > authority.age())
-        .map(|successor| successor.signs_from + rules.leaf_life + rules.skew * 2)
+        .filter(|other| {
+            other.has_key && other.age() > authority.age() && other.not_after >= authority.not_after
+        })
+        .map(|successor| {
+            let overlap = rules.leaf_life + rules.skew * 2;
+            successor.signs_from.saturating_add(overlap)
+        })
         .min()
 }
 
 /// The authority that has to be made now.
 fn new(row: &[Authority], now: Duration, rules: &Rules) -> Option<New> {
+    let lasts =
+        |authority: &Authority| authority.can_sign(now, rules) && now < rules.renewal_of(authority.not_after);
     let signs_from = if signer(row, now, rules).is_none() {
         now
+    } else if row.iter().any(lasts) {
+        return None;
     } else {
-        let youngest = youngest(row)?;
-        if now < rules.renewal_of(youngest.not_after) {
-            return None;
-        }
         now + rules.publication
     };
     Some(New {
@@ -233,12 +238,6 @@ fn new(row: &[Authority], now: Duration, rules: &Rules) -> Option<New> {
         not_after: now + rules.authority_life,
         signs_from,
     })
-}
-
-fn youngest(row: &[Authority]) -> Option<&Authority> {
-    row.iter()
-        .filter(|authority| authority.has_key)
-        .max_by_key(|authority| authority.age())
 }
 
 /// The next number, so that the names in the Secret tell their order; any that is free where there is no next.
@@ -250,11 +249,12 @@ fn unused_number(row: &[Authority]) -> u32 {
 }
 
 fn again(row: &[Authority], now: Duration, rules: &Rules) -> Option<Duration> {
-    let renewal = youngest(row).map(|authority| rules.renewal_of(authority.not_after));
+    let renewals = row.iter().filter(|authority| authority.has_key);
+    let renewals = renewals.map(|authority| rules.renewal_of(authority.not_after));
     let dropped = row.iter().filter_map(|authority| gone_at(authority, row, rules));
     let ends = row.iter().map(|authority| authority.not_after);
     let begins = row.iter().map(|authority| authority.signs_from);
-    let all = renewal.into_iter().chain(dropped).chain(ends).chain(begins);
+    let all = renewals.chain(dropped).chain(ends).chain(begins);
     all.filter(|at| *at > now).min()
 }
 

@@ -2,6 +2,8 @@
 
 mod world;
 
+use proptest::prelude::*;
+
 use super::*;
 
 const RULES: Rules = Rules::DEFAULT;
@@ -165,6 +167,18 @@ fn an_authority_of_the_future_signs_nothing_and_any_number_can_be_had() {
 }
 
 #[test]
+fn one_that_would_sign_only_after_its_end_is_replaced_once_and_not_at_every_look() {
+    let strange = Authority {
+        not_after: NOW + DAY,
+        signs_from: NOW + DAY * 2,
+        ..first()
+    };
+    let young = made(plan(Some(&stored(&[strange])), &[], NOW, &RULES).new.unwrap());
+    let again = plan(Some(&stored(&[strange, young])), &[], NOW, &RULES);
+    assert!(again.is_empty(), "{again:?}");
+}
+
+#[test]
 fn a_leaf_ends_with_its_authority() {
     let authority = first();
     let early = leaf(&authority, NOW, &RULES);
@@ -182,4 +196,57 @@ fn a_leaf_ends_with_its_authority() {
 fn every_fault_has_a_text_of_its_own() {
     let texts: BTreeSet<&str> = Fault::ALL.iter().map(|fault| fault.as_str()).collect();
     assert_eq!(texts.len(), Fault::ALL.len());
+}
+
+/// Times around now and anywhere else.
+fn any_time() -> impl Strategy<Value = Duration> {
+    let near = (0_u64..1_000).prop_map(|days| NOW - DAY * 500 + DAY * u32::try_from(days).unwrap());
+    prop_oneof![4 => near, 1 => any::<u64>().prop_map(Duration::from_secs), 1 => Just(Duration::MAX)]
+}
+
+fn any_authority() -> impl Strategy<Value = Authority> {
+    let number = prop_oneof![3 => 0_u32..5, 1 => Just(u32::MAX)];
+    (number, any_time(), any_time(), any_time(), any::<bool>()).prop_map(
+        |(number, not_before, not_after, signs_from, has_key)| Authority {
+            number,
+            not_before,
+            not_after,
+            signs_from,
+            has_key,
+        },
+    )
+}
+
+fn any_row() -> impl Strategy<Value = Vec<Authority>> {
+    proptest::collection::btree_map(0_u32..1_000, any_authority(), 0..4).prop_map(|row| {
+        let mut seen = BTreeSet::new();
+        let mut row: Vec<Authority> = row.into_values().collect();
+        row.retain(|authority| seen.insert(authority.number));
+        row
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_stored_something_signs_after_one_plan_and_the_next_is_empty(
+        row in any_row(),
+        remembered in any_row(),
+        faulty in any::<bool>(),
+    ) {
+        let mut found = stored(&row);
+        if faulty {
+            found.faults.push(("ca.crt".to_owned(), Fault::BundleDiffers));
+        }
+        let first = plan(Some(&found), &remembered, NOW, &RULES);
+        let mut after: Vec<Authority> = row.iter().filter(|a| first.keep.contains(&a.number)).copied().collect();
+        after.extend(remembered.iter().filter(|a| first.restore.contains(&a.number)));
+        after.extend(first.new.map(made));
+        let numbers: BTreeSet<u32> = after.iter().map(|authority| authority.number).collect();
+        prop_assert_eq!(numbers.len(), after.len(), "two of one number");
+        let signs = signer(&after, NOW, &RULES);
+        prop_assert!(signs.is_some_and(|by| by.not_before <= NOW + RULES.skew && NOW < by.not_after));
+        let second = plan(Some(&stored(&after)), &remembered, NOW, &RULES);
+        prop_assert!(second.is_empty(), "{:?} after {:?}", second, first);
+        prop_assert!(second.again.is_none_or(|at| at > NOW));
+    }
 }

@@ -218,7 +218,8 @@ fn read_one(
     });
     authority.has_key = key_pem.is_some();
     let seconds = text(Part::SignsFrom).and_then(|text| text.trim().parse().ok());
-    authority.signs_from = match seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+    let signs_from = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    authority.signs_from = match signs_from.filter(|at| *at <= authority.not_after) {
         Some(at) => at,
         None => {
             fault(Part::SignsFrom, Fault::SignsFromMalformed);

@@ -82,6 +82,12 @@ const GARBAGE: &[Garbage] = &[
     ("authority-1.key", Some(ANOTHER), "KeyOfAnother", KEYLESS),
     ("authority-1.signs-from", Some("-1"), "SignsFromMalformed", ALL),
     ("authority-1.signs-from", Some("NaN"), "SignsFromMalformed", ALL),
+    (
+        "authority-1.signs-from",
+        Some("1.8446744073709550e19"),
+        "SignsFromMalformed",
+        ALL,
+    ),
     ("authority-01.crt", Some("x"), "UnknownEntry", ALL),
     ("authority-x", Some("x"), "UnknownEntry", ALL),
     ("ca.crt", Some("x"), "BundleDiffers", ALL),
