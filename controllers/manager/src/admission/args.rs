@@ -78,7 +78,7 @@ pub enum AdmissionArgsError {
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Admission webhook")]
 pub struct AdmissionArgs {
-    /// Address on which admission reviews are answered, by HTTPS; [::] or 0.0.0.0 means all of both families
+    /// Address on which admission reviews are answered, by HTTPS; 0.0.0.0 means every address of both families
     #[arg(
         long,
         env = "BERTH_ADMISSION_ADDRESS",
