@@ -20,6 +20,7 @@ mod pods;
 mod service;
 
 pub mod admission;
+pub mod certificates;
 pub mod endpoints;
 pub mod figures;
 pub mod holder;

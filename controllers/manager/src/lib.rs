@@ -12,6 +12,7 @@
 //!  a controller's workers start once all of its kinds are listed and the Lease is ours
 //! ```
 
+pub mod admission;
 mod args;
 mod cache;
 mod context;
