@@ -11,6 +11,7 @@ enum Step {
     Any(u8, Option<u8>, Option<u8>),
     This(u8, u8, Option<u8>),
     Adopt(u8, u8),
+    AdoptHold(u8, u8, u8),
     Release(u8, u8),
     Withdraw(u8, u8),
     Lapse,
@@ -23,6 +24,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0u8..8, prop::option::of(0u8..4), until()).prop_map(|(o, p, u)| Step::Any(o, p, u)),
         2 => (0u8..40, 0u8..8, until()).prop_map(|(a, o, u)| Step::This(a, o, u)),
         1 => (0u8..40, 0u8..8).prop_map(|(a, o)| Step::Adopt(a, o)),
+        1 => (0u8..40, 0u8..8, 1u8..20).prop_map(|(a, o, u)| Step::AdoptHold(a, o, u)),
         3 => (0u8..40, 0u8..8).prop_map(|(a, o)| Step::Release(a, o)),
         1 => (0u8..40, 0u8..8).prop_map(|(a, o)| Step::Withdraw(a, o)),
         1 => Just(Step::Lapse),
@@ -150,6 +152,17 @@ fn take(pools: &mut Pools, held: &mut Held, step: Step, now: Duration) {
             assert_eq!(result.is_err(), taken);
             if !taken {
                 held.0.insert(address(a), (service(o), None));
+            }
+        }
+        Step::AdoptHold(a, o, u) => {
+            let until = now + Duration::from_secs(u.into());
+            let kept = pools.adopt_hold(address(a), &service(o), until);
+            assert_eq!(
+                kept,
+                held.holder(address(a)).is_none() && pools.pool_of(address(a)).is_some()
+            );
+            if kept {
+                held.give(address(a), &service(o), Some(until));
             }
         }
         Step::Release(a, o) => {
