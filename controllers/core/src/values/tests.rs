@@ -2,6 +2,8 @@
 //! The book, by behaviour, and beside a naive one.
 
 mod cases;
+mod history;
+mod naive;
 mod replica;
 
 use std::collections::BTreeSet;
