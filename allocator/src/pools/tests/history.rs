@@ -124,6 +124,16 @@ fn any_of(
     }
 }
 
+/// A hold that was given already, whatever stands against it.
+fn adopt_hold(pools: &mut Pools, held: &mut Held, (a, o): (u8, u8), until: Duration) {
+    let kept = pools.adopt_hold(address(a), &service(o), until);
+    let is_free = held.holder(address(a)).is_none();
+    assert_eq!(kept, is_free && pools.pool_of(address(a)).is_some());
+    if kept {
+        held.give(address(a), &service(o), Some(until));
+    }
+}
+
 fn take(pools: &mut Pools, held: &mut Held, step: Step, now: Duration) {
     let later = |until: Option<u8>| until.map(|seconds| now + Duration::from_secs(seconds.into()));
     match step {
@@ -154,17 +164,7 @@ fn take(pools: &mut Pools, held: &mut Held, step: Step, now: Duration) {
                 held.0.insert(address(a), (service(o), None));
             }
         }
-        Step::AdoptHold(a, o, u) => {
-            let until = now + Duration::from_secs(u.into());
-            let kept = pools.adopt_hold(address(a), &service(o), until);
-            assert_eq!(
-                kept,
-                held.holder(address(a)).is_none() && pools.pool_of(address(a)).is_some()
-            );
-            if kept {
-                held.give(address(a), &service(o), Some(until));
-            }
-        }
+        Step::AdoptHold(a, o, u) => adopt_hold(pools, held, (a, o), now + Duration::from_secs(u.into())),
         Step::Release(a, o) => {
             let was_held = held.holder(address(a)) == Some(&service(o));
             assert_eq!(pools.release(address(a), &service(o), now), was_held);

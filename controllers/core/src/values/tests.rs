@@ -3,8 +3,11 @@
 
 mod cases;
 mod history;
+mod limits;
 mod naive;
+mod naive_pool;
 mod replica;
+mod world;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -148,10 +151,12 @@ pub(super) fn given(values: &mut Values, number: u64, wish: &Wish, second: u64) 
     }
 }
 
-pub(super) fn items(grant: &Grant) -> BTreeSet<Item> {
-    grant.items()
-}
-
-pub(super) fn slot_of(index: usize) -> Slot {
-    Slot::NodePort(index)
+/// For namespace a.
+pub(super) fn pool_of_two() -> AddressPool {
+    mk_addresses(
+        "team-a",
+        0,
+        &json!({"addresses": ["10.0.0.4-10.0.0.5"], "strategy": "LowestFirst",
+        "selector": {"namespaces": ["a"]}}),
+    )
 }

@@ -51,8 +51,13 @@ impl Values {
         if pool.spec.r#use != PoolUse::ClusterIp {
             return self.remove_address_pool(&name);
         }
-        self.address_pools.insert(name, pool.clone());
-        self.redefine();
+        let before = self.address_pools.insert(name, pool.clone());
+        let is_same = |before: &AddressPool| {
+            before.spec == pool.spec && created(&before.metadata) == created(&pool.metadata)
+        };
+        if !before.as_ref().is_some_and(is_same) {
+            self.redefine();
+        }
     }
 
     /// It is gone. Whoever has an address of it keeps it.
@@ -65,8 +70,13 @@ impl Values {
     /// A pool of node ports.
     pub fn apply_port_pool(&mut self, pool: &NodePortPool) {
         let name = pool.metadata.name.clone().unwrap_or_default();
-        self.port_pools.insert(name, pool.clone());
-        self.redefine();
+        let before = self.port_pools.insert(name, pool.clone());
+        let is_same = |before: &NodePortPool| {
+            before.spec == pool.spec && created(&before.metadata) == created(&pool.metadata)
+        };
+        if !before.as_ref().is_some_and(is_same) {
+            self.redefine();
+        }
     }
 
     /// It is gone. Whoever has a port of it keeps it.

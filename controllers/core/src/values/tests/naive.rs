@@ -1,62 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The naive book: plain lists, all of them looked at for every answer.
 
+use super::naive_pool::NaivePool;
 use super::*;
 use crate::pools::Supply;
-
-/// A pool of either kind in namespaces `a` and `b`.
-#[derive(Clone, Debug)]
-pub(super) struct NaivePool {
-    pub(super) name: String,
-    pub(super) supply: Supply,
-    pub(super) created: i64,
-    pub(super) priority: i64,
-    pub(super) namespaces: Vec<&'static str>,
-    pub(super) items: BTreeSet<Item>,
-    pub(super) excluded: BTreeSet<Item>,
-    pub(super) draining: bool,
-    pub(super) quota: Option<u64>,
-    pub(super) reserved: Option<(Item, ServiceKey)>,
-}
-
-impl NaivePool {
-    pub(super) fn spec(&self) -> Json {
-        let texts = |items: &BTreeSet<Item>| items.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let reservations = self.reserved.iter().map(|(item, key)| match item {
-            Item::Address(address) => {
-                json!({"address": address, "namespace": key.namespace(), "name": key.name()})
-            }
-            Item::Port(port) => json!({"port": port, "namespace": key.namespace(), "name": key.name()}),
-        });
-        let field = match self.supply {
-            Supply::NodePort => "ports",
-            Supply::ClusterIp | Supply::LoadBalancer => "addresses",
-        };
-        let mut spec = json!({"exclude": texts(&self.excluded), "priority": self.priority, "draining": self.draining,
-            "reservations": reservations.collect::<Vec<_>>()});
-        spec[field] = json!(texts(&self.items));
-        if let Some(limit) = self.quota {
-            spec["quota"] = json!({"perNamespace": limit});
-        }
-        if !self.namespaces.is_empty() {
-            spec["selector"] = json!({"namespaces": self.namespaces});
-        }
-        spec
-    }
-
-    fn is_well_formed(&self) -> bool {
-        let usable: BTreeSet<&Item> = self.items.difference(&self.excluded).collect();
-        let kept = self
-            .reserved
-            .as_ref()
-            .is_none_or(|(item, _)| usable.contains(item));
-        !usable.is_empty() && kept
-    }
-
-    fn selects(&self, namespace: &str) -> bool {
-        self.namespaces.is_empty() || self.namespaces.contains(&namespace)
-    }
-}
 
 #[derive(Clone, Debug)]
 pub(super) struct NaiveHold {
@@ -277,69 +224,24 @@ impl Naive {
     }
 
     fn unwished(&self, question: &Question<'_>, slot: Slot, supply: Supply) -> Verdict {
-        let key = question.wish.key();
-        let taken = question.taken();
-        let mut giving: Vec<&NaivePool> = self
-            .pools
-            .iter()
-            .filter(|pool| pool.supply == supply && self.gives(pool))
-            .collect();
-        giving.sort_by_key(|pool| (-pool.priority, pool.created, pool.name.clone()));
-        let own = |item: Item| {
-            let owner = self.owned(item, question).map(|(owner, _)| owner);
-            (owner == Some(question.holder()), owner.is_none())
-        };
-        for pool in &giving {
-            let kept = pool.reserved.as_ref().filter(|(_, of)| Some(of) == key.as_ref());
-            let Some((item, _)) =
-                kept.filter(|(item, _)| !taken.contains(item) && self.usable.contains(item))
-            else {
-                continue;
-            };
-            match own(*item) {
-                (true, _) => return Verdict::Given([*item].into()),
-                (false, true) if !self.has_quota_left(pool, question) => {
-                    return Verdict::Refused(Reason::QuotaReached);
-                }
-                (false, true) => return Verdict::Given([*item].into()),
-                (false, false) => {}
-            }
+        if let Some(kept) = self.reserved(question, supply) {
+            return kept;
         }
-        let mut claims: Vec<_> = self.claims.iter().collect();
-        claims.sort_by_key(|(name, (created, ..))| (*created, (*name).clone()));
-        for (_, (_, of, item)) in claims {
-            let fits = supply_of(*item) == supply && Some(of) == key.as_ref();
-            if fits && !taken.contains(item) && self.usable.contains(item) && own(*item).0 {
-                return Verdict::Given([*item].into());
-            }
-        }
-        let namespace = question.wish.namespace.as_str();
-        let serving: Vec<&NaivePool> = giving
-            .into_iter()
-            .filter(|pool| pool.selects(namespace))
-            .collect();
-        let selected = self
-            .pools
-            .iter()
-            .any(|pool| pool.supply == supply && pool.selects(namespace));
-        if serving.is_empty() && selected {
-            return Verdict::Refused(Reason::PoolsAtRest);
-        }
-        if let Some(item) = self.again(question, slot, &serving, &taken) {
+        if let Some(item) = self.claimed(question, supply) {
             return Verdict::Given([item].into());
         }
-        let free = |item: &Item| {
-            self.usable.contains(item)
-                && self.owned(*item, question).is_none()
-                && self.reservation(*item).is_none()
-        };
+        let namespace = question.wish.namespace.as_str();
+        let mut serving = self.giving(supply);
+        serving.retain(|pool| pool.selects(namespace));
+        let mut pools = self.pools.iter().filter(|pool| pool.supply == supply);
+        if serving.is_empty() && pools.any(|pool| pool.selects(namespace)) {
+            return Verdict::Refused(Reason::PoolsAtRest);
+        }
+        if let Some(item) = self.again(question, slot, &serving) {
+            return Verdict::Given([item].into());
+        }
         for pool in &serving {
-            let free: BTreeSet<Item> = pool
-                .items
-                .iter()
-                .copied()
-                .filter(|item| self.is_of(pool, *item) && free(item))
-                .collect();
+            let free = self.free(question, |item| self.is_of(pool, item));
             if self.has_quota_left(pool, question) && !free.is_empty() {
                 return Verdict::Given(free);
             }
@@ -347,17 +249,11 @@ impl Naive {
         if let Some(pool) = serving.first() {
             return Verdict::Refused(self.why_full(pool, question));
         }
-        let usable = self
-            .usable
-            .iter()
-            .copied()
-            .filter(|item| supply_of(*item) == supply);
-        if usable.clone().next().is_none() {
+        if !self.usable.iter().any(|item| supply_of(*item) == supply) {
             return Verdict::Left;
         }
-        let free: BTreeSet<Item> = usable
-            .filter(|item| self.pool_of(*item).is_none() && free(item))
-            .collect();
+        let outside = |item| supply_of(item) == supply && self.pool_of(item).is_none();
+        let free = self.free(question, outside);
         if free.is_empty() {
             Verdict::Refused(Reason::RangeExhausted)
         } else {
@@ -365,14 +261,63 @@ impl Naive {
         }
     }
 
-    fn again(
-        &self,
-        question: &Question<'_>,
-        slot: Slot,
-        serving: &[&NaivePool],
-        taken: &BTreeSet<Item>,
-    ) -> Option<Item> {
-        let key = question.wish.key()?;
+    /// Those that give, in the order in which they are asked.
+    fn giving(&self, supply: Supply) -> Vec<&NaivePool> {
+        let pools = self.pools.iter();
+        let mut giving: Vec<&NaivePool> = pools
+            .filter(|pool| pool.supply == supply && self.gives(pool))
+            .collect();
+        giving.sort_by_key(|pool| (-pool.priority, pool.created, pool.name.clone()));
+        giving
+    }
+
+    fn free(&self, question: &Question<'_>, among: impl Fn(Item) -> bool) -> BTreeSet<Item> {
+        let free = self.usable.iter().copied().filter(|item| {
+            among(*item) && self.owned(*item, question).is_none() && self.reservation(*item).is_none()
+        });
+        free.collect()
+    }
+
+    fn is_own(&self, item: Item, question: &Question<'_>) -> bool {
+        let owner = self.owned(item, question).map(|(owner, _)| owner);
+        owner == Some(question.holder())
+    }
+
+    fn reserved(&self, question: &Question<'_>, supply: Supply) -> Option<Verdict> {
+        let (key, taken) = (question.wish.key()?, question.taken());
+        for pool in self.giving(supply) {
+            let Some((item, _)) = pool.reserved.as_ref().filter(|(_, of)| *of == key) else {
+                continue;
+            };
+            let is_free = self.owned(*item, question).is_none();
+            if taken.contains(item)
+                || !self.usable.contains(item)
+                || !(is_free || self.is_own(*item, question))
+            {
+                continue;
+            }
+            return Some(if is_free && !self.has_quota_left(pool, question) {
+                Verdict::Refused(Reason::QuotaReached)
+            } else {
+                Verdict::Given([*item].into())
+            });
+        }
+        None
+    }
+
+    fn claimed(&self, question: &Question<'_>, supply: Supply) -> Option<Item> {
+        let (key, taken) = (question.wish.key()?, question.taken());
+        let fits = |(_, (_, of, item)): &(&String, &(i64, ServiceKey, Item))| {
+            let is_free = !taken.contains(item) && self.usable.contains(item);
+            supply_of(*item) == supply && *of == key && is_free && self.is_own(*item, question)
+        };
+        let claims = self.claims.iter().filter(fits);
+        let oldest = claims.min_by_key(|(name, (created, ..))| (*created, (*name).clone()));
+        oldest.map(|(_, (.., item))| *item)
+    }
+
+    fn again(&self, question: &Question<'_>, slot: Slot, serving: &[&NaivePool]) -> Option<Item> {
+        let (key, taken) = (question.wish.key()?, question.taken());
         let holds = self
             .holds
             .values()
