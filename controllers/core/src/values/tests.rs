@@ -2,6 +2,7 @@
 //! The book, by behaviour, and beside a naive one.
 
 mod cases;
+mod following;
 mod history;
 mod limits;
 mod naive;
