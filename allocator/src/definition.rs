@@ -115,6 +115,11 @@ pub struct PoolDefinition<I: Item = IpAddr, O: Owner = ServiceKey> {
     pub well_formed: bool,
     /// Which items are handed out last.
     pub static_band: StaticBand,
+    /// Items that are handed out last beside those: for bands that lie elsewhere than at the beginning.
+    pub kept: RangeSet<I>,
+    /// Items that can't be given at present, for a reason that is not the pool's. They are its own all the same: who has
+    /// one keeps it.
+    pub withheld: RangeSet<I>,
     /// Which item is next.
     pub strategy: Strategy,
     /// Whether it keeps what it gave and gives nothing new.
@@ -136,6 +141,8 @@ impl<I: Item, O: Owner> PoolDefinition<I, O> {
             excluded: RangeSet::default(),
             well_formed: true,
             static_band: StaticBand::default(),
+            kept: RangeSet::default(),
+            withheld: RangeSet::default(),
             strategy: Strategy::default(),
             draining: false,
             quota: Quota::default(),

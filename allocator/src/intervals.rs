@@ -75,6 +75,20 @@ impl Intervals {
         self.by_start.iter().map(|(start, end)| (*start, *end))
     }
 
+    /// The lowest numbers, so many of them, or all where there are fewer.
+    pub(crate) fn lowest(&self, mut many: u128) -> Self {
+        let mut lowest = Self::default();
+        for (first, last) in self.iter() {
+            let Some(further) = many.checked_sub(1) else {
+                break;
+            };
+            let taken = further.min(last - first);
+            lowest.insert(first, first + taken);
+            many = further - taken;
+        }
+        lowest
+    }
+
     /// What both hold.
     pub(crate) fn intersection(&self, other: &Self) -> Self {
         let mut both = Self::default();

@@ -28,6 +28,7 @@ use tally::Tally;
 pub struct Pool<I: Item = IpAddr, O: Owner = ServiceKey> {
     name: PoolName,
     ranges: RangeSet<I>,
+    withheld: RangeSet<I>,
     strategy: Strategy,
     draining: bool,
     quota: Quota,
@@ -48,9 +49,14 @@ impl<I: Item, O: Owner> Pool<I, O> {
     /// `cool_down` unless nothing else is left.
     pub fn new(definition: &PoolDefinition<I, O>, cool_down: Duration) -> Self {
         let ranges = definition.usable();
+        let given = ranges.without(&definition.withheld);
         let shelf = |family: I::Family| {
-            let kept = definition.static_band.items(definition.ranges.count(family));
-            Some((family, Shelf::new(ranges.family(family)?, kept)))
+            let lowest = definition.static_band.items(definition.ranges.count(family));
+            let mut kept = ranges.family(family)?.lowest(lowest);
+            for (first, last) in definition.kept.family(family).iter().flat_map(|kept| kept.iter()) {
+                kept.insert(first, last);
+            }
+            Some((family, Shelf::new(given.family(family)?, &kept)))
         };
         let mut pool = Self {
             name: definition.name.clone(),
@@ -59,6 +65,7 @@ impl<I: Item, O: Owner> Pool<I, O> {
             quota: definition.quota.clone(),
             cool_down,
             shelves: ranges.families().filter_map(shelf).collect(),
+            withheld: definition.withheld.intersection(&ranges),
             ranges,
             holdings: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -153,8 +160,8 @@ impl<I: Item, O: Owner> Pool<I, O> {
     /// allocation stays one.
     ///
     /// # Errors
-    /// `NotInPool`, `AlreadyAllocated` or `BeingGiven`; for an item that the owner does not have yet also `Reserved`, `Draining` or
-    /// `QuotaReached`.
+    /// `NotInPool`, `AlreadyAllocated` or `BeingGiven`; for an item that the owner does not have yet also `Withheld`, `Reserved`,
+    /// `Draining` or `QuotaReached`.
     pub fn allocate_this(&mut self, item: I, request: &Request<'_, O>) -> Result<Granted, Refusal<I, O>> {
         self.lapse(request.now);
         match self.check_this(item, request.owner)? {
@@ -176,6 +183,10 @@ impl<I: Item, O: Owner> Pool<I, O> {
             Some(holding) if holding.owner == *owner => Ok(Granted::Already),
             Some(holding) => Err(holding.refusal(item)),
             None if !self.ranges.contains(item) => Err(Refusal::NotInPool {
+                item,
+                pool: self.name.clone(),
+            }),
+            None if self.withheld.contains(item) => Err(Refusal::Withheld {
                 item,
                 pool: self.name.clone(),
             }),
@@ -263,7 +274,7 @@ impl<I: Item, O: Owner> Pool<I, O> {
         lapsed
     }
 
-    /// The lowest item that is reserved for the owner and that nobody has.
+    /// The lowest item that is reserved for the owner, that nobody has and that can be given.
     pub(crate) fn reserved_for(&self, family: I::Family, owner: &O) -> Option<I> {
         if self.reserved.is_empty() {
             return None;
@@ -273,7 +284,7 @@ impl<I: Item, O: Owner> Pool<I, O> {
             .range(from..)
             .take_while(|(of, item)| of == owner && item.family() == family)
             .map(|(_, item)| *item)
-            .find(|item| !self.holdings.contains_key(item))
+            .find(|item| !self.holdings.contains_key(item) && !self.withheld.contains(*item))
     }
 
     /// Whether the owner may have one more.

@@ -142,6 +142,20 @@ impl<I: Item, O: Owner> Pools<I, O> {
         Ok(granted)
     }
 
+    /// Keeps a free item for the owner until then, whatever stands against it: for holds that were given already. `false`,
+    /// and no change: no pool covers it, or somebody has it.
+    pub fn adopt_hold(&mut self, item: I, owner: &O, until: Duration) -> bool {
+        let taken = self.uncovered.contains_key(&item);
+        let kept = !taken
+            && self
+                .covering(item)
+                .is_some_and(|index| self.pools[index].1.keep_hold(item, owner, until));
+        if kept {
+            self.remember(item, owner);
+        }
+        kept
+    }
+
     /// Gives the owner a free item of the family, from the oldest pool that has one for it, or from the named pool.
     ///
     /// # Errors

@@ -135,6 +135,14 @@ pub enum Refusal<I: Item = IpAddr, O: Owner = ServiceKey> {
         /// Who is to have it.
         holder: O,
     },
+    /// The item can't be given at present.
+    #[error("{item} of {} {pool} can't be given at present", I::POOL)]
+    Withheld {
+        /// The item asked for.
+        item: I,
+        /// The pool.
+        pool: PoolName,
+    },
     /// The administrator keeps the item for someone else.
     #[error("{item} is reserved for {owner} in {} {pool}", I::POOL)]
     Reserved {
@@ -162,6 +170,7 @@ impl<I: Item, O: Owner> Refusal<I, O> {
             Self::NotInPool { .. } => "NotInPool",
             Self::AlreadyAllocated { .. } => "AlreadyAllocated",
             Self::BeingGiven { .. } => "BeingGiven",
+            Self::Withheld { .. } => "Withheld",
             Self::Reserved { .. } => "Reserved",
         }
     }
@@ -189,6 +198,7 @@ impl<I: Item, O: Owner> Refusal<I, O> {
             Self::NotInPool { .. } => format!("ask for {} of that pool, or for another pool", I::ONE),
             Self::AlreadyAllocated { .. } => "ask for another, or have it given up there".to_owned(),
             Self::BeingGiven { .. } => "ask for another, or try again in a minute".to_owned(),
+            Self::Withheld { .. } => "ask for another".to_owned(),
             Self::Reserved { .. } => {
                 "ask for another, or have the reservation changed (spec.reservations)".to_owned()
             }

@@ -93,6 +93,8 @@ pub enum State<'a, O: Owner = ServiceKey> {
     Free,
     /// It could be given, but until then others go before it.
     Resting(Duration),
+    /// It can't be given at present.
+    Withheld,
     /// It is kept for an owner who does not have it.
     Reserved(&'a O),
     /// It is on its way to an owner, until then.
@@ -112,6 +114,8 @@ pub struct Counts {
     pub held: u64,
     /// Those that are kept for an owner who does not have them.
     pub reserved: u64,
+    /// Those that nobody has and that can't be given at present.
+    pub withheld: u128,
     /// All others, resting ones included.
     pub free: u128,
 }

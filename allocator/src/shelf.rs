@@ -11,12 +11,14 @@ use crate::{Band, ItemSet, Strategy};
 /// An item takes some 100 bytes while it is remembered.
 pub const MOST_RESTING: usize = 65_536;
 
-/// Items by their numbers. All ranges lie in one row without gaps: an item's place in it is its bit in the set, so that
-/// a search does not care how many ranges there are or how they lie.
+/// Items by their numbers. All ranges lie in one row without gaps, those of the static band before the others: an item's
+/// place in it is its bit in the set, so that a search does not care how many ranges there are or how they lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shelf {
-    /// Ascending by both.
+    /// By number.
     runs: Vec<Run>,
+    /// The same by place.
+    row: Vec<Run>,
     /// By place: what is allocated, held, reserved or resting.
     busy: ItemSet,
     /// How many of the first places are the static band.
@@ -38,11 +40,16 @@ struct Run {
 }
 
 impl Shelf {
-    /// All of these numbers, which are some, none of them spoken for; the lowest `kept` are the static band.
-    pub(crate) fn new(numbers: &Intervals, kept: u128) -> Self {
-        let mut runs: Vec<Run> = Vec::new();
+    /// All of these numbers, which are some, none of them spoken for; those among `kept` are the static band.
+    pub(crate) fn new(numbers: &Intervals, kept: &Intervals) -> Self {
+        let band = numbers.intersection(kept);
+        let mut others = numbers.clone();
+        for (first, end) in band.iter() {
+            others.remove(first, end);
+        }
+        let mut row: Vec<Run> = Vec::new();
         let mut last = None;
-        for (first, end) in numbers.iter() {
+        for (first, end) in band.iter().chain(others.iter()) {
             // Wraps for no set: all places but the last one of all of IPv6 are below 2^128 - 1.
             let place = last.map_or(0u128, |last: u128| last.wrapping_add(1));
             let run = Run {
@@ -51,12 +58,15 @@ impl Shelf {
                 last: end - first,
             };
             last = Some(place + run.last);
-            runs.push(run);
+            row.push(run);
         }
+        let mut runs = row.clone();
+        runs.sort_unstable_by_key(|run| run.number);
         Self {
             runs,
+            row,
             busy: last.map_or_else(|| ItemSet::new(0), ItemSet::up_to),
-            kept,
+            kept: band.count(),
             resting: BTreeMap::new(),
             order: BTreeSet::new(),
             most_resting: MOST_RESTING,
@@ -121,6 +131,11 @@ impl Shelf {
             .or_else(|| self.order.first().map(|(_, number)| *number))
     }
 
+    /// How many could be given, resting ones included; all of IPv6 counts as `u128::MAX`.
+    pub(crate) fn left(&self) -> u128 {
+        self.busy.free().saturating_add(self.resting.len() as u128)
+    }
+
     /// Items that rest and until when, ascending by number.
     pub(crate) fn resting(&self) -> impl Iterator<Item = (u128, Duration)> {
         self.resting.iter().map(|(number, until)| (*number, *until))
@@ -133,7 +148,7 @@ impl Shelf {
 
     /// Bytes of the sets on the heap, at most.
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.busy.heap_bytes() + self.runs.capacity() * size_of::<Run>()
+        self.busy.heap_bytes() + (self.runs.capacity() + self.row.capacity()) * size_of::<Run>()
     }
 
     fn wake(&mut self, number: u128) -> Option<Duration> {
@@ -156,7 +171,7 @@ impl Shelf {
 
     /// The number at a place that exists.
     fn number(&self, place: u128) -> u128 {
-        let before = &self.runs[..self.runs.partition_point(|run| run.place <= place)];
+        let before = &self.row[..self.row.partition_point(|run| run.place <= place)];
         before
             .last()
             .map_or(place, |run| run.number + (place - run.place))
@@ -181,12 +196,41 @@ mod tests {
 
     const NOW: Duration = Duration::ZERO;
 
-    fn shelf(runs: &[(u128, u128)], kept: u128) -> Shelf {
+    fn intervals(runs: &[(u128, u128)]) -> Intervals {
         let mut numbers = Intervals::default();
         for (first, last) in runs {
             numbers.insert(*first, *last);
         }
-        Shelf::new(&numbers, kept)
+        numbers
+    }
+
+    fn shelf(runs: &[(u128, u128)], kept: u128) -> Shelf {
+        let numbers = intervals(runs);
+        Shelf::new(&numbers, &numbers.lowest(kept))
+    }
+
+    #[test]
+    fn a_static_band_of_several_parts_comes_last_part_by_part() {
+        let (numbers, kept) = (
+            intervals(&[(10, 14), (20, 24)]),
+            intervals(&[(0, 11), (20, 20), (99, 99)]),
+        );
+        let mut shelf = Shelf::new(&numbers, &kept);
+        let mut given = Vec::new();
+        while let Some(number) = shelf.next(Strategy::LowestFirst, 0, NOW) {
+            shelf.take(number);
+            given.push(number);
+        }
+        assert_eq!(given, [12, 13, 14, 21, 22, 23, 24, 10, 11, 20]);
+        assert!(
+            given
+                .iter()
+                .all(|number| shelf.number(shelf.place(*number).unwrap()) == *number)
+        );
+        assert_eq!(
+            (shelf.place(15), shelf.place(9), shelf.place(25)),
+            (None, None, None)
+        );
     }
 
     #[test]

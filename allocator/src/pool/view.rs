@@ -52,6 +52,9 @@ impl<I: Item, O: Owner> Pool<I, O> {
         if !self.ranges.contains(item) {
             return State::Outside;
         }
+        if self.withheld.contains(item) {
+            return State::Withheld;
+        }
         let shelf = self.shelves.get(&item.family());
         match shelf.and_then(|shelf| shelf.rests_until(item.number())) {
             Some(until) => State::Resting(until),
@@ -98,20 +101,19 @@ impl<I: Item, O: Owner> Pool<I, O> {
     /// How many items of the family there are, by what became of them.
     pub fn counts(&self, family: I::Family) -> Counts {
         let capacity = self.ranges.count(family);
-        let Some(tally) = self.tally.get(family) else {
-            return Counts {
-                capacity,
-                free: capacity,
-                ..Counts::default()
-            };
-        };
-        let spoken_for = u128::from(tally.allocated) + u128::from(tally.held) + u128::from(tally.reserved);
+        let (allocated, held, reserved) = self
+            .tally
+            .get(family)
+            .map_or((0, 0, 0), |tally| (tally.allocated, tally.held, tally.reserved));
+        let left = capacity - (u128::from(allocated) + u128::from(held) + u128::from(reserved));
+        let free = self.shelves.get(&family).map_or(0, Shelf::left).min(left);
         Counts {
             capacity,
-            allocated: tally.allocated,
-            held: tally.held,
-            reserved: tally.reserved,
-            free: capacity - spoken_for,
+            allocated,
+            held,
+            reserved,
+            withheld: left - free,
+            free,
         }
     }
 

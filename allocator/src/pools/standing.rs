@@ -56,6 +56,7 @@ pub(super) fn one_of<I: Item, O: Owner>(family: I::Family, refusals: Vec<Refusal
             | Refusal::NotInPool { .. }
             | Refusal::AlreadyAllocated { .. }
             | Refusal::BeingGiven { .. }
+            | Refusal::Withheld { .. }
             | Refusal::Reserved { .. } => {
                 other.get_or_insert(refusal);
             }

@@ -98,6 +98,11 @@ pub trait Book {
     /// Why there are none.
     fn grant(&mut self, ask: &AskId, wish: &Self::Wish, now: Duration) -> Result<Self::Grant, Self::Refusal>;
 
+    /// Another replica granted this: for a book that tells which holds a watch has settled while it follows.
+    fn note(&mut self, ask: &AskId, hold: &Hold<Self::Grant>) {
+        let _ = (ask, hold);
+    }
+
     /// Takes over the holds of a predecessor, before the first grant. What is in use is read off the caches.
     fn adopt(&mut self, holds: &BTreeMap<AskId, Hold<Self::Grant>>);
 }

@@ -10,6 +10,8 @@
 //!                 |                                  |
 //!  Service --> Pods --> plan_endpoints, plan_slices --> Plan --> (manager applies it)
 //!  Endpoints without a selector --> plan_mirror -----/
+//!
+//!  a write of a Service --> admission: needs --> values, by way of the holder --> Patch
 //! ```
 #![forbid(unsafe_code)]
 
@@ -34,6 +36,7 @@ pub mod skips;
 pub mod slices;
 pub mod tracker;
 pub mod trigger;
+pub mod values;
 
 pub use pods::PodChange;
 pub use service::{Labels, key_of, matches, selector_of};

@@ -131,10 +131,10 @@ impl Pools {
         if let Some((pool, item)) = self.reserved(request, ask) {
             return Choice::Reserved { pool, item };
         }
-        let claimed = claims
+        let mut claimed = claims
             .iter()
-            .find(|claimed| claimed.what == ask.what && claimed.is_for(request));
-        if let Some(claimed) = claimed.filter(|claimed| !ask.taken.contains(&claimed.item)) {
+            .filter(|claimed| claimed.what == ask.what && claimed.is_for(request));
+        if let Some(claimed) = claimed.find(|claimed| !ask.taken.contains(&claimed.item)) {
             return Choice::Claimed {
                 claim: claimed.claim.clone(),
                 item: claimed.item,

@@ -80,6 +80,7 @@ fn same_state<I: Item>(pool: &Pool<I, ServiceKey>, naive: &Naive<I>, item: I, no
     }
     let expected = match naive.cells.get(&item) {
         None => State::Outside,
+        Some(cell) if cell.withheld && cell.holder.is_none() && cell.reserved.is_none() => State::Withheld,
         Some(cell) => match (&cell.holder, cell.deadline, &cell.reserved, cell.rests) {
             (Some(holder), Some(deadline), ..) => State::Held(holder, deadline),
             (Some(holder), None, ..) => State::Allocated(holder),
@@ -115,7 +116,15 @@ fn same_counts<I: Item>(pool: &Pool<I, ServiceKey>, naive: &Naive<I>) {
         );
         assert_eq!(
             counts.free,
-            u128::from(count(&|cell| cell.holder.is_none() && cell.reserved.is_none()))
+            u128::from(count(&|cell| cell.holder.is_none()
+                && cell.reserved.is_none()
+                && !cell.withheld))
+        );
+        assert_eq!(
+            counts.withheld,
+            u128::from(count(&|cell| cell.holder.is_none()
+                && cell.reserved.is_none()
+                && cell.withheld))
         );
         let groups: Vec<(&str, u64)> = pool.use_by_group(*family).collect();
         for group in ["shop", "lab"] {
@@ -199,6 +208,19 @@ fn variants<I: Item>(
                 });
             }
         }
+    }
+    let every = |step: usize| {
+        let mut set = RangeSet::default();
+        let these = candidates.iter().step_by(step);
+        these.for_each(|item| set.insert_item(*item));
+        set
+    };
+    for index in 0..variants.len() {
+        variants.push(PoolDefinition {
+            withheld: every(3),
+            kept: every(4),
+            ..variants[index].clone()
+        });
     }
     variants.push(PoolDefinition {
         draining: true,

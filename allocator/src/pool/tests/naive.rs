@@ -10,6 +10,7 @@ pub(super) struct Cell {
     pub(super) reserved: Option<ServiceKey>,
     pub(super) rests: Option<Duration>,
     rested: Option<Duration>,
+    pub(super) withheld: bool,
 }
 
 impl Cell {
@@ -32,7 +33,14 @@ impl<I: Item> Naive<I> {
         let mut cells: BTreeMap<I, Cell> = candidates
             .iter()
             .filter(|item| member(item))
-            .map(|item| (*item, Cell::default()))
+            .map(|item| {
+                let withheld = definition.withheld.contains(*item);
+                let cell = Cell {
+                    withheld,
+                    ..Cell::default()
+                };
+                (*item, cell)
+            })
             .collect();
         for (item, owner) in &definition.reservations {
             if let Some(cell) = cells.get_mut(item)
@@ -51,8 +59,9 @@ impl<I: Item> Naive<I> {
             return Err("NoSuchFamily");
         }
         self.admit(family, request.owner)?;
-        let reserved = of_family()
-            .find(|(_, cell)| cell.holder.is_none() && cell.reserved.as_ref() == Some(request.owner));
+        let reserved = of_family().find(|(_, cell)| {
+            cell.holder.is_none() && !cell.withheld && cell.reserved.as_ref() == Some(request.owner)
+        });
         let forever = self.definition.strategy == Strategy::LeastRecentlyReleased;
         let fresh =
             |cell: &Cell| cell.is_free() && cell.rests.is_none_or(|until| until <= request.now && !forever);
@@ -60,8 +69,13 @@ impl<I: Item> Naive<I> {
             .definition
             .static_band
             .items(self.definition.ranges.count(family));
-        let row: Vec<(I, bool)> = of_family().map(|(item, cell)| (*item, fresh(cell))).collect();
-        let kept = usize::try_from(kept).unwrap().min(row.len());
+        let lowest = usize::try_from(kept).unwrap();
+        let (mut band, mut others) = (Vec::new(), Vec::new());
+        for (index, (item, cell)) in of_family().enumerate().filter(|(_, (_, cell))| !cell.withheld) {
+            let is_kept = index < lowest || self.definition.kept.contains(*item);
+            let row = if is_kept { &mut band } else { &mut others };
+            row.push((*item, fresh(cell)));
+        }
         let by_strategy = |band: &[(I, bool)]| {
             let start = match self.definition.strategy {
                 Strategy::LowestFirst | Strategy::LeastRecentlyReleased => 0,
@@ -72,13 +86,14 @@ impl<I: Item> Naive<I> {
             cyclic.find(|(_, fresh)| *fresh).map(|(item, _)| *item)
         };
         let resting = || {
-            let resting = of_family().filter(|(_, cell)| cell.is_free() && cell.rests.is_some());
+            let resting =
+                of_family().filter(|(_, cell)| cell.is_free() && !cell.withheld && cell.rests.is_some());
             resting.min_by_key(|(item, cell)| (cell.rests, **item))
         };
         let item = reserved
             .map(|(item, _)| *item)
-            .or_else(|| by_strategy(&row[kept..]))
-            .or_else(|| by_strategy(&row[..kept]))
+            .or_else(|| by_strategy(&others))
+            .or_else(|| by_strategy(&band))
             .or_else(|| resting().map(|(item, _)| *item))
             .ok_or("Exhausted")?;
         self.take(item, request, forever);
@@ -104,6 +119,7 @@ impl<I: Item> Naive<I> {
         match (&cell.holder, cell.deadline, &cell.reserved) {
             (Some(_), None, _) => return Err("AlreadyAllocated"),
             (Some(_), Some(_), _) => return Err("BeingGiven"),
+            (None, ..) if cell.withheld => return Err("Withheld"),
             (None, _, Some(other)) if other != request.owner => return Err("Reserved"),
             (None, ..) => {}
         }

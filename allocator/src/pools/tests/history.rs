@@ -11,6 +11,7 @@ enum Step {
     Any(u8, Option<u8>, Option<u8>),
     This(u8, u8, Option<u8>),
     Adopt(u8, u8),
+    AdoptHold(u8, u8, u8),
     Release(u8, u8),
     Withdraw(u8, u8),
     Lapse,
@@ -23,6 +24,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0u8..8, prop::option::of(0u8..4), until()).prop_map(|(o, p, u)| Step::Any(o, p, u)),
         2 => (0u8..40, 0u8..8, until()).prop_map(|(a, o, u)| Step::This(a, o, u)),
         1 => (0u8..40, 0u8..8).prop_map(|(a, o)| Step::Adopt(a, o)),
+        1 => (0u8..40, 0u8..8, 1u8..20).prop_map(|(a, o, u)| Step::AdoptHold(a, o, u)),
         3 => (0u8..40, 0u8..8).prop_map(|(a, o)| Step::Release(a, o)),
         1 => (0u8..40, 0u8..8).prop_map(|(a, o)| Step::Withdraw(a, o)),
         1 => Just(Step::Lapse),
@@ -122,6 +124,16 @@ fn any_of(
     }
 }
 
+/// A hold that was given already, whatever stands against it.
+fn adopt_hold(pools: &mut Pools, held: &mut Held, (a, o): (u8, u8), until: Duration) {
+    let kept = pools.adopt_hold(address(a), &service(o), until);
+    let is_free = held.holder(address(a)).is_none();
+    assert_eq!(kept, is_free && pools.pool_of(address(a)).is_some());
+    if kept {
+        held.give(address(a), &service(o), Some(until));
+    }
+}
+
 fn take(pools: &mut Pools, held: &mut Held, step: Step, now: Duration) {
     let later = |until: Option<u8>| until.map(|seconds| now + Duration::from_secs(seconds.into()));
     match step {
@@ -152,6 +164,7 @@ fn take(pools: &mut Pools, held: &mut Held, step: Step, now: Duration) {
                 held.0.insert(address(a), (service(o), None));
             }
         }
+        Step::AdoptHold(a, o, u) => adopt_hold(pools, held, (a, o), now + Duration::from_secs(u.into())),
         Step::Release(a, o) => {
             let was_held = held.holder(address(a)) == Some(&service(o));
             assert_eq!(pools.release(address(a), &service(o), now), was_held);

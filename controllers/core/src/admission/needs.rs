@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use berth_model::{IpFamily, Port};
+use serde::{Deserialize, Serialize};
 
 use super::draft::{Draft, FamilyPolicy};
 use super::{addresses, draft};
@@ -130,14 +131,33 @@ pub struct Released {
 }
 
 /// One thing that has to be chosen or looked up in the pools.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Slot {
     /// The cluster IP of a family.
-    ClusterIp(IpFamily),
+    ClusterIp(#[serde(with = "family")] IpFamily),
     /// The node port of a port, by index, and of those that share it.
     NodePort(usize),
     /// The health-check node port.
     HealthCheckNodePort,
+}
+
+/// Families as the API spells them.
+mod family {
+    use berth_model::IpFamily;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+    pub(super) fn serialize<S: Serializer>(family: &IpFamily, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(family.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpFamily, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let family = IpFamily::ALL.into_iter().find(|family| family.as_str() == text);
+        family.ok_or_else(|| D::Error::custom(format!("{text:?} is no IP family; IPv4 and IPv6 are")))
+    }
 }
 
 impl fmt::Display for Slot {

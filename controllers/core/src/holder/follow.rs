@@ -357,7 +357,9 @@ impl<B: Book> Replica<B> {
     pub(super) fn keep(&mut self, ask: AskId, grant: B::Grant, now: Duration) {
         let until = now + HOLD;
         let stands = true;
-        self.holds.insert(ask, Hold { grant, until, stands });
+        let hold = Hold { grant, until, stands };
+        self.book.note(&ask, &hold);
+        self.holds.insert(ask, hold);
     }
 
     /// What is known from an earlier term keeps its values from others, and answers nobody any more.

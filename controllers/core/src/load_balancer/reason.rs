@@ -128,6 +128,7 @@ impl Reason {
                 Refusal::NotInPool { .. } => "AddressNotInPool",
                 Refusal::AlreadyAllocated { .. } | Refusal::BeingGiven { .. } => "AddressInUse",
                 Refusal::Reserved { .. } => "AddressReserved",
+                Refusal::Withheld { .. } => "AddressWithheld",
                 Refusal::Draining { .. } => "PoolDraining",
                 Refusal::QuotaReached { .. } => "QuotaReached",
             },

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use berth_crds::{AddressPool, NodePortPool, PoolSelector, PoolUse};
 use berth_model::{IpFamily, IpRange, Port, PortRange, ServiceKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
 
 use super::Request;
 
@@ -55,7 +56,8 @@ impl What {
 }
 
 /// One of what pools have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Item {
     /// An address.
     Address(IpAddr),
