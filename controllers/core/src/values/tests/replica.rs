@@ -2,7 +2,7 @@
 //! A replica that hands out of this book.
 
 use super::*;
-use crate::holder::{ActionOf, Event, Outcome, Record, Replica, ReplicaId};
+use crate::holder::{ActionOf, Event, Outcome, RENEW_DEADLINE, Record, Replica, ReplicaId};
 
 fn mk_replica() -> Replica<Values> {
     let mut values = cluster();
@@ -56,11 +56,13 @@ fn asked(replica: &mut Replica<Values>, number: u64, name: &str, now: Duration) 
 #[test]
 fn the_holder_grants_out_of_the_book_and_a_watch_settles_its_holds() {
     let mut replica = mk_replica();
-    for tick in 0..30 {
-        tell(&mut replica, Event::Tick, Duration::from_millis(100 * tick));
+    // There is no Lease, so that it waits for whoever may have had one.
+    let now = RENEW_DEADLINE + at(1);
+    for tick in 0..=now.as_millis() / 100 {
+        let then = Duration::from_millis(100) * u32::try_from(tick).unwrap();
+        tell(&mut replica, Event::Tick, then);
     }
     assert!(replica.is_holder());
-    let now = at(3);
     assert_eq!(asked(&mut replica, 0, "one", now), "{10.0.0.4}");
     assert_eq!(asked(&mut replica, 1, "two", now), "{10.0.0.5}");
     assert_eq!(asked(&mut replica, 2, "three", now), "PoolExhausted");
