@@ -187,6 +187,7 @@ pub(crate) const ROOMS: &[Room] = &[
             "rustls",
             "serde",
             "serde_json",
+            "socket2",
             "thiserror",
             "time",
             "tokio",
