@@ -100,10 +100,17 @@ async fn make(client: Client, index: u32, made: Arc<AtomicU32>, stop: Cancellati
     let services: Api<Service> = Api::namespaced(client, TEAM);
     let name = format!("rotating-{index}");
     while !stop.is_cancelled() {
-        let created = services
+        let created = match services
             .create(&PostParams::default(), &service(&name, &[]))
             .await
-            .with_context(|| format!("after {} Services", made.load(Ordering::Relaxed)))?;
+        {
+            // The API server's repair loop can make the IPAddress of a Service again that was deleted meanwhile: the
+            // address was reviewed and given, and the next one is free.
+            Err(kube::Error::Api(status)) if status.message.contains("provided IP is already allocated") => {
+                continue;
+            }
+            created => created.with_context(|| format!("after {} Services", made.load(Ordering::Relaxed)))?,
+        };
         ensure!(chooser::is_ours(&address(&created)), "{}", address(&created));
         services.delete(&name, &DeleteParams::default()).await?;
         made.fetch_add(1, Ordering::Relaxed);
