@@ -99,6 +99,13 @@ enum Source {
     InCluster,
 }
 
+impl Origin {
+    /// Where API servers are, the one that is asked first first.
+    pub fn servers(&self) -> &[Uri] {
+        &self.servers
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let servers: Vec<String> = self.servers.iter().map(server_text).collect();

@@ -119,7 +119,8 @@ impl LeaseArgs {
             .ok_or(LeaseError::Identity)
     }
 
-    fn namespace(&self, client: &kube::Client) -> String {
+    /// The namespace of the Lease, which is Berth's own: `--lease-namespace`, else the Pod's, else `kube-system`.
+    pub fn namespace(&self, client: &kube::Client) -> String {
         self.lease_namespace.clone().unwrap_or_else(|| {
             if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
                 client.default_namespace().to_owned()

@@ -30,7 +30,7 @@ mod tests;
 
 use std::fmt;
 
-use berth_model::IpFamily;
+use berth_model::{IpFamily, IpRange};
 use k8s_openapi::api::core::v1::Service;
 
 use draft::Draft;
@@ -50,6 +50,13 @@ pub struct ClusterFamilies {
 }
 
 impl ClusterFamilies {
+    /// Of the ranges that the API server was started with, as its own ServiceCIDR has them; none where they can't be read.
+    pub fn of_ranges(ranges: &[IpRange]) -> Option<Self> {
+        let primary = IpFamily::of(ranges.first()?.first());
+        let dual_stack = ranges.iter().any(|range| IpFamily::of(range.first()) != primary);
+        Some(Self { primary, dual_stack })
+    }
+
     fn has(self, family: IpFamily) -> bool {
         self.dual_stack || family == self.primary
     }

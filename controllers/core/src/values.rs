@@ -23,6 +23,7 @@
 mod choose;
 mod definitions;
 mod holds;
+mod listed;
 mod random;
 mod refuse;
 mod stock;
@@ -38,9 +39,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use berth_crds::{AddressPool, NodePortPool};
-use berth_model::{IpRange, Port, PortRange, ServiceKey};
+use berth_model::{IpFamily, IpRange, Port, PortRange, ServiceKey};
 
-use crate::admission::Exemptions;
+use crate::admission::{ClusterFamilies, Exemptions};
 use crate::holder::{AskId, Book, HOLD, Hold};
 use crate::pools::{self, Item};
 use crate::service::Labels;
@@ -50,6 +51,9 @@ pub use stock::Holder;
 use stock::{Lease, Stock};
 pub use view::{Figures, Finding, Ground, Use};
 pub use wish::{Asked, Grant, Reason, Refused, Wish};
+
+/// The ServiceCIDR of the API server's own flags (`--service-cluster-ip-range`; kubernetes, `DefaultServiceCIDRName`).
+const DEFAULT_SERVICE_CIDR: &str = "kubernetes";
 
 /// A ServiceCIDR.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +69,13 @@ struct Known {
     created: i64,
     labels: Labels,
     items: BTreeSet<Item>,
+}
+
+/// A Service as a watch shows it, as far as its values go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    key: ServiceKey,
+    known: Known,
 }
 
 /// An AddressClaim that keeps something.
@@ -121,6 +132,28 @@ impl Values {
         };
         values.redefine();
         values
+    }
+
+    /// The families in which the API server has Service addresses: those of the ServiceCIDR that it makes of its own flags.
+    /// None before that is told.
+    pub fn families(&self) -> Option<ClusterFamilies> {
+        ClusterFamilies::of_ranges(&self.cidrs.get(DEFAULT_SERVICE_CIDR)?.ranges)
+    }
+
+    /// How many ServiceCIDRs have addresses of a family.
+    pub fn service_cidrs_of(&self, family: IpFamily) -> usize {
+        let has = |cidrs: &&Cidrs| {
+            cidrs
+                .ranges
+                .iter()
+                .any(|range| IpFamily::of(range.first()) == family)
+        };
+        self.cidrs.values().filter(has).count()
+    }
+
+    /// Whether there is any pool: without one, nothing is chosen.
+    pub fn has_pools(&self) -> bool {
+        !(self.address_pools.is_empty() && self.port_pools.is_empty())
     }
 
     /// What would be granted, without holding it: for a dry run. What others are given next does not depend on it.

@@ -12,11 +12,13 @@ use berth_controllers_core::slices::{Leftovers, SliceOptions};
 use berth_runtime::duration::parse as duration;
 use berth_runtime::lease::LeaseArgs;
 
+use crate::admission::AdmissionArgs;
+use crate::allocation::AllocationArgs;
 use crate::reconcile::Compactor;
 
 /// What can be switched on by `--enable`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
-pub enum Controller {
+pub enum Part {
     /// Legacy Endpoints of Services with a selector
     Endpoints,
     /// EndpointSlices of Services with a selector
@@ -26,17 +28,46 @@ pub enum Controller {
     Mirroring,
     /// Addresses of LoadBalancer Services, out of AddressPools
     LoadBalancer,
+    /// Cluster IPs and node ports out of AddressPools and NodePortPools, by a webhook that every replica serves
+    Admission,
 }
 
-impl Controller {
+impl Part {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Endpoints,
         Self::EndpointSlices,
         Self::Mirroring,
         Self::LoadBalancer,
+        Self::Admission,
     ];
 
+    /// The controller that it is, of those that only the leader runs.
+    fn controller(self) -> Option<Controller> {
+        match self {
+            Self::Endpoints => Some(Controller::Endpoints),
+            Self::EndpointSlices => Some(Controller::EndpointSlices),
+            Self::Mirroring => Some(Controller::Mirroring),
+            Self::LoadBalancer => Some(Controller::LoadBalancer),
+            Self::Admission => None,
+        }
+    }
+}
+
+/// What works off a queue, on the replica that leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Controller {
+    /// Legacy Endpoints of Services with a selector.
+    Endpoints,
+    /// EndpointSlices of Services with a selector.
+    EndpointSlices,
+    /// EndpointSlices that mirror hand-written Endpoints.
+    Mirroring,
+    /// Addresses of LoadBalancer Services, out of AddressPools.
+    LoadBalancer,
+}
+
+impl Controller {
     /// Its name in flags, logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -57,16 +88,16 @@ impl fmt::Display for Controller {
 /// Which controllers run, and how.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ControllersArgs {
-    /// Controllers to run; the first three need none of Berth's custom resources
+    /// What to run; the first three need none of Berth's custom resources
     #[arg(
         long,
         env = "BERTH_ENABLE",
         value_name = "LIST",
         value_enum,
         value_delimiter = ',',
-        default_values_t = Controller::ALL
+        default_values_t = Part::ALL
     )]
-    pub enable: Vec<Controller>,
+    pub enable: Vec<Part>,
 
     /// Address of /healthz, /readyz and /metrics
     #[arg(
@@ -90,6 +121,20 @@ pub struct ControllersArgs {
         reason = "a comment here would replace the help of the flattened flags"
     )]
     pub load_balancer: LoadBalancerArgs,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "a comment here would replace the help of the flattened flags"
+    )]
+    pub allocation: AllocationArgs,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "a comment here would replace the help of the flattened flags"
+    )]
+    pub admission: AdmissionArgs,
 
     #[command(flatten)]
     #[expect(
@@ -177,7 +222,12 @@ pub struct LoadBalancerArgs {
 impl ControllersArgs {
     /// The controllers to run, each once.
     pub(crate) fn enabled(&self) -> BTreeSet<Controller> {
-        self.enable.iter().copied().collect()
+        self.enable.iter().filter_map(|part| part.controller()).collect()
+    }
+
+    /// Whether Services get cluster IPs and node ports out of pools.
+    pub(crate) fn serves_admission(&self) -> bool {
+        self.enable.contains(&Part::Admission)
     }
 
     /// How many workers a controller has.
@@ -263,9 +313,11 @@ mod tests {
 
     #[test]
     fn everything_is_enabled_unless_told_otherwise() {
-        assert_eq!(parse(&[]).unwrap().enabled(), BTreeSet::from(Controller::ALL));
+        let all = parse(&[]).unwrap();
+        assert_eq!((all.enabled().len(), all.serves_admission()), (4, true));
         let some = parse(&["--enable=endpoints,endpointslices,mirroring"]).unwrap();
         assert!(!some.enabled().contains(&Controller::LoadBalancer));
+        assert!(!some.serves_admission());
         assert_eq!(some.enabled().len(), 3);
         let error = parse(&["--enable=endpoint"]).unwrap_err().to_string();
         assert!(

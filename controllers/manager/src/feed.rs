@@ -2,24 +2,29 @@
 //! From the watches into the cache and on to the queues: each kind is watched once.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use berth_controllers_core::names;
 use berth_controllers_core::slices::NodeFacts;
-use berth_crds::AddressPool;
+use berth_crds::{AddressClaim, AddressPool, NodePortPool};
 use berth_runtime::ready::Condition;
 use berth_runtime::watch::{Selection, WatchEvent, watch_protobuf, watch_with};
 use berth_snapshot::node::Node;
 use berth_snapshot::pod::Pod;
 use berth_snapshot::wire::Wire;
+use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::{Endpoints, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::runtime::watcher;
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::Controller;
+use crate::allocation::{BookFeed, KINDS, Tell, tell};
 use crate::cache::{Cache, service_key};
 use crate::context::Context;
 use crate::task::Dirty;
@@ -33,16 +38,24 @@ pub(crate) enum Kind {
     EndpointSlices,
     Endpoints,
     AddressPools,
+    NodePortPools,
+    AddressClaims,
+    Namespaces,
+    ServiceCidrs,
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 10] = [
         Self::Services,
         Self::Pods,
         Self::Nodes,
         Self::EndpointSlices,
         Self::Endpoints,
         Self::AddressPools,
+        Self::NodePortPools,
+        Self::AddressClaims,
+        Self::Namespaces,
+        Self::ServiceCidrs,
     ];
 
     fn as_str(self) -> &'static str {
@@ -53,6 +66,10 @@ impl Kind {
             Self::EndpointSlices => "endpointslices",
             Self::Endpoints => "endpoints",
             Self::AddressPools => "addresspools",
+            Self::NodePortPools => "nodeportpools",
+            Self::AddressClaims => "addressclaims",
+            Self::Namespaces => "namespaces",
+            Self::ServiceCidrs => "servicecidrs",
         }
     }
 
@@ -65,6 +82,10 @@ impl Kind {
             Self::EndpointSlices => "endpointslices-listed",
             Self::Endpoints => "endpoints-listed",
             Self::AddressPools => "addresspools-listed",
+            Self::NodePortPools => "nodeportpools-listed",
+            Self::AddressClaims => "addressclaims-listed",
+            Self::Namespaces => "namespaces-listed",
+            Self::ServiceCidrs => "servicecidrs-listed",
         }
     }
 }
@@ -89,11 +110,11 @@ pub(crate) fn feeds(
     context: &Arc<Context>,
     client: &Client,
     readiness: &berth_runtime::ready::Readiness,
-) -> (
-    Vec<futures::future::BoxFuture<'static, ()>>,
-    watch::Receiver<BTreeSet<Kind>>,
-) {
-    let needed: BTreeSet<Kind> = context.args.enabled().into_iter().flat_map(inputs).collect();
+    book: Option<&BookFeed>,
+) -> (Vec<BoxFuture<'static, ()>>, watch::Receiver<BTreeSet<Kind>>) {
+    let of_book = book.into_iter().flat_map(|_| KINDS);
+    let enabled = context.args.enabled().into_iter();
+    let needed: BTreeSet<Kind> = enabled.flat_map(inputs).chain(of_book).collect();
     let (listed, receiver) = watch::channel(BTreeSet::new());
     let feeds = Kind::ALL
         .into_iter()
@@ -104,6 +125,7 @@ pub(crate) fn feeds(
                 context: Arc::clone(context),
                 listed: listed.clone(),
                 condition: readiness.register(kind.condition()),
+                book: book.filter(|_| KINDS.contains(&kind)).cloned(),
             };
             start(feed, client.clone())
         })
@@ -111,15 +133,25 @@ pub(crate) fn feeds(
     (feeds, receiver)
 }
 
-fn start(feed: Feed, client: Client) -> futures::future::BoxFuture<'static, ()> {
+fn start(feed: Feed, client: Client) -> BoxFuture<'static, ()> {
     let everything = Selection::everything();
     match feed.kind {
-        Kind::Services => Box::pin(feed.built_in::<Service>(client, everything, services)),
-        Kind::Pods => Box::pin(feed.built_in::<Pod>(client, everything, pods)),
-        Kind::Nodes => Box::pin(feed.built_in::<Node>(client, everything, nodes)),
-        Kind::EndpointSlices => Box::pin(feed.built_in::<EndpointSlice>(client, our_slices(), slices)),
-        Kind::Endpoints => Box::pin(feed.built_in::<Endpoints>(client, everything, endpoints)),
-        Kind::AddressPools => Box::pin(feed.address_pools(client)),
+        Kind::Services => {
+            Box::pin(feed.built_in::<Service>(client, everything, services, Some(tell::services)))
+        }
+        Kind::Pods => Box::pin(feed.built_in::<Pod>(client, everything, pods, None)),
+        Kind::Nodes => Box::pin(feed.built_in::<Node>(client, everything, nodes, None)),
+        Kind::EndpointSlices => Box::pin(feed.built_in::<EndpointSlice>(client, our_slices(), slices, None)),
+        Kind::Endpoints => Box::pin(feed.built_in::<Endpoints>(client, everything, endpoints, None)),
+        Kind::AddressPools => Box::pin(feed.in_json::<AddressPool>(client, pools, Some(tell::address_pools))),
+        Kind::NodePortPools => {
+            Box::pin(feed.in_json::<NodePortPool>(client, not_cached, Some(tell::port_pools)))
+        }
+        Kind::AddressClaims => Box::pin(feed.in_json::<AddressClaim>(client, not_cached, Some(tell::claims))),
+        Kind::Namespaces => Box::pin(feed.in_json::<Namespace>(client, not_cached, Some(tell::namespaces))),
+        Kind::ServiceCidrs => {
+            Box::pin(feed.in_json::<ServiceCIDR>(client, not_cached, Some(tell::service_cidrs)))
+        }
     }
 }
 
@@ -133,12 +165,17 @@ fn our_slices() -> Selection {
     ))
 }
 
+/// How an event of a kind changes the cache, and what is to be done for it.
+type Accept<K> = fn(&mut Cache, WatchEvent<K>) -> Dirty;
+
 /// One watch.
 struct Feed {
     kind: Kind,
     context: Arc<Context>,
     listed: Listed,
     condition: Condition,
+    /// Where it is to be told as well.
+    book: Option<BookFeed>,
 }
 
 impl Feed {
@@ -146,37 +183,75 @@ impl Feed {
         self,
         client: Client,
         selection: Selection,
-        accept: fn(&mut Cache, WatchEvent<K>) -> Dirty,
+        accept: Accept<K>,
+        tell: Option<Tell<K>>,
     ) {
         let metrics = self.context.metrics.watches.clone();
-        let events = watch_protobuf(client, selection, self.kind.as_str(), metrics);
-        self.run(events, accept).await;
+        let what = self.kind.as_str();
+        let open = || watch_protobuf(client.clone(), selection.clone(), what, metrics.clone());
+        self.run(open, accept, tell).await;
     }
 
-    /// Custom kinds are served in JSON only.
-    async fn address_pools(self, client: Client) {
+    /// Custom kinds are served in JSON only, and of some others there are few.
+    async fn in_json<K>(self, client: Client, accept: Accept<K>, tell: Option<Tell<K>>)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
+    {
         let metrics = self.context.metrics.watches.clone();
-        let config = watcher::Config::default();
-        let events = watch_with(Api::all(client), config, self.kind.as_str(), metrics);
-        self.run(events, pools).await;
+        let what = self.kind.as_str();
+        let open = || {
+            let config = watcher::Config::default();
+            watch_with(Api::<K>::all(client.clone()), config, what, metrics.clone())
+        };
+        self.run(open, accept, tell).await;
     }
 
-    async fn run<K>(
-        self,
-        events: impl Stream<Item = WatchEvent<K>>,
-        accept: fn(&mut Cache, WatchEvent<K>) -> Dirty,
+    /// One watch after the other: another one when the book wants all of it anew.
+    async fn run<K, S: Stream<Item = WatchEvent<K>>>(
+        mut self,
+        open: impl Fn() -> S,
+        accept: Accept<K>,
+        tell: Option<Tell<K>>,
     ) {
-        let mut events = std::pin::pin!(events);
-        while let Some(event) = events.next().await {
-            let complete = matches!(event, WatchEvent::Listed(_));
-            let dirty = accept(&mut self.context.cache(), event);
-            self.context.route(dirty);
-            if complete {
-                self.condition.set();
-                self.listed.send_if_modified(|listed| listed.insert(self.kind));
+        loop {
+            let number = self.book.as_mut().map(BookFeed::wanted).unwrap_or_default();
+            let mut events = std::pin::pin!(open());
+            while let Some(event) = self.next(&mut events).await {
+                let complete = matches!(event, WatchEvent::Listed(_));
+                if let (Some(book), Some(tell)) = (&self.book, tell) {
+                    book.tell(self.kind, tell(&event)).await;
+                }
+                let dirty = accept(&mut self.context.cache(), event);
+                self.context.route(dirty);
+                if complete {
+                    self.condition.set();
+                    self.listed.send_if_modified(|listed| listed.insert(self.kind));
+                    if let Some(book) = &self.book {
+                        book.complete(self.kind, number).await;
+                    }
+                }
             }
         }
     }
+
+    /// The next event; none where another watch is wanted.
+    async fn next<K>(
+        &mut self,
+        events: &mut std::pin::Pin<&mut impl Stream<Item = WatchEvent<K>>>,
+    ) -> Option<WatchEvent<K>> {
+        let Some(book) = &mut self.book else {
+            return events.next().await;
+        };
+        tokio::select! {
+            event = events.next() => event,
+            () = book.wants_another() => None,
+        }
+    }
+}
+
+/// Kinds that only the book is told of.
+fn not_cached<K>(_: &mut Cache, _: WatchEvent<K>) -> Dirty {
+    Dirty::default()
 }
 
 fn services(cache: &mut Cache, event: WatchEvent<Service>) -> Dirty {

@@ -38,8 +38,8 @@ pub trait Travels: Serialize + DeserializeOwned + Send + 'static {}
 
 impl<T: Serialize + DeserializeOwned + Send + 'static> Travels for T {}
 
-/// A change of the replica's book, made where the book is.
-pub type Change<B> = Box<dyn FnOnce(&mut Replica<B>) + Send>;
+/// A change of the replica's book, made where the book is, at this time of the replica's clock.
+pub type Change<B> = Box<dyn FnOnce(&mut Replica<B>, Duration) + Send>;
 
 /// Lists everything that the book is made of, however often that takes, and yields the change that brings it in.
 pub type Refresh<B> = Box<dyn Fn() -> BoxFuture<'static, Change<B>> + Send + Sync>;
@@ -87,7 +87,7 @@ impl<B: TravellingBook> Handout<B> {
     }
 
     /// Changes the book, behind everything that was ordered before.
-    pub async fn change(&self, change: impl FnOnce(&mut Replica<B>) + Send + 'static) {
+    pub async fn change(&self, change: impl FnOnce(&mut Replica<B>, Duration) + Send + 'static) {
         // A replica that has ended needs no news.
         let _ended = self.orders.send(Order::Change(Box::new(change))).await;
     }
@@ -95,12 +95,12 @@ impl<B: TravellingBook> Handout<B> {
     /// Reads something off the replica; nothing where it has ended.
     pub async fn look<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&mut Replica<B>) -> T + Send + 'static,
+        look: impl FnOnce(&mut Replica<B>, Duration) -> T + Send + 'static,
     ) -> Option<T> {
         let (seen, sees) = oneshot::channel();
-        self.change(move |replica| {
+        self.change(move |replica, now| {
             // Whoever asked may have gone.
-            let _gone = seen.send(look(replica));
+            let _gone = seen.send(look(replica, now));
         })
         .await;
         sees.await.ok()

@@ -13,6 +13,7 @@
 //! ```
 
 pub mod admission;
+mod allocation;
 mod args;
 mod cache;
 mod context;
@@ -26,5 +27,6 @@ mod task;
 mod work;
 mod write;
 
-pub use args::{Controller, ControllersArgs};
+pub use allocation::AllocationArgs;
+pub use args::{Controller, ControllersArgs, Part};
 pub use run::run;

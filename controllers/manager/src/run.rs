@@ -17,6 +17,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::AdmissionMetrics;
+use crate::allocation::{Allocation, BookFeed};
 use crate::context::Context;
 use crate::events::Events;
 use crate::feed::{self, Kind};
@@ -44,6 +46,8 @@ pub async fn run(args: ControllersArgs, api: ApiArgs, shutdown: Shutdown) -> Res
     let readiness = Readiness::new();
     let reachable = readiness.register("api-server-reached");
     let metrics = registry.register(Metrics::register);
+    let serves = args.serves_admission();
+    let admission = serves.then(|| registry.register(AdmissionMetrics::register));
     let stop = shutdown.token();
     let serving = tokio::spawn(admin.serve(readiness.clone(), registry, stop.child_token()));
 
@@ -53,7 +57,14 @@ pub async fn run(args: ControllersArgs, api: ApiArgs, shutdown: Shutdown) -> Res
         if stop.is_cancelled() {
             return Ok(());
         }
-        Process::start(args, &connection, &readiness, metrics)?
+        let allocation = match admission {
+            Some(metrics) => {
+                let ready = readiness.register("admission-served");
+                Some(Allocation::start(&args, &connection, ready, metrics).await?)
+            }
+            None => None,
+        };
+        Process::start(args, &connection, &readiness, metrics, allocation)?
             .run(&stop)
             .await
     }
@@ -76,6 +87,7 @@ struct Process {
     background: JoinSet<()>,
     workers: JoinSet<()>,
     elector: JoinHandle<Result<(), Lost>>,
+    allocation: Option<Allocation>,
     /// Gives the Lease back.
     release: CancellationToken,
     /// Ends what waits for the lead or for first lists.
@@ -88,6 +100,7 @@ impl Process {
         connection: &Connection,
         readiness: &Readiness,
         metrics: Metrics,
+        allocation: Option<(Allocation, BookFeed)>,
     ) -> Result<Self, ExitError> {
         let client = connection.client();
         let (elector, leadership) = Elector::new(&client, &args.lease, LEASE).map_err(usage)?;
@@ -108,7 +121,8 @@ impl Process {
         let mut background = JoinSet::new();
         background.spawn(publisher);
         background.spawn(show_lead(Arc::clone(&context), leadership.clone(), halt.clone()));
-        let (feeds, listed) = feed::feeds(&context, &client, readiness);
+        let (allocation, book) = allocation.unzip();
+        let (feeds, listed) = feed::feeds(&context, &client, readiness, book.as_ref());
         for feed in feeds {
             background.spawn(feed);
         }
@@ -127,6 +141,7 @@ impl Process {
             background,
             workers,
             elector: tokio::spawn(elector.run(release.clone())),
+            allocation,
             release,
             halt,
         })
@@ -141,13 +156,20 @@ impl Process {
                 return Err(lease_lost(lost));
             }
             task = self.background.join_next() => Err(died(task)),
-            task = self.workers.join_next() => Err(died(task)),
+            task = self.workers.join_next(), if !self.workers.is_empty() => Err(died(task)),
+            task = ended(self.allocation.as_mut()) => Err(died(task)),
+        };
+        let answered = async {
+            if let Some(allocation) = self.allocation.take() {
+                allocation.stop().await;
+            }
         };
         self.halt.cancel();
         self.context.close();
         let drained =
             tokio::time::timeout(DRAIN, async { while self.workers.join_next().await.is_some() {} });
-        if drained.await.is_err() {
+        let (drained, ()) = tokio::join!(drained, answered);
+        if drained.is_err() {
             tracing::warn!("turns under way were cut off");
             self.workers.shutdown().await;
         }
@@ -158,6 +180,14 @@ impl Process {
             Ok(Err(lost)) => ended.and(Err(ExitError::new(Code::Identity, lost))),
             Err(error) => ended.and(Err(ExitError::failure(error))),
         }
+    }
+}
+
+/// Never, where nothing is allocated.
+async fn ended(allocation: Option<&mut Allocation>) -> Option<Result<(), tokio::task::JoinError>> {
+    match allocation {
+        Some(allocation) => allocation.ended().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A replica in the test's own process: certificates, port, registration. It ends when it is dropped.
 
-use std::future::ready;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,7 +82,8 @@ impl Replica {
             exempt_namespaces: [self.own_namespace.clone()].into(),
         };
         let registrar = Registrar::new(self.client.clone(), registration, self.credentials.clone());
-        tokio::spawn(registrar.run(ready(()), self.stop.clone()));
+        let (_, wanted) = watch::channel(Some(true));
+        tokio::spawn(registrar.run(wanted, self.stop.clone()));
     }
 
     /// The authorities that it trusts.

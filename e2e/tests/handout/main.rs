@@ -99,7 +99,7 @@ impl Process {
     }
 
     async fn holds(&self) -> bool {
-        self.handout.look(|replica| replica.is_holder()).await == Some(true)
+        self.handout.look(|replica, _| replica.is_holder()).await == Some(true)
     }
 }
 
@@ -179,7 +179,10 @@ impl Replicas {
         if let Outcome::Granted(number) = outcome {
             self.store.write(number);
             for process in &self.running {
-                process.handout.change(move |replica| show(replica, number)).await;
+                process
+                    .handout
+                    .change(move |replica, _| show(replica, number))
+                    .await;
             }
         }
         outcome

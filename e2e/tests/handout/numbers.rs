@@ -79,7 +79,7 @@ impl Store {
     /// What a complete list of it makes of a replica.
     pub(crate) fn list(&self) -> Change<Numbers> {
         let numbers = self.written().numbers.clone();
-        Box::new(move |replica| {
+        Box::new(move |replica, _| {
             for number in numbers {
                 show(replica, number);
             }

@@ -142,6 +142,17 @@ pub enum Slot {
     HealthCheckNodePort,
 }
 
+impl Slot {
+    /// The field of a Service that it is.
+    pub fn field(self) -> String {
+        match self {
+            Self::ClusterIp(_) => "spec.clusterIPs".to_owned(),
+            Self::NodePort(index) => format!("spec.ports[{index}].nodePort"),
+            Self::HealthCheckNodePort => "spec.healthCheckNodePort".to_owned(),
+        }
+    }
+}
+
 /// Families as the API spells them.
 mod family {
     use berth_model::IpFamily;

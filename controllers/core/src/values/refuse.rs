@@ -50,12 +50,18 @@ pub(super) fn quota<I: Item>(why: &NotGiven<I, Holder>) -> Option<Quota> {
 }
 
 pub(super) fn because(slot: Slot, wish: &Wish, reason: Reason, text: &str) -> Refused {
+    refused(slot, wish, (reason, false), text)
+}
+
+fn refused(slot: Slot, wish: &Wish, (reason, passing): (Reason, bool), text: &str) -> Refused {
     let service = match &wish.name {
         Some(name) => format!("{}/{name}", wish.namespace),
         None => format!("of namespace {} without a name yet", wish.namespace),
     };
     Refused {
         reason,
+        field: slot.field(),
+        passing,
         message: format!("no {slot} for Service {service}: {text}"),
     }
 }
@@ -77,7 +83,8 @@ pub(super) fn before(slot: Slot, wish: &Wish, refusal: &Refusal) -> Refused {
 pub(super) fn full(slot: Slot, wish: &Wish, pools: &[Full]) -> Refused {
     let texts: Vec<String> = pools.iter().map(Full::text).collect();
     let reason = pools.first().map_or(Reason::PoolExhausted, Full::reason);
-    because(slot, wish, reason, &texts.join("; "))
+    let passing = pools.iter().any(|full| full.counts.held > 0);
+    refused(slot, wish, (reason, passing), &texts.join("; "))
 }
 
 /// No pool is for it, and nothing else is left.
@@ -98,7 +105,7 @@ pub(super) fn range_full(slot: Slot, wish: &Wish, counts: &Counts) -> Refused {
         u128::from(counts.allocated) + u128::from(counts.held),
         counts.capacity,
     );
-    because(slot, wish, Reason::RangeExhausted, &text)
+    refused(slot, wish, (Reason::RangeExhausted, counts.held > 0), &text)
 }
 
 impl Full {

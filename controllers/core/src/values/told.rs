@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Service;
 
 use super::definitions::{self, created};
 use super::stock::{Kept, Value};
-use super::{Cidrs, Claim, Known, Values};
+use super::{Cidrs, Claim, Known, Shown, Values};
 use crate::address;
 use crate::holder::AskId;
 use crate::pools::{self, Item};
@@ -149,10 +149,8 @@ impl Values {
     }
 
     /// A Service. The questions that are over by it: it has what was held for them, or it came with other values.
-    pub fn apply_service(&mut self, service: &Service, now: Duration) -> Vec<AskId> {
+    pub fn apply_service(&mut self, Shown { key, known }: Shown, now: Duration) -> Vec<AskId> {
         self.now = self.now.max(now);
-        let key = key_of(&service.metadata);
-        let known = Known::of(service);
         let settled = self.settled_by(&key, &known);
         let before = self.services.insert(key.clone(), known.clone());
         let rank = (known.created, key.clone());
@@ -182,14 +180,6 @@ impl Values {
             for item in &before.items {
                 self.use_of(*item, &rank, false);
             }
-        }
-    }
-
-    /// After a complete list: whatever is not in it is gone.
-    pub fn retain_services(&mut self, listed: &BTreeSet<ServiceKey>, now: Duration) {
-        let gone = self.services.keys().filter(|key| !listed.contains(key));
-        for key in gone.cloned().collect::<Vec<_>>() {
-            self.remove_service(&key, now);
         }
     }
 
@@ -288,6 +278,16 @@ impl Claim {
             created: self.created,
             claim: name.to_owned(),
             service: self.service.clone(),
+        }
+    }
+}
+
+impl Shown {
+    /// What a Service says of its values.
+    pub fn of(service: &Service) -> Self {
+        Self {
+            key: key_of(&service.metadata),
+            known: Known::of(service),
         }
     }
 }

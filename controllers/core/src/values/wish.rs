@@ -255,6 +255,10 @@ impl Reason {
 pub struct Refused {
     /// Why, for metrics.
     pub reason: Reason,
+    /// The field that it is about.
+    pub field: String,
+    /// Whether asking again in a moment may end otherwise: something is on its way to others, and may yet come to nothing.
+    pub passing: bool,
     /// Which slot and pool, why, and what would help.
     pub message: String,
 }

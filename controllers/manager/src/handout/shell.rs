@@ -152,7 +152,10 @@ where
                 let until = until.saturating_duration_since(self.started);
                 self.handle(Event::Asked { ask, wish, until });
             }
-            Order::Change(change) => change(&mut self.replica),
+            Order::Change(change) => {
+                let now = self.now();
+                change(&mut self.replica, now);
+            }
         }
     }
 
@@ -161,7 +164,8 @@ where
             Ok(Done::Read(read)) => self.handle(Event::Read(read)),
             Ok(Done::Written(written)) => self.handle(Event::Written(written)),
             Ok(Done::Refreshed(number, change)) => {
-                change(&mut self.replica);
+                let now = self.now();
+                change(&mut self.replica, now);
                 self.handle(Event::Refreshed(number));
             }
             // Nobody aborts one of them: it panicked, and so does whoever waits for it.

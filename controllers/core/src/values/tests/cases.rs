@@ -30,7 +30,7 @@ fn a_pool_is_usable_to_its_last_value_and_says_so_when_it_is_full() {
          these on their way; delete a Service that holds one, or add addresses to it"
     );
     let service = mk_service(&key("a/one"), 1, &[address("10.0.0.4")].into());
-    assert_eq!(values.apply_service(&service, at(1)), [ask(0)]);
+    assert_eq!(values.apply_service(Shown::of(&service), at(1)), [ask(0)]);
     values.remove_service(&key("a/one"), at(2));
     assert_eq!(
         given(&mut values, 3, &plain("a", "three"), 3),
@@ -179,7 +179,7 @@ fn who_asks_again_under_the_same_name_gets_the_same_values() {
         .find(|item| item.to_string() == second);
     let service = mk_service(&key("a/web-x7k2p"), 10, &stored.into_iter().collect());
     assert_eq!(
-        values.apply_service(&service, at(10)),
+        values.apply_service(Shown::of(&service), at(10)),
         [ask(20)],
         "recognised by what it has"
     );
@@ -194,7 +194,7 @@ fn a_port_that_moves_to_another_place_is_not_given_to_a_new_one() {
         &json!({"ports": ["30001-30003"], "strategy": "LowestFirst"}),
     ));
     let old = mk_service(&key("a/web"), 1, &[address("10.0.0.3"), port(30_009)].into());
-    values.apply_service(&old, at(1));
+    values.apply_service(Shown::of(&old), at(1));
     let added = json!({"type": "NodePort", "clusterIP": "10.0.0.3", "clusterIPs": ["10.0.0.3"],
         "ports": [{"name": "new", "port": 80}, {"name": "old", "port": 30009, "nodePort": 30009}]});
     assert_eq!(
@@ -223,12 +223,12 @@ fn an_update_is_over_when_all_of_it_is_there_and_a_create_when_the_service_appea
         &json!({"ports": ["30001-30003"], "strategy": "LowestFirst"}),
     ));
     let old = mk_service(&key("a/web"), 1, &[address("10.0.0.3"), port(30_009)].into());
-    values.apply_service(&old, at(1));
+    values.apply_service(Shown::of(&old), at(1));
     let added = json!({"type": "NodePort", "clusterIP": "10.0.0.3", "clusterIPs": ["10.0.0.3"],
         "ports": [{"name": "new", "port": 80}, {"name": "old", "port": 30009, "nodePort": 30009}]});
     given(&mut values, 0, &wished("a", Some("web"), Some(&old), added), 1);
     assert_eq!(
-        values.apply_service(&old, at(2)),
+        values.apply_service(Shown::of(&old), at(2)),
         [],
         "an earlier state, or another write"
     );
@@ -237,13 +237,13 @@ fn an_update_is_over_when_all_of_it_is_there_and_a_create_when_the_service_appea
         1,
         &[address("10.0.0.3"), port(30_009), port(30_001)].into(),
     );
-    assert_eq!(values.apply_service(&new, at(3)), [ask(0)]);
+    assert_eq!(values.apply_service(Shown::of(&new), at(3)), [ask(0)]);
     let create = |number| (ask(number), with_ports("a", "other"));
     let (asked, wish) = create(1);
     values.grant(&asked, &wish, at(4)).unwrap();
     let came = mk_service(&key("a/other"), 5, &[port(30_005), port(30_006)].into());
     assert_eq!(
-        values.apply_service(&came, at(5)),
+        values.apply_service(Shown::of(&came), at(5)),
         [asked],
         "it came with other values"
     );
@@ -291,7 +291,7 @@ fn wishes_are_held_and_what_the_api_server_refuses_is_left_to_it() {
         "not the one that is wished for"
     );
     values.apply_service(
-        &mk_service(&key("a/one"), 1, &[address("10.0.0.4")].into()),
+        Shown::of(&mk_service(&key("a/one"), 1, &[address("10.0.0.4")].into())),
         at(1),
     );
     assert_eq!(

@@ -25,7 +25,7 @@ fn a_book_that_follows_tells_which_holds_a_watch_settles_and_goes_on_with_the_ot
         holds.insert(asked, hold);
     }
     let service = mk_service(&key("a/one"), 1, &[address("10.0.0.4")].into());
-    assert_eq!(follower.apply_service(&service, at(1)), [ask(0)]);
+    assert_eq!(follower.apply_service(Shown::of(&service), at(1)), [ask(0)]);
     holds.remove(&ask(0));
     follower.adopt(&holds);
     assert_eq!(given(&mut follower, 2, &plain("a", "three"), 1), "10.0.0.6");

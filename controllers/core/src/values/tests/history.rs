@@ -39,7 +39,7 @@ impl World {
                 {
                     let service = mk_service(key, *created, items);
                     let expected = self.naive.settled(key, false, items);
-                    let settled = self.values.apply_service(&service, self.now);
+                    let settled = self.values.apply_service(Shown::of(&service), self.now);
                     assert_eq!(
                         settled.iter().cloned().collect::<BTreeSet<_>>(),
                         expected,
@@ -152,7 +152,7 @@ impl World {
         let appears = !self.naive.services.contains_key(key);
         let expected = self.naive.settled(key, appears, &items);
         let service = mk_service(key, created, &items);
-        let settled = self.values.apply_service(&service, self.now);
+        let settled = self.values.apply_service(Shown::of(&service), self.now);
         assert_eq!(
             settled.into_iter().collect::<BTreeSet<_>>(),
             expected,
@@ -219,7 +219,7 @@ impl World {
             match (part + turn) % 4 {
                 0 => {
                     for (key, (created, items)) in self.naive.services.iter().rev() {
-                        next.apply_service(&mk_service(key, *created, items), self.now);
+                        next.apply_service(Shown::of(&mk_service(key, *created, items)), self.now);
                     }
                 }
                 1 => self

@@ -40,7 +40,7 @@ fn reservations_and_claims_wait_for_their_service() {
     assert_eq!(given(&mut values, 2, &plain("a", "web"), 0), "10.0.0.5");
     assert_eq!(given(&mut values, 3, &plain("b", "db"), 0), "10.0.0.4");
     values.apply_service(
-        &mk_service(&key("a/web"), 1, &[address("10.0.0.5")].into()),
+        Shown::of(&mk_service(&key("a/web"), 1, &[address("10.0.0.5")].into())),
         at(1),
     );
     values.remove_service(&key("a/web"), at(2));
@@ -116,10 +116,14 @@ fn what_is_not_as_it_should_be_is_a_finding_and_stops_nothing() {
     let mut values = cluster();
     values.apply_address_pool(&pool_of_two());
     let item = address("10.0.0.4");
-    values.apply_service(&mk_service(&key("b/young"), 9, &[item].into()), at(0));
-    values.apply_service(&mk_service(&key("a/old"), 5, &[item].into()), at(0));
+    values.apply_service(Shown::of(&mk_service(&key("b/young"), 9, &[item].into())), at(0));
+    values.apply_service(Shown::of(&mk_service(&key("a/old"), 5, &[item].into())), at(0));
     values.apply_service(
-        &mk_service(&key("kube-system/dns"), 1, &[address("10.0.0.5"), port(9)].into()),
+        Shown::of(&mk_service(
+            &key("kube-system/dns"),
+            1,
+            &[address("10.0.0.5"), port(9)].into(),
+        )),
         at(0),
     );
     let findings: Vec<String> = values

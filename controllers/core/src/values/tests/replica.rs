@@ -68,7 +68,7 @@ fn the_holder_grants_out_of_the_book_and_a_watch_settles_its_holds() {
     assert_eq!(asked(&mut replica, 2, "three", now), "PoolExhausted");
     assert_eq!(asked(&mut replica, 0, "one", now), "{10.0.0.4}", "asked again");
     let service = mk_service(&key("a/one"), 1, &[address("10.0.0.4")].into());
-    for settled in replica.book_mut().apply_service(&service, now) {
+    for settled in replica.book_mut().apply_service(Shown::of(&service), now) {
         replica.settle(&settled);
     }
     assert_eq!(replica.holds().keys().collect::<Vec<_>>(), [&ask(1)]);

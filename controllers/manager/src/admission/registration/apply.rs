@@ -47,16 +47,41 @@ impl Registrar {
         }
     }
 
-    /// Writes the registration when `ready` ends and there are credentials, and again whenever those change or somebody
-    /// else changes it, until `stop` is cancelled. What is registered stays then: other replicas serve it.
-    pub async fn run(mut self, ready: impl Future<Output = ()>, stop: CancellationToken) {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = ready => {}
-        }
+    /// Keeps the registration while it is `wanted` and there are credentials, whoever changes it, and takes it away when it is
+    /// not; until `stop` is cancelled. What is registered stays then: other replicas serve it.
+    pub async fn run(mut self, wanted: watch::Receiver<Option<bool>>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.keep() => {}
+            () = self.follow(wanted) => {}
+        }
+    }
+
+    async fn follow(&mut self, mut wanted: watch::Receiver<Option<bool>>) {
+        loop {
+            let now = *wanted.borrow_and_update();
+            let act = async {
+                match now {
+                    Some(true) => self.keep().await,
+                    Some(false) => self.take_away().await,
+                    None => {}
+                }
+                // Done, until it is wanted otherwise.
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = act => {}
+                changed = wanted.changed() => if changed.is_err() { std::future::pending::<()>().await },
+            }
+        }
+    }
+
+    async fn take_away(&self) {
+        let mut failures = 0;
+        while let Err(error) = delete(&self.api).await {
+            let (fault, error) = explain(&error);
+            tracing::warn!(configuration = CONFIGURATION, %fault, error, "cannot take the registration away");
+            failures += 1;
+            tokio::time::sleep(jitter(RETRY.delay(failures), fastrand::u32(..))).await;
         }
     }
 
@@ -122,9 +147,15 @@ impl Registrar {
 /// # Errors
 /// The API server does not do it. That there is none is no error.
 pub async fn remove(client: Client) -> Result<(), Error> {
-    let api: Api<MutatingWebhookConfiguration> = Api::all(client);
+    delete(&Api::all(client)).await
+}
+
+async fn delete(api: &Api<MutatingWebhookConfiguration>) -> Result<(), Error> {
     match api.delete(CONFIGURATION, &DeleteParams::default()).await {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            tracing::info!(configuration = CONFIGURATION, "no longer registered");
+            Ok(())
+        }
         Err(Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(error),
     }

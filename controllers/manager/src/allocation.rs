@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Cluster IPs and node ports out of pools, on every replica: the book, the webhook, and the replicas among themselves.
+//!
+//! In: flags, what the watches show, admission reviews. Out: patches and refusals. Touches: the API server (Secret, Lease,
+//! MutatingWebhookConfiguration), two ports. Decides nothing: `berth_controllers_core::{admission, values, holder}` do.
+//!
+//! ```text
+//!   watches --> told --> BookFeed --> Handout<Values> <-- PoolChooser <-- Webhook <-- API server
+//!                  ^------ list anew -----'   ^-- mutual TLS --> other replicas
+//! ```
+//!
+//! The webhook is registered only while there is a pool: who has none is asked nothing, and depends on nothing.
+
+mod args;
+mod book;
+mod chooser;
+mod secure;
+mod told;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use berth_controllers_core::admission::{ClusterFamilies, Exemptions};
+use berth_controllers_core::certificates::Rules;
+use berth_controllers_core::values::Values;
+use berth_runtime::client::Connection;
+use berth_runtime::exit::{Code, ExitError};
+use berth_runtime::ready::Condition;
+use berth_runtime::serve::bind_both_families;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::ControllersArgs;
+use crate::admission::{
+    AdmissionMetrics, Credentials, Keeper, READ_PERIOD, Registrar, Settings, Webhook, serve,
+};
+use crate::handout::{LeaseStore, Shell, Sites};
+pub use args::AllocationArgs;
+pub(crate) use book::{BookFeed, KINDS};
+use book::{Ground, Relisting};
+use chooser::PoolChooser;
+use secure::ReplicaTls;
+pub(crate) use told::Tell;
+pub(crate) mod tell {
+    pub(crate) use super::told::{address_pools, claims, namespaces, port_pools, service_cidrs, services};
+}
+
+/// The Lease that says who hands out values; the shipped RBAC names it.
+const LEASE: &str = "berth-values";
+
+/// All of it at work.
+pub(crate) struct Allocation {
+    tasks: JoinSet<()>,
+    /// No review is taken any more.
+    stop: CancellationToken,
+}
+
+impl Allocation {
+    /// Binds both ports and starts. What the watches show has to go to the feed.
+    ///
+    /// # Errors
+    /// Flags that make no sense, a port that is taken, no address to be reached at (2).
+    pub(crate) async fn start(
+        args: &ControllersArgs,
+        connection: &Connection,
+        ready: Condition,
+        metrics: AdmissionMetrics,
+    ) -> Result<(Self, BookFeed), ExitError> {
+        let client = connection.client();
+        let namespace = args.lease.namespace(&client);
+        let registration = args.admission.registration(&namespace).map_err(usage)?;
+        let names = args.admission.names(&namespace).map_err(usage)?;
+        let keeper = Keeper::new(
+            client.clone(),
+            &namespace,
+            names,
+            Rules::DEFAULT,
+            READ_PERIOD,
+            metrics.clone(),
+        )
+        .map_err(ExitError::failure)?;
+        let credentials = keeper.credentials();
+
+        let exemptions = Exemptions::with(args.admission.exempt_namespaces(&namespace));
+        let range = args.allocation.service_node_port_range;
+        let book = Values::new(range, exemptions.clone(), fastrand::u64(..));
+        let relisting = Relisting::new();
+        let (listener, address) = replica_site(&args.allocation, connection).await?;
+        let sites = Sites {
+            listener,
+            address,
+            secure: ReplicaTls::new(credentials.clone()),
+            lease: LeaseStore::new(client.clone(), &namespace, LEASE),
+        };
+        let identity = args.lease.identity().map_err(usage)?;
+        // A process that is started anew is another replica.
+        let name = format!("{identity}-{:08x}", fastrand::u32(..));
+        let (shell, handout) = Shell::new(&name, book, relisting.refresh(), sites);
+
+        let ground = Ground::unknown();
+        let (families, has_pools) = (ground.families.subscribe(), ground.has_pools.subscribe());
+        let feed = relisting.feed(handout.clone(), ground);
+        let settings = Settings {
+            exemptions,
+            unavailable: args.admission.unavailable(),
+            timeout: args.admission.timeout(),
+        };
+        let chooser = Arc::new(PoolChooser::new(handout, families.clone()));
+        let webhook = Webhook::new(chooser, settings, metrics);
+        let listener = bound("--admission-address", args.admission.admission_address)?;
+        tracing::info!(
+            address = %args.admission.admission_address,
+            replica = name,
+            failure_policy = %args.admission.admission_failure_policy,
+            "admission"
+        );
+
+        let (stop, leave) = (CancellationToken::new(), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+        let registrar = Registrar::new(client, registration, credentials.clone());
+        tasks.spawn(registrar.run(has_pools, stop.clone()));
+        tasks.spawn(say_ready(families, credentials.clone(), ready, stop.clone()));
+        tasks.spawn(keeper.run(leave.clone()));
+        tasks.spawn(shell.run(leave.clone()));
+        let stopping = stop.clone();
+        tasks.spawn(async move {
+            serve(listener, credentials, webhook, stopping).await;
+            // What was asked is answered: another replica may hand out values now.
+            leave.cancel();
+        });
+        Ok((Self { tasks, stop }, feed))
+    }
+
+    /// Ends when one of the tasks does, which none should.
+    pub(crate) async fn ended(&mut self) -> Option<Result<(), tokio::task::JoinError>> {
+        self.tasks.join_next().await
+    }
+
+    /// Answers what is under way, takes no more, and lets another replica hand out values.
+    pub(crate) async fn stop(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Reviews are answered: what there is was listed, and there is a certificate to show.
+async fn say_ready(
+    mut families: watch::Receiver<Option<ClusterFamilies>>,
+    mut credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    ready: Condition,
+    stop: CancellationToken,
+) {
+    let both = async {
+        // A sender that is gone has taken the process with it.
+        if families.wait_for(Option::is_some).await.is_ok()
+            && credentials.wait_for(Option::is_some).await.is_ok()
+        {
+            ready.set();
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = both => {}
+    }
+}
+
+fn usage(error: impl std::error::Error + Send + Sync + 'static) -> ExitError {
+    ExitError::new(Code::Usage, error)
+}
+
+fn bound(flag: &'static str, address: SocketAddr) -> Result<TcpListener, ExitError> {
+    bind_both_families(address).map_err(|source| {
+        let text = format!(
+            "{flag} {address}: {source}; choose another address with {flag} (another Berth process may hold it)"
+        );
+        ExitError::new(Code::Usage, text)
+    })
+}
+
+/// The port of this replica, and where others reach it.
+async fn replica_site(
+    args: &AllocationArgs,
+    connection: &Connection,
+) -> Result<(TcpListener, String), ExitError> {
+    let listener = bound("--replica-address", args.replica_address)?;
+    let port = listener.local_addr().map_err(ExitError::failure)?.port();
+    let host = match args.advertised(AllocationArgs::pod_ip().as_deref()) {
+        Some(address) => address,
+        None => way_out(connection).await.ok_or_else(|| {
+            let text = "no address is known at which other replicas reach this one; say it with --replica-advertised-address";
+            ExitError::new(Code::Usage, text)
+        })?,
+    };
+    Ok((listener, SocketAddr::new(host, port).to_string()))
+}
+
+/// The address from which the API server is reached. No packet is sent for it.
+async fn way_out(connection: &Connection) -> Option<IpAddr> {
+    let server = connection.origin().servers().first()?;
+    let host = server.host()?.trim_start_matches('[').trim_end_matches(']');
+    let port = server.port_u16().unwrap_or(443);
+    let to = tokio::net::lookup_host((host, port)).await.ok()?.next()?;
+    let any: SocketAddr = match to {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(to).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The book's place among the watches: what they show goes in, in their order, and it says when it must have all of it anew.
+//!
+//! A refresh restarts the watches, instead of listing beside them: a list that overtakes a watch would be undone by what
+//! the watch still has to show, and a value that is in use would be free for a moment.
+
+use std::collections::BTreeMap;
+
+use berth_controllers_core::admission::ClusterFamilies;
+use berth_controllers_core::values::Values;
+use futures::FutureExt;
+use tokio::sync::watch;
+
+use crate::feed::Kind;
+use crate::handout::{Change, Handout, Refresh};
+
+/// The kinds that the book is made of.
+pub(crate) const KINDS: [Kind; 6] = [
+    Kind::ServiceCidrs,
+    Kind::Namespaces,
+    Kind::AddressPools,
+    Kind::NodePortPools,
+    Kind::AddressClaims,
+    Kind::Services,
+];
+
+/// What others go by, once everything was listed.
+#[derive(Clone)]
+pub(super) struct Ground {
+    /// Those of the cluster: reviews are answered from then on.
+    pub(super) families: watch::Sender<Option<ClusterFamilies>>,
+    /// Whether there is anything to choose: as long as there is, the webhook is registered.
+    pub(super) has_pools: watch::Sender<Option<bool>>,
+}
+
+impl Ground {
+    pub(super) fn unknown() -> Self {
+        Self {
+            families: watch::Sender::new(None),
+            has_pools: watch::Sender::new(None),
+        }
+    }
+}
+
+/// How often each kind was listed anew.
+type Lists = BTreeMap<Kind, u64>;
+
+/// The lists that the book wants, and those that it has.
+pub(super) struct Relisting {
+    wanted: watch::Sender<u64>,
+    listed: watch::Sender<Lists>,
+}
+
+impl Relisting {
+    pub(super) fn new() -> Self {
+        Self {
+            wanted: watch::Sender::new(0),
+            listed: watch::Sender::new(Lists::new()),
+        }
+    }
+
+    /// Has every kind listed anew, and ends when the book has all of it.
+    pub(super) fn refresh(&self) -> Refresh<Values> {
+        let (wanted, listed) = (self.wanted.clone(), self.listed.clone());
+        Box::new(move || {
+            let mut number = 0;
+            wanted.send_modify(|wanted| {
+                *wanted += 1;
+                number = *wanted;
+            });
+            let mut listed = listed.subscribe();
+            async move {
+                let complete = |lists: &Lists| {
+                    KINDS
+                        .iter()
+                        .all(|kind| lists.get(kind).is_some_and(|of| *of >= number))
+                };
+                if listed.wait_for(complete).await.is_err() {
+                    // The watches are gone, and the process with them.
+                    std::future::pending::<()>().await;
+                }
+                // What was listed is in the book already.
+                Box::new(|_: &mut _, _| ()) as Change<Values>
+            }
+            .boxed()
+        })
+    }
+
+    pub(super) fn feed(&self, handout: Handout<Values>, ground: Ground) -> BookFeed {
+        BookFeed {
+            handout,
+            wanted: self.wanted.subscribe(),
+            listed: self.listed.clone(),
+            ground,
+        }
+    }
+}
+
+/// Where watches tell the book what they see.
+#[derive(Clone)]
+pub(crate) struct BookFeed {
+    handout: Handout<Values>,
+    wanted: watch::Receiver<u64>,
+    listed: watch::Sender<Lists>,
+    ground: Ground,
+}
+
+impl BookFeed {
+    /// The number of the list that is wanted now: to be taken before the watch is opened.
+    pub(crate) fn wanted(&mut self) -> u64 {
+        *self.wanted.borrow_and_update()
+    }
+
+    /// Ends when another list is wanted than the last one taken.
+    pub(crate) async fn wants_another(&mut self) {
+        if self.wanted.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Tells the book what a watch shows.
+    pub(crate) async fn tell(&self, kind: Kind, change: Change<Values>) {
+        self.handout.change(change).await;
+        let is_ground = matches!(
+            kind,
+            Kind::ServiceCidrs | Kind::AddressPools | Kind::NodePortPools
+        );
+        if is_ground && self.is_complete() {
+            self.show_ground().await;
+        }
+    }
+
+    /// The list of this number is complete, and all of it was told.
+    pub(crate) async fn complete(&self, kind: Kind, number: u64) {
+        // The book takes orders in turn: it has the list when it answers.
+        self.handout.look(|_, _| ()).await;
+        self.listed.send_modify(|listed| {
+            listed.insert(kind, number);
+        });
+        if self.is_complete() {
+            self.show_ground().await;
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.listed.borrow().len() == KINDS.len()
+    }
+
+    async fn show_ground(&self) {
+        let seen = self
+            .handout
+            .look(|replica, _| (replica.book().families(), replica.book().has_pools()));
+        if let Some((families, has_pools)) = seen.await {
+            show(&self.ground.families, families);
+            show(&self.ground.has_pools, Some(has_pools));
+        }
+    }
+}
+
+fn show<T: PartialEq>(shown: &watch::Sender<T>, value: T) {
+    shown.send_if_modified(|shown| {
+        let is_new = *shown != value;
+        *shown = value;
+        is_new
+    });
+}
