@@ -38,10 +38,10 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use berth_crds::{AddressClaim, AddressPool, NodePortPool, PoolUse};
+use berth_crds::{AddressPool, NodePortPool, PoolUse};
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
@@ -107,8 +107,8 @@ pub struct Observed {
     pub address_pools: BTreeMap<String, AddressPool>,
     /// By name.
     pub port_pools: BTreeMap<String, NodePortPool>,
-    /// By namespace and name.
-    pub claims: BTreeMap<(String, String), AddressClaim>,
+    /// By pool: the namespaces with an AddressClaim that keeps a cluster IP of it.
+    pub claims: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// Why no rule is made of a pool.

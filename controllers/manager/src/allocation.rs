@@ -36,6 +36,7 @@ use crate::ControllersArgs;
 use crate::admission::{
     AdmissionMetrics, Credentials, Keeper, READ_PERIOD, Registrar, Settings, Webhook, serve,
 };
+use crate::enforcement::{Enforcer, action};
 use crate::handout::{LeaseStore, Shell, Sites};
 pub use args::AllocationArgs;
 pub(crate) use book::{BookFeed, KINDS};
@@ -55,6 +56,8 @@ pub(crate) struct Allocation {
     tasks: JoinSet<()>,
     /// No review is taken any more.
     stop: CancellationToken,
+    /// For whoever leads.
+    enforcer: Option<Enforcer>,
 }
 
 impl Allocation {
@@ -101,10 +104,20 @@ impl Allocation {
 
         let ground = Ground::unknown();
         let (families, has_pools) = (ground.families.subscribe(), ground.has_pools.subscribe());
+        let (failure, unavailable) = (
+            args.admission.admission_failure_policy,
+            args.admission.unavailable(),
+        );
+        let enforcer = Enforcer::new(
+            client.clone(),
+            exemptions.clone(),
+            action(failure, unavailable),
+            ground.observed.subscribe(),
+        );
         let feed = relisting.feed(handout.clone(), ground);
         let settings = Settings {
             exemptions,
-            unavailable: args.admission.unavailable(),
+            unavailable,
             timeout: args.admission.timeout(),
         };
         let chooser = Arc::new(PoolChooser::new(handout, families.clone()));
@@ -130,7 +143,18 @@ impl Allocation {
             // What was asked is answered: another replica may hand out values now.
             leave.cancel();
         });
-        Ok((Self { tasks, stop }, feed))
+        let enforcer = Some(enforcer);
+        let this = Self {
+            tasks,
+            stop,
+            enforcer,
+        };
+        Ok((this, feed))
+    }
+
+    /// What keeps the API servers' own rules: to be run by whoever leads.
+    pub(crate) fn enforcer(&mut self) -> Option<Enforcer> {
+        self.enforcer.take()
     }
 
     /// Ends when one of the tasks does, which none should.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_crds::{AddressClaim, AddressPool, NodePortPool, PoolSelector, PoolUse};
+use berth_crds::{AddressPool, NodePortPool, PoolSelector};
 use berth_model::{IpFamily, ServiceKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Serialize;
@@ -43,19 +43,10 @@ pub(super) struct Tables {
 
 impl Tables {
     pub(super) fn of_addresses(ranked: &Pools, observed: &Observed) -> Self {
-        let mut claims: By<BTreeSet<String>> = BTreeMap::new();
-        for ((namespace, _), claim) in &observed.claims {
-            if let Some(pool) = keeps(claim) {
-                claims
-                    .entry(pool.to_owned())
-                    .or_default()
-                    .insert(namespace.clone());
-            }
-        }
         let of = |name: &str, row: &mut Self| {
             let pool = observed.address_pools.get(name)?;
             row.add_addresses(name, pool);
-            if let Some(namespaces) = claims.get(name) {
+            if let Some(namespaces) = observed.claims.get(name) {
                 row.claims.insert(name.to_owned(), namespaces.clone());
             }
             pool.metadata.generation
@@ -173,16 +164,6 @@ impl Tables {
             literal(&self.claims).len(),
         ]
     }
-}
-
-/// The pool that a claim keeps an address of.
-fn keeps(claim: &AddressClaim) -> Option<&str> {
-    let status = claim
-        .status
-        .as_ref()
-        .filter(|status| !status.addresses.is_empty())?;
-    let is_ours = claim.spec.r#use == PoolUse::ClusterIp;
-    status.pool.as_deref().filter(|_| is_ours)
 }
 
 /// As the expressions name the Service that is written.

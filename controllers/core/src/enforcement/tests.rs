@@ -22,16 +22,6 @@ fn add_ports(observed: &mut Observed, name: &str, spec: &Value) {
         .insert(name.to_owned(), serde_json::from_value(pool).unwrap());
 }
 
-fn add_claim(observed: &mut Observed, namespace: &str, name: &str, of: &str, pool: &str) {
-    let claim = json!({"apiVersion": "berth.dev/v1alpha1", "kind": "AddressClaim",
-        "metadata": {"namespace": namespace, "name": name}, "spec": {"serviceName": "web", "use": of},
-        "status": {"addresses": ["10.96.8.9"], "pool": pool}});
-    let key = (namespace.to_owned(), name.to_owned());
-    observed
-        .claims
-        .insert(key, serde_json::from_value(claim).unwrap());
-}
-
 fn planned(observed: &Observed, action: Action) -> Plan {
     plan(observed, &Exemptions::with(["berth-system".to_owned()]), action)
 }
@@ -57,8 +47,8 @@ fn teams() -> Observed {
     add_addresses(&mut observed, "team-b", 2, &b);
     let overlapping = json!({"addresses": ["10.96.8.128/25"]});
     add_addresses(&mut observed, "late", 3, &overlapping);
-    add_claim(&mut observed, "team-c", "sticky", "ClusterIP", "team-a");
-    add_claim(&mut observed, "team-d", "other", "LoadBalancer", "team-a");
+    let claims = ("team-a".to_owned(), ["team-c".to_owned()].into());
+    observed.claims.extend([claims]);
     let ports = json!({"ports": ["30000-30099", "30500"],
         "reservations": [{"port": 30007, "namespace": "team-b", "name": "dns", "portName": "udp"}]});
     add_ports(&mut observed, "ports", &ports);
