@@ -24,5 +24,6 @@ pub mod metrics;
 pub mod peers;
 pub mod proxy_modes;
 pub mod proxy_peer;
+pub mod replicas;
 pub mod soak;
 pub mod stage;

@@ -53,7 +53,7 @@ impl Page {
 ///
 /// # Errors
 /// Nobody answers, or not by HTTP.
-pub(crate) fn http_get(url: &str) -> Result<String> {
+pub fn http_get(url: &str) -> Result<String> {
     let rest = url.strip_prefix("http://").context("http only")?;
     let (host, path) = rest.split_once('/').context("a path")?;
     let mut stream = TcpStream::connect(host).with_context(|| url.to_owned())?;
