@@ -65,11 +65,16 @@ impl fmt::Display for Part {
     }
 }
 
-/// Which object it is, and which version of its spec: a status changes neither.
-type Version = (Option<String>, Option<i64>);
+/// Which object it is, and which version of its spec: the status of a policy changes neither, and a binding has none, but
+/// no generation either.
+type Version = (Option<String>, Option<String>);
 
-fn version(meta: &ObjectMeta) -> Version {
-    (meta.uid.clone(), meta.generation)
+fn version(part: Part, meta: &ObjectMeta) -> Version {
+    let of_spec = match part {
+        Part::Policy(_) => meta.generation.map(|generation| generation.to_string()),
+        Part::Binding(_) => meta.resource_version.clone(),
+    };
+    (meta.uid.clone(), of_spec)
 }
 
 /// Keeps the policies and bindings.
@@ -189,10 +194,10 @@ impl Enforcer {
     async fn apply(&mut self, enforced: &Enforced) -> Result<(), (Part, Error)> {
         let part = Part::Policy(enforced.subject);
         let applied = apply(&self.policies, &enforced.policy, part).await?;
-        self.note(part, version(&applied.metadata));
+        self.note(part, version(part, &applied.metadata));
         let part = Part::Binding(enforced.subject);
         let applied = apply(&self.bindings, &enforced.binding, part).await?;
-        self.note(part, version(&applied.metadata));
+        self.note(part, version(part, &applied.metadata));
         Ok(())
     }
 
@@ -225,7 +230,12 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
 {
     let seen = watcher::watch_object(api, name).default_backoff();
-    let versions = seen.map(move |seen| (part, seen.map(|found| found.map(|found| version(found.meta())))));
+    let versions = seen.map(move |seen| {
+        (
+            part,
+            seen.map(|found| found.map(|found| version(part, found.meta()))),
+        )
+    });
     versions.boxed()
 }
 
