@@ -20,7 +20,7 @@ use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
-use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Error, Resource};
 use serde::Serialize;
@@ -183,7 +183,7 @@ impl Enforcer {
     async fn write(&mut self, plan: &Plan) -> Result<(), (Part, Error)> {
         for subject in Subject::ALL {
             match plan.of(subject) {
-                Some(enforced) => self.apply(enforced).await?,
+                Some(enforced) => self.put(enforced).await?,
                 None => self.delete(subject).await?,
             }
         }
@@ -191,13 +191,13 @@ impl Enforcer {
     }
 
     /// What is bound is there before its binding.
-    async fn apply(&mut self, enforced: &Enforced) -> Result<(), (Part, Error)> {
+    async fn put(&mut self, enforced: &Enforced) -> Result<(), (Part, Error)> {
         let part = Part::Policy(enforced.subject);
-        let applied = apply(&self.policies, &enforced.policy, part).await?;
-        self.note(part, version(part, &applied.metadata));
+        let stored = put(&self.policies, &enforced.policy, part).await?;
+        self.note(part, version(part, &stored.metadata));
         let part = Part::Binding(enforced.subject);
-        let applied = apply(&self.bindings, &enforced.binding, part).await?;
-        self.note(part, version(part, &applied.metadata));
+        let stored = put(&self.bindings, &enforced.binding, part).await?;
+        self.note(part, version(part, &stored.metadata));
         Ok(())
     }
 
@@ -239,15 +239,30 @@ where
     versions.boxed()
 }
 
-/// Server-side apply, which changes nothing where it says what is there.
-async fn apply<K>(api: &Api<K>, object: &K, part: Part) -> Result<K, (Part, Error)>
+/// Replaces what is there. Server-side apply would leave what others add to its lists, as an action or a condition, and is only
+/// how it is made: the rights to that can be tied to a name.
+async fn put<K>(api: &Api<K>, object: &K, part: Part) -> Result<K, (Part, Error)>
 where
     K: Resource + Clone + DeserializeOwned + Serialize + fmt::Debug,
 {
-    let params = PatchParams::apply(FIELD_MANAGER).force();
     let name = object.meta().name.clone().unwrap_or_default();
-    let applied = api.patch(&name, &params, &Patch::Apply(object)).await;
-    applied.map_err(|error| (part, error))
+    let put = async {
+        let Some(found) = api.get_opt(&name).await? else {
+            let params = PatchParams::apply(FIELD_MANAGER).force();
+            return api.patch(&name, &params, &Patch::Apply(object)).await;
+        };
+        let mut object = object.clone();
+        object
+            .meta_mut()
+            .resource_version
+            .clone_from(&found.meta().resource_version);
+        let params = PostParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        api.replace(&name, &params, &object).await
+    };
+    put.await.map_err(|error| (part, error))
 }
 
 async fn delete<K>(api: &Api<K>, part: Part, name: &str) -> Result<(), (Part, Error)>

@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the policies compute, in CEL.
 //!
-//! API servers evaluate it once for each pool, which is `params`. Variables are computed when they are first asked for, so
-//! that a pool that neither has the value nor selects the Service costs two look-ups.
-//!
 //! ```text
-//!   pool: params, if it is still as it was when this was written      chosen: what the write brings anew
-//!   encroaching: of chosen, what is in pool and pool does not serve
-//!   selecting: all pools that select the Service
-//!   straying: of chosen, what no pool serves; said by the first of selecting only
+//!   chosen: what the write brings anew
+//!   selecting: the pools that select the Service
+//!   encroaching: of chosen, what is in a pool that does not give it to the Service
+//!   straying: of chosen, what no pool gives to the Service, where a pool that has the like selects it
 //! ```
 
 use super::Subject;
@@ -21,10 +18,6 @@ const LABELS: &str = "has(object.metadata.labels) ? object.metadata.labels : {}"
 const NAMESPACE_LABELS: &str = "has(namespaceObject.metadata.labels) ? namespaceObject.metadata.labels : {}";
 /// As the table of reservations names Services.
 const SERVICE: &str = "request.namespace + '/' + object.metadata.name";
-/// Empty for a pool that no rule is made of, or that was edited since.
-const POOL: &str = "params.metadata.name in variables.generations && \
-    params.metadata.generation == variables.generations[params.metadata.name] ? params.metadata.name : ''";
-
 /// A Service without an address has `None` there, and one of type ExternalName nothing.
 const CHOSEN_ADDRESSES: &str = "has(object.spec.clusterIPs) ? object.spec.clusterIPs.filter(x, isIP(x) && \
     !(oldObject != null && has(oldObject.spec.clusterIPs) && x in oldObject.spec.clusterIPs)).map(x, string(ip(x))) : []";
@@ -50,18 +43,19 @@ pub(super) const CONDITIONS: [(&str, &str); 3] = [
 /// All variables, each after those that it uses.
 pub(super) fn variables(subject: Subject, tables: &Tables) -> Vec<Variable> {
     let mut variables = vec![
+        ("enforced", literal(&tables.enforced)),
+        ("blocks", literal(&tables.blocks)),
+        ("sizes", literal(&tables.sizes)),
         ("names", literal(&tables.names)),
-        ("generations", literal(&tables.generations)),
     ];
-    match subject {
-        Subject::ClusterIps => {
-            variables.push(("ipv4", literal(&tables.ipv4)));
-            variables.push(("ipv6", literal(&tables.ipv6)));
-        }
-        Subject::NodePorts => variables.push(("ports", literal(&tables.ports))),
+    if subject == Subject::ClusterIps {
+        variables.push(("ipv6Blocks", literal(&tables.ipv6_blocks)));
+        variables.push(("ipv6Sizes", literal(&tables.ipv6_sizes)));
+        variables.push(("ipv6Names", literal(&tables.ipv6_names)));
     }
     variables.extend([
-        ("namespaces", literal(&tables.namespaces)),
+        ("byNamespace", literal(&tables.by_namespace)),
+        ("broad", literal(&tables.broad)),
         ("namespaceSelectors", literal(&tables.namespace_labels)),
         ("serviceSelectors", literal(&tables.service_labels)),
         ("reserved", literal(&tables.reserved)),
@@ -69,7 +63,6 @@ pub(super) fn variables(subject: Subject, tables: &Tables) -> Vec<Variable> {
         ("labels", LABELS.to_owned()),
         ("namespaceLabels", NAMESPACE_LABELS.to_owned()),
         ("service", SERVICE.to_owned()),
-        ("pool", POOL.to_owned()),
     ]);
     match subject {
         Subject::ClusterIps => variables.push(("chosen", CHOSEN_ADDRESSES.to_owned())),
@@ -79,29 +72,26 @@ pub(super) fn variables(subject: Subject, tables: &Tables) -> Vec<Variable> {
             ("chosen", CHOSEN_PORTS.to_owned()),
         ]),
     }
-    let (encroaching, straying) = (encroaching(subject), straying(subject));
-    variables.push(("selects", selects("variables.pool")));
-    variables.push(("encroaching", encroaching));
+    variables.push(("selecting", selecting()));
+    variables.push(("encroaching", encroaching(subject)));
     if tables.too_large.is_empty() {
-        variables.push((
-            "selecting",
-            format!("variables.names.filter(q, {})", selects("q")),
-        ));
-        variables.push(("straying", straying));
+        variables.push(("straying", straying(subject)));
     }
     variables
 }
 
 /// Expressions that have to be true, with the message where they are not.
 pub(super) fn validations(subject: Subject, tables: &Tables) -> Vec<(String, String)> {
-    let (kind, what) = match subject {
-        Subject::ClusterIps => ("AddressPool", "cluster IP"),
-        Subject::NodePorts => ("NodePortPool", "node port"),
+    let kind = subject.pool_kind();
+    let what = match subject {
+        Subject::ClusterIps => "cluster IP",
+        Subject::NodePorts => "node port",
     };
     let way_out = "ask for another, or, where none was asked for, try again";
     let none_of = |list: &str| format!("size(variables.{list}) == 0");
+    let encroached = encroached(subject, "variables.encroaching[0]");
     let encroaching = format!(
-        "'{what} ' + string(variables.encroaching[0]) + ' is of {kind} ' + variables.pool + \
+        "'{what} ' + string(variables.encroaching[0]) + ' is of {kind} ' + {encroached} + \
          ', which does not give it to Service ' + variables.service + ': {way_out}'"
     );
     let straying = format!(
@@ -116,74 +106,95 @@ pub(super) fn validations(subject: Subject, tables: &Tables) -> Vec<(String, Str
 }
 
 fn encroaching(subject: Subject) -> String {
-    let (has, serves) = (
-        has(subject, "variables.pool", "x"),
-        serves("variables.pool", "x", "variables.selects"),
-    );
-    format!("variables.pool == '' ? [] : variables.chosen.filter(x, {has} && !({serves}))")
+    let encroaches = some_pool(subject, "x", &does_not_give("q", "x"));
+    format!("variables.chosen.filter(x, {encroaches})")
 }
 
-fn straying(subject: Subject) -> String {
-    let is_first = format!(
-        "{} && variables.selecting.filter(q, q in variables.generations && {})[0] == variables.pool",
-        has_family(subject, "variables.pool", "x"),
-        has_family(subject, "q", "x"),
+/// The first pool that a value encroaches on.
+fn encroached(subject: Subject, value: &str) -> String {
+    let (sizes, blocks, block) = (
+        sizes(subject, value),
+        blocks(subject, value),
+        block(subject, value),
     );
-    let served = format!(
-        "variables.names.exists(q, {} && ({}))",
-        has(subject, "q", "x"),
-        serves("q", "x", "q in variables.selecting")
-    );
+    let refuses = does_not_give("q", value);
     format!(
-        "variables.pool == '' || !variables.selects ? [] : variables.chosen.filter(x, {is_first} && !{served})"
+        "{sizes}.filter(n, {block} in {blocks} && {blocks}[{block}].exists(q, {refuses})).map(n, \
+         {blocks}[{block}].filter(q, {refuses})[0])[0]"
     )
 }
 
-/// Whether a pool gives a value of its own to the Service: `selected` says whether it selects it.
-fn serves(pool: &str, value: &str, selected: &str) -> String {
+fn straying(subject: Subject) -> String {
+    let names = match subject {
+        Subject::ClusterIps => by_family("x", "names", "ipv6Names"),
+        Subject::NodePorts => "variables.names".to_owned(),
+    };
+    let could = format!("variables.selecting.exists(q, q in variables.enforced && q in {names})");
+    let given = some_pool(subject, "x", &gives("q", "x"));
+    format!("variables.chosen.filter(x, {could} && !{given})")
+}
+
+/// A pool that is wrong refuses nothing.
+fn does_not_give(pool: &str, value: &str) -> String {
+    format!("{pool} in variables.enforced && !({})", gives(pool, value))
+}
+
+/// Whether a pool gives a value of its own to the Service.
+fn gives(pool: &str, value: &str) -> String {
     let kept = format!("{pool} in variables.reserved && string({value}) in variables.reserved[{pool}]");
     format!(
-        "{kept} ? variables.reserved[{pool}][string({value})] == variables.service : ({selected} || \
+        "{kept} ? variables.reserved[{pool}][string({value})] == variables.service : ({pool} in variables.selecting || \
          ({pool} in variables.claims && request.namespace in variables.claims[{pool}]))"
     )
 }
 
-/// Whether a pool has anything that could take the value's place.
-fn has_family(subject: Subject, pool: &str, value: &str) -> String {
-    format!("{pool} in {}", ranges(subject, value))
+/// Whether one of the pools that have a value is such.
+fn some_pool(subject: Subject, value: &str, such: &str) -> String {
+    let (sizes, blocks, block) = (
+        sizes(subject, value),
+        blocks(subject, value),
+        block(subject, value),
+    );
+    format!("{sizes}.exists(n, {block} in {blocks} && {blocks}[{block}].exists(q, {such}))")
 }
 
-/// Whether a value is one of a pool's.
-fn has(subject: Subject, pool: &str, value: &str) -> String {
-    let within = match subject {
-        Subject::ClusterIps => format!("cidr(range).containsIP({value})"),
-        Subject::NodePorts => format!("range[0] <= {value} && {value} <= range[1]"),
-    };
-    let ranges = ranges(subject, value);
-    format!("{pool} in {ranges} && {ranges}[{pool}].exists(range, {within})")
-}
-
-fn ranges(subject: Subject, value: &str) -> String {
+/// The block of size `n` around a value.
+fn block(subject: Subject, value: &str) -> String {
     match subject {
-        Subject::ClusterIps => format!("(ip({value}).family() == 4 ? variables.ipv4 : variables.ipv6)"),
-        Subject::NodePorts => "variables.ports".to_owned(),
+        Subject::ClusterIps => format!("string(cidr({value} + '/' + string(n)).masked())"),
+        Subject::NodePorts => format!("(string({value} - {value} % n) + '/' + string(n))"),
     }
 }
 
-/// Whether a pool selects the Service: by name or labels of the namespace, and by its own labels.
-fn selects(pool: &str) -> String {
+fn blocks(subject: Subject, value: &str) -> String {
+    match subject {
+        Subject::ClusterIps => by_family(value, "blocks", "ipv6Blocks"),
+        Subject::NodePorts => "variables.blocks".to_owned(),
+    }
+}
+
+fn sizes(subject: Subject, value: &str) -> String {
+    match subject {
+        Subject::ClusterIps => by_family(value, "sizes", "ipv6Sizes"),
+        Subject::NodePorts => "variables.sizes".to_owned(),
+    }
+}
+
+fn by_family(value: &str, ipv4: &str, ipv6: &str) -> String {
+    format!("(ip({value}).family() == 4 ? variables.{ipv4} : variables.{ipv6})")
+}
+
+/// By name of the namespace, or by its labels, and by the Service's own.
+fn selecting() -> String {
     let holds = |table: &str, labels: &str| {
-        format!(
-            "variables.{table}[{pool}].all(r, {})",
-            requirement("r", &format!("variables.{labels}"))
-        )
+        let requirement = requirement("r", &format!("variables.{labels}"));
+        format!("!(q in variables.{table}) || variables.{table}[q].all(r, {requirement})")
     };
-    let of_namespaces = holds("namespaceSelectors", "namespaceLabels");
-    let of_services = holds("serviceSelectors", "labels");
     format!(
-        "(!({pool} in variables.namespaces) && !({pool} in variables.namespaceSelectors) || {pool} in variables.namespaces \
-         && request.namespace in variables.namespaces[{pool}] || {pool} in variables.namespaceSelectors && {of_namespaces}) \
-         && (!({pool} in variables.serviceSelectors) || {of_services})"
+        "((request.namespace in variables.byNamespace ? variables.byNamespace[request.namespace] : []) + \
+         variables.broad.filter(q, {})).filter(q, {})",
+        holds("namespaceSelectors", "namespaceLabels"),
+        holds("serviceSelectors", "labels"),
     )
 }
 

@@ -18,11 +18,13 @@ use crate::admission::Exemptions;
 /// The label that the API server keeps on every namespace.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
+/// `anchor`: the name of one of the pools.
 pub(super) fn enforced(
     subject: Subject,
     tables: &Tables,
     exemptions: &Exemptions,
     action: Action,
+    anchor: &str,
 ) -> Enforced {
     Enforced {
         subject,
@@ -33,7 +35,7 @@ pub(super) fn enforced(
         },
         binding: ValidatingAdmissionPolicyBinding {
             metadata: meta(subject),
-            spec: binding(subject, action),
+            spec: binding(subject, action, anchor),
         },
     }
 }
@@ -105,7 +107,7 @@ fn services(exemptions: &Exemptions) -> MatchResources {
     }
 }
 
-fn binding(subject: Subject, action: Action) -> ValidatingAdmissionPolicyBindingSpec {
+fn binding(subject: Subject, action: Action, anchor: &str) -> ValidatingAdmissionPolicyBindingSpec {
     let actions: &[&str] = match action {
         Action::Deny => &["Deny"],
         Action::Report => &["Warn", "Audit"],
@@ -113,8 +115,8 @@ fn binding(subject: Subject, action: Action) -> ValidatingAdmissionPolicyBinding
     ValidatingAdmissionPolicyBindingSpec {
         policy_name: subject.name().to_owned(),
         param_ref: Some(ParamRef {
-            // Without any pool nothing is evaluated.
-            selector: Some(LabelSelector::default()),
+            // Without it nothing is evaluated.
+            name: Some(anchor.to_owned()),
             parameter_not_found_action: Some("Allow".to_owned()),
             ..ParamRef::default()
         }),
@@ -126,7 +128,10 @@ fn binding(subject: Subject, action: Action) -> ValidatingAdmissionPolicyBinding
 /// What it says, for people and golden files.
 impl fmt::Display for Enforced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} of every {}", self.subject.name(), self.subject.pool_kind())?;
+        let anchor = self.binding.spec.param_ref.as_ref();
+        let anchor = anchor.and_then(|anchor| anchor.name.as_deref());
+        let (name, kind) = (self.subject.name(), self.subject.pool_kind());
+        writeln!(f, "{name} while there is {kind} {}", anchor.unwrap_or_default())?;
         writeln!(f, "  {}", self.binding.spec.validation_actions.join(", "))?;
         let Some(spec) = &self.policy.spec else {
             return Ok(());
