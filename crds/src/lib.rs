@@ -42,11 +42,10 @@ pub const BARE_METAL_CLASS: &str = "berth.dev/bare-metal";
 
 /// Every CustomResourceDefinition that Berth serves, in the order in which they are installed.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![AddressPool::crd(), NodeAnnouncement::crd()]
-}
-
-/// Those whose schema stands and that no controller serves yet: an object of theirs would be taken and come to nothing, so
-/// they are not installed.
-pub fn foreseen() -> Vec<CustomResourceDefinition> {
-    vec![NodePortPool::crd(), AddressClaim::crd()]
+    vec![
+        AddressPool::crd(),
+        NodePortPool::crd(),
+        AddressClaim::crd(),
+        NodeAnnouncement::crd(),
+    ]
 }

@@ -187,6 +187,24 @@ impl Replicas {
         Ok(())
     }
 
+    /// Starts another one for each that has ended by itself, as the kubelet does: whoever loses the leader's Lease ends.
+    ///
+    /// # Errors
+    /// One can't be started.
+    pub fn revive(&mut self) -> Result<()> {
+        let mut ended = Vec::new();
+        for (place, replica) in self.running.iter_mut().enumerate() {
+            if replica.process.try_wait()?.is_some() {
+                ended.push(place);
+            }
+        }
+        for place in ended.into_iter().rev() {
+            self.running.remove(place);
+            self.launch()?;
+        }
+        Ok(())
+    }
+
     /// How many run.
     pub fn count(&self) -> usize {
         self.running.len()

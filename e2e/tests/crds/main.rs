@@ -2,24 +2,16 @@
 //! Berth's own kinds on the real API server: what is wrong with a spec is refused when it is applied, with the field
 //! named, or is one of the faults that become a condition. And `kubectl explain` says what they are.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use berth_crds::{AddressClaimSpec, AddressPoolSpec, Fault, NodePortPoolSpec};
 use berth_e2e::controlplane::{Binaries, ControlPlane, ControlPlaneConfig};
 use berth_e2e::stage;
-use berth_testkit::wait::eventually;
 use berth_testkit::{in_sandbox_async, sandbox};
 use http::Request;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::Client;
 use serde_json::{Value, json};
 
 mod specs;
-
-/// For the server to know a kind.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One of the kinds.
 #[derive(Clone, Copy, Debug)]
@@ -105,35 +97,12 @@ fn answer(result: Result<Value, kube::Error>) -> Result<Result<Value, String>> {
     }
 }
 
-/// Installs the kinds that no manifest has yet, and waits until the server says that it has them.
-async fn install_foreseen(client: &Client) -> Result<()> {
-    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for foreseen in berth_crds::foreseen() {
-        definitions.create(&PostParams::default(), &foreseen).await?;
-    }
-    let all_there = async || -> Result<()> {
-        let request = Request::get("/apis/berth.dev/v1alpha1").body(Vec::new())?;
-        let served: Value = client.request(request).await?;
-        for kind in [Kind::NodePortPool, Kind::AddressClaim] {
-            ensure!(
-                served.to_string().contains(kind.name()),
-                "no {} in {served}",
-                kind.name()
-            );
-        }
-        Ok(())
-    };
-    Ok(eventually("kinds", PATIENCE, all_there).await?)
-}
-
 async fn control_plane(name: &str) -> Result<ControlPlane> {
     let config = ControlPlaneConfig {
         logs: Some(stage::folder(name)?),
         ..ControlPlaneConfig::loopback(std::path::Path::new(sandbox::SCRATCH).join(name))
     };
     let control_plane = ControlPlane::start(config).await?;
-    // Before kubectl looks for the first time what there is, and remembers it.
-    install_foreseen(&control_plane.client()).await?;
     let manifests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/crds");
     control_plane.apply_kustomize(&manifests).await?;
     control_plane

@@ -13,7 +13,6 @@ use berth_e2e::stage;
 use berth_testkit::sandbox;
 use berth_testkit::wait::eventually;
 use k8s_openapi::api::core::v1::{Namespace, Service};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 
@@ -86,10 +85,7 @@ impl Cluster {
         for file in ["base/namespace.yaml", "base/controllers-rbac.yaml"] {
             control_plane.apply(&manifests.join(file)).await?;
         }
-        let definitions: Api<CustomResourceDefinition> = Api::all(control_plane.client());
-        for definition in berth_crds::all().into_iter().chain(berth_crds::foreseen()) {
-            definitions.create(&PostParams::default(), &definition).await?;
-        }
+        control_plane.apply_kustomize(&manifests.join("crds")).await?;
         control_plane
             .kubectl(&[
                 "wait",

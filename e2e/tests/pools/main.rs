@@ -9,7 +9,7 @@
 mod cluster;
 mod faults;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -115,7 +115,7 @@ fn a_pool_is_used_to_its_last_address_and_one_deletion_frees_exactly_one() {
         let settled = cluster.create("team-a", "late", json!({})).await?;
         let (code, text) = settled.refusal()?;
         ensure!(
-            code == 403 && text.contains("PoolExhausted") && text.contains("delete a Service"),
+            code == 403 && text.contains("is exhausted") && text.contains("delete a Service"),
             "{code}: {text}"
         );
         let gone = made
@@ -136,68 +136,89 @@ fn a_pool_is_used_to_its_last_address_and_one_deletion_frees_exactly_one() {
     });
 }
 
+/// What a team has in the storm: 1,024 addresses and 600 node ports.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    team: &'static str,
+    octet: u8,
+    port: i64,
+}
+
+impl Share {
+    fn all() -> Vec<Self> {
+        let teams = (0_u8..).zip(TEAMS);
+        teams
+            .map(|(index, team)| Self {
+                team,
+                octet: 16 * (index + 1),
+                port: 30_000 + 600 * i64::from(index),
+            })
+            .collect()
+    }
+
+    async fn make_pools(self, cluster: &Cluster) -> Result<()> {
+        let Self { team, octet, port } = self;
+        let selector = json!({"namespaces": [team]});
+        let range = format!("10.96.{octet}.0-10.96.{}.255", octet + 3);
+        cluster
+            .address_pool(team, &json!({"addresses": [range], "selector": selector}))
+            .await?;
+        let ports = format!("{port}-{}", port + 599);
+        cluster
+            .port_pool(team, &json!({"ports": [ports], "selector": selector}))
+            .await
+    }
+
+    fn has(self, address: &str) -> bool {
+        octet(address).is_ok_and(|octet| (self.octet..self.octet + 4).contains(&octet))
+    }
+
+    fn check(self, made: &Made) -> Result<[String; 2]> {
+        let (address, port) = (made.address()?, made.node_port()?);
+        ensure!(self.has(&address), "{address} is not of {}", self.team);
+        ensure!(
+            (self.port..self.port + 600).contains(&port),
+            "{port} is not of {}",
+            self.team
+        );
+        Ok([address, port.to_string()])
+    }
+}
+
 #[test]
 fn two_thousand_services_by_a_hundred_clients_are_each_in_their_pool() {
     prepare();
     in_sandbox_async!(async {
         let mut cluster = Cluster::start("pools-storm").await?;
         cluster.serve(3, &[]).await?;
-        for (index, team) in TEAMS.iter().enumerate() {
-            let range = format!("10.96.{}.0-10.96.{}.255", 16 * (index + 1), 16 * (index + 1) + 3);
-            cluster
-                .address_pool(
-                    team,
-                    &json!({"addresses": [range], "selector": {"namespaces": [team]}}),
-                )
-                .await?;
-            let first = 30_000 + 600 * index;
-            let ports = format!("{first}-{}", first + 599);
-            cluster
-                .port_pool(
-                    team,
-                    &json!({"ports": [ports], "selector": {"namespaces": [team]}}),
-                )
-                .await?;
+        let shares = Share::all();
+        for share in &shares {
+            share.make_pools(&cluster).await?;
         }
-        for (index, team) in TEAMS.iter().enumerate() {
-            let base = 16 * (u8::try_from(index)? + 1);
-            cluster
-                .served(team, |address| {
-                    octet(address).is_ok_and(|octet| (base..base + 4).contains(&octet))
-                })
-                .await?;
+        for share in &shares {
+            cluster.served(share.team, |address| share.has(address)).await?;
         }
         let client = async |client: usize| {
-            let mut made = Vec::new();
+            let mut values = Vec::new();
             for turn in 0..20 {
-                let team = TEAMS[(client + turn) % TEAMS.len()];
-                let spec = json!({"type": "NodePort"});
-                made.push((
-                    team,
-                    cluster
-                        .create(team, &format!("web-{client}-{turn}"), spec)
-                        .await?,
-                ));
+                let share = shares[(client + turn) % shares.len()];
+                let name = format!("web-{client}-{turn}");
+                let made = cluster
+                    .create(share.team, &name, json!({"type": "NodePort"}))
+                    .await?;
+                values.extend(share.check(&made)?);
             }
-            anyhow::Ok(made)
+            anyhow::Ok(values)
         };
-        let made = futures::future::try_join_all((0..100).map(client)).await?;
-        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-        for (team, made) in made.iter().flatten() {
-            let index = TEAMS.iter().position(|known| known == team).unwrap_or_default();
-            let address = made.address()?;
-            let base = 16 * (u8::try_from(index)? + 1);
-            ensure!(
-                (base..base + 4).contains(&octet(&address)?),
-                "{address} is not of {team}"
-            );
-            let port = made.node_port()?;
-            let first = 30_000 + 600 * i64::try_from(index)?;
-            ensure!((first..first + 600).contains(&port), "{port} is not of {team}");
-            *seen.entry(address).or_default() += 1;
-            *seen.entry(port.to_string()).or_default() += 1;
-        }
-        ensure!(seen.len() == 4_000, "{} values for 2,000 Services", seen.len());
+        let values = futures::future::try_join_all((0..100).map(client)).await?;
+        let values: Vec<String> = values.into_iter().flatten().collect();
+        let distinct: BTreeSet<&String> = values.iter().collect();
+        ensure!(
+            (values.len(), distinct.len()) == (4_000, 4_000),
+            "{} values, {} of them distinct",
+            values.len(),
+            distinct.len()
+        );
         let unserved = cluster
             .metric("berth_admission_requests_total", "unserved")
             .await?;
