@@ -27,6 +27,7 @@ use berth_runtime::client::Connection;
 use berth_runtime::exit::{Code, ExitError};
 use berth_runtime::ready::Condition;
 use berth_runtime::serve::bind_both_families;
+use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -34,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ControllersArgs;
 use crate::admission::{
-    AdmissionMetrics, Credentials, Keeper, READ_PERIOD, Registrar, Settings, Webhook, serve,
+    AdmissionMetrics, Credentials, Keeper, Names, READ_PERIOD, Registrar, Settings, Webhook, serve,
 };
 use crate::enforcement::{Enforcer, action};
 use crate::handout::{LeaseStore, Shell, Sites};
@@ -75,15 +76,7 @@ impl Allocation {
         let namespace = args.lease.namespace(&client);
         let registration = args.admission.registration(&namespace).map_err(usage)?;
         let names = args.admission.names(&namespace).map_err(usage)?;
-        let keeper = Keeper::new(
-            client.clone(),
-            &namespace,
-            names,
-            Rules::DEFAULT,
-            READ_PERIOD,
-            metrics.clone(),
-        )
-        .map_err(ExitError::failure)?;
+        let keeper = keeper(&client, &namespace, names, metrics.clone())?;
         let credentials = keeper.credentials();
 
         let exemptions = Exemptions::with(args.admission.exempt_namespaces(&namespace));
@@ -104,20 +97,11 @@ impl Allocation {
 
         let ground = Ground::unknown();
         let (families, has_pools) = (ground.families.subscribe(), ground.has_pools.subscribe());
-        let (failure, unavailable) = (
-            args.admission.admission_failure_policy,
-            args.admission.unavailable(),
-        );
-        let enforcer = Enforcer::new(
-            client.clone(),
-            exemptions.clone(),
-            action(failure, unavailable),
-            ground.observed.subscribe(),
-        );
+        let enforcer = Some(enforcer(args, &client, &exemptions, &ground));
         let feed = relisting.feed(handout.clone(), ground);
         let settings = Settings {
             exemptions,
-            unavailable,
+            unavailable: args.admission.unavailable(),
             timeout: args.admission.timeout(),
         };
         let chooser = Arc::new(PoolChooser::new(handout, families.clone()));
@@ -143,7 +127,6 @@ impl Allocation {
             // What was asked is answered: another replica may hand out values now.
             leave.cancel();
         });
-        let enforcer = Some(enforcer);
         let this = Self {
             tasks,
             stop,
@@ -167,6 +150,23 @@ impl Allocation {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+fn keeper(
+    client: &Client,
+    namespace: &str,
+    names: Names,
+    metrics: AdmissionMetrics,
+) -> Result<Keeper, ExitError> {
+    let (client, rules) = (client.clone(), Rules::DEFAULT);
+    Keeper::new(client, namespace, names, rules, READ_PERIOD, metrics).map_err(ExitError::failure)
+}
+
+fn enforcer(args: &ControllersArgs, client: &Client, exemptions: &Exemptions, ground: &Ground) -> Enforcer {
+    let failure = args.admission.admission_failure_policy;
+    let action = action(failure, args.admission.unavailable());
+    let observed = ground.observed.subscribe();
+    Enforcer::new(client.clone(), exemptions.clone(), action, observed)
 }
 
 /// Reviews are answered: what there is was listed, and there is a certificate to show.

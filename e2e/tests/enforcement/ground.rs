@@ -250,7 +250,7 @@ pub(crate) fn labelled(spec: &Value, labels: &[(&str, &str)]) -> Value {
 
 async fn install(client: &Client) -> Result<()> {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for definition in berth_crds::all().into_iter().chain(berth_crds::foreseen()) {
+    for definition in berth_crds::all() {
         definitions.create(&PostParams::default(), &definition).await?;
     }
     let served = || async {
