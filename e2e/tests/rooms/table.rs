@@ -361,6 +361,7 @@ pub(crate) const ROOMS: &[Room] = &[
             "thiserror",
             "tokio",
             "tokio-rustls",
+            "tokio-util",
             "tracing",
             "tracing-subscriber",
         ],

@@ -68,9 +68,15 @@ impl Registrar {
                 // Done, until it is wanted otherwise.
                 std::future::pending::<()>().await;
             };
+            let changed = async {
+                if wanted.changed().await.is_err() {
+                    // Nobody is left to want it otherwise.
+                    std::future::pending::<()>().await;
+                }
+            };
             tokio::select! {
                 () = act => {}
-                changed = wanted.changed() => if changed.is_err() { std::future::pending::<()>().await },
+                () = changed => {}
             }
         }
     }
