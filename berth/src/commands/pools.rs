@@ -16,6 +16,10 @@ use serde::de::DeserializeOwned;
 
 use crate::pools::{Flags, Listed, Report, report};
 
+/// How often a list is asked for that the API server puts off, and how long after.
+const TRIES: u32 = 10;
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Shows the pools of a cluster: how full they are, who has which address or node port and why, and what conflicts.
 ///
 /// Lists AddressPools, NodePortPools, AddressClaims, Services, Namespaces and ServiceCIDRs, once each, and reckons as the controllers do.
@@ -155,7 +159,19 @@ async fn all<K>(client: &Client, connection: &Connection, plural: &str) -> Resul
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    match Api::<K>::all(client.clone()).list(&ListParams::default()).await {
+    let api = Api::<K>::all(client.clone());
+    let mut tries = 1;
+    let listed = loop {
+        match api.list(&ListParams::default()).await {
+            // Busy, or with a kind that was installed just now.
+            Err(Error::Api(status)) if status.code == 429 && tries < TRIES => {
+                tries += 1;
+                tokio::time::sleep(AGAIN).await;
+            }
+            listed => break listed,
+        }
+    };
+    match listed {
         Ok(list) => Ok(Some(list.items)),
         Err(Error::Api(status)) if status.code == 404 => Ok(None),
         Err(Error::Api(status)) if status.code == 403 => {
