@@ -53,7 +53,7 @@ impl Ground {
     pub(crate) async fn start(name: &str) -> Result<Self> {
         let config = ControlPlaneConfig {
             logs: Some(stage::folder(name)?),
-            apiserver_flags: vec!["--service-cluster-ip-range=10.96.0.0/16".to_owned()],
+            apiserver_flags: vec!["--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112".to_owned()],
             ..ControlPlaneConfig::loopback(Path::new(sandbox::SCRATCH).join(name))
         };
         let control_plane = ControlPlane::start(config).await?;
@@ -161,6 +161,13 @@ impl Ground {
             &service,
         )
         .await
+    }
+
+    pub(crate) async fn delete(&self, namespace: &str, name: &str) -> Result<()> {
+        let path = format!("/api/v1/namespaces/{namespace}/services/{name}");
+        let answer = self.send("DELETE", &path, &json!({})).await?;
+        ensure!(answer.status == 200, "{answer:?}");
+        Ok(())
     }
 
     pub(crate) async fn patch(&self, namespace: &str, name: &str, patch: &Value) -> Result<Answer> {

@@ -8,6 +8,7 @@
 )]
 
 mod ground;
+mod random;
 mod scale;
 
 use anyhow::{Context, Result, ensure};
