@@ -30,6 +30,8 @@ pub struct Kubectl {
     program: Option<PathBuf>,
     kubeconfig: PathBuf,
     cache: PathBuf,
+    /// Besides those of this process.
+    variables: Vec<(String, OsString)>,
 }
 
 impl Kubectl {
@@ -38,7 +40,15 @@ impl Kubectl {
             program,
             kubeconfig,
             cache,
+            variables: Vec::new(),
         }
+    }
+
+    /// The same, with another environment variable.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.variables.push((name.to_owned(), value.into()));
+        self
     }
 
     /// Where it is, if there is one.
@@ -96,7 +106,8 @@ impl Kubectl {
         command
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
-            .env("KUBECACHEDIR", &self.cache);
+            .env("KUBECACHEDIR", &self.cache)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
         for proxy in PROXIES {
             command.env_remove(proxy);
         }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use berth_e2e::controlplane::{ControlPlane, ControlPlaneConfig};
+use berth_e2e::controlplane::{ControlPlane, ControlPlaneConfig, Kubectl};
 use berth_e2e::metrics::{Page, http_get};
 use berth_e2e::replicas::Replicas;
 use berth_e2e::stage;
@@ -74,10 +74,15 @@ impl Made {
 
 impl Cluster {
     pub(crate) async fn start(name: &str) -> Result<Self> {
+        Self::with_flags(name, &["--service-cluster-ip-range=10.96.0.0/16"]).await
+    }
+
+    /// With these flags of the API server.
+    pub(crate) async fn with_flags(name: &str, flags: &[&str]) -> Result<Self> {
         let folder = stage::folder(name)?;
         let config = ControlPlaneConfig {
             logs: Some(folder.clone()),
-            apiserver_flags: vec!["--service-cluster-ip-range=10.96.0.0/16".to_owned()],
+            apiserver_flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             ..ControlPlaneConfig::loopback(Path::new(sandbox::SCRATCH).join(name))
         };
         let control_plane = ControlPlane::start(config).await?;
@@ -96,16 +101,26 @@ impl Cluster {
             ])
             .await?;
         control_plane.settle_rbac().await?;
-        let namespaces: Api<Namespace> = Api::all(control_plane.client());
-        for team in TEAMS {
-            let namespace = serde_json::from_value(json!({"metadata": {"name": team}}))?;
-            namespaces.create(&PostParams::default(), &namespace).await?;
-        }
-        Ok(Self {
+        let cluster = Self {
             control_plane,
             folder,
             replicas: None,
-        })
+        };
+        for team in TEAMS {
+            cluster.namespace(team).await?;
+        }
+        Ok(cluster)
+    }
+
+    pub(crate) async fn namespace(&self, name: &str) -> Result<()> {
+        let namespaces: Api<Namespace> = Api::all(self.control_plane.client());
+        let namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
+        namespaces.create(&PostParams::default(), &namespace).await?;
+        Ok(())
+    }
+
+    pub(crate) fn kubectl_runner(&self) -> &Kubectl {
+        self.control_plane.kubectl_runner()
     }
 
     /// Starts so many replicas, with these flags besides.

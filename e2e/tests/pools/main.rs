@@ -8,6 +8,7 @@
 
 mod cluster;
 mod faults;
+mod kubectl;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;

@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_service_cidr_gives_unless_it_says_no_or_is_being_deleted() {
-        let condition = |status: &str| json!({"conditions": [{"type": "Ready", "status": status, "lastTransitionTime": null}]});
+        let condition = |status: &str| json!({"conditions": [{"type": "Ready", "status": status, "reason": "", "message": "", "lastTransitionTime": "2026-01-02T03:04:05Z"}]});
         for (metadata, status, expected) in [
             (json!({"name": "a"}), json!(null), true),
             (json!({"name": "a"}), condition("True"), true),
