@@ -4,3 +4,4 @@
 pub(crate) mod crds;
 pub(crate) mod daemon;
 pub(crate) mod plan;
+pub(crate) mod pools;

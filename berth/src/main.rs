@@ -6,15 +6,18 @@
 
 mod commands;
 mod plan;
+mod pools;
 
 use std::process::ExitCode;
 
+use berth_runtime::exit::ExitError;
 use clap::{Parser, Subcommand};
 
 /// The Kubernetes Service layer in one binary: endpoints, addresses, announcements, kernel rules.
 ///
 /// Three daemons make it up. `controllers` runs once per cluster (several replicas, one leads), `proxy` and
-/// `announcer` run on each node. `plan` shows what they would do with some YAML, without a cluster.
+/// `announcer` run on each node. `plan` shows what they would do with some YAML, without a cluster;
+/// `pools` shows who has which address or node port of a cluster.
 ///
 /// Exit codes: 0 done; 1 failure; 2 wrong usage; 3 a privilege is missing; 4 the API server cannot be reached or
 /// does not accept us; 5 the Lease is lost, or another announcer runs for this node.
@@ -31,6 +34,7 @@ enum Command {
     Proxy(Box<commands::daemon::Proxy>),
     Announcer(Box<commands::daemon::Announcer>),
     Plan(commands::plan::PlanArgs),
+    Pools(commands::pools::PoolsArgs),
     Crds(commands::crds::CrdsArgs),
 }
 
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         Command::Proxy(daemon) => daemon.run(),
         Command::Announcer(daemon) => daemon.run(),
         Command::Plan(args) => said(commands::plan::run(&args)),
+        Command::Pools(args) => told(commands::pools::run(&args)),
         Command::Crds(args) => said(commands::crds::run(&args)),
     }
 }
@@ -51,6 +56,17 @@ fn said(result: anyhow::Result<()>) -> ExitCode {
         Err(error) => {
             anstream::eprintln!("error: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// The same of a command that asks an API server.
+fn told(result: Result<(), ExitError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            anstream::eprintln!("error: {error}");
+            error.code().into()
         }
     }
 }

@@ -12,6 +12,7 @@
 //!  Endpoints without a selector --> plan_mirror -----/
 //!
 //!  a write of a Service --> admission: needs --> values, by way of the holder --> Patch
+//!  pools --> enforcement: policies by which API servers hold themselves what was decided
 //! ```
 #![forbid(unsafe_code)]
 
@@ -24,6 +25,7 @@ mod service;
 pub mod admission;
 pub mod certificates;
 pub mod endpoints;
+pub mod enforcement;
 pub mod figures;
 pub mod holder;
 pub mod load_balancer;

@@ -105,6 +105,12 @@ impl Pools {
         self.by_rank.iter().map(|(pool, standing)| (pool, standing))
     }
 
+    /// The one that was made first, and by its name of several.
+    pub fn oldest(&self) -> Option<&Pool> {
+        let pools = self.iter().map(|(pool, _)| pool);
+        pools.min_by_key(|pool| (pool.created, pool.name()))
+    }
+
     /// Says where a value is to come from.
     pub fn select(&self, request: &Request<'_>, ask: &Ask<'_>, claims: &[Claimed]) -> Selection {
         let of_supply = self.iter().filter(|(pool, _)| pool.supply() == ask.what.supply());

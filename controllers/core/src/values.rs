@@ -42,6 +42,7 @@ use berth_crds::{AddressPool, NodePortPool};
 use berth_model::{IpFamily, IpRange, Port, PortRange, ServiceKey};
 
 use crate::admission::{ClusterFamilies, Exemptions};
+use crate::enforcement::Observed;
 use crate::holder::{AskId, Book, HOLD, Hold};
 use crate::pools::{self, Item};
 use crate::service::Labels;
@@ -154,6 +155,20 @@ impl Values {
     /// Whether there is any pool: without one, nothing is chosen.
     pub fn has_pools(&self) -> bool {
         !(self.address_pools.is_empty() && self.port_pools.is_empty())
+    }
+
+    /// What API servers are to hold follows from these.
+    pub fn observed(&self) -> Observed {
+        let mut claims: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for ((namespace, _), claim) in &self.claims {
+            let of_pool = claims.entry(claim.pool.clone()).or_default();
+            of_pool.insert(namespace.clone());
+        }
+        Observed {
+            address_pools: self.address_pools.clone(),
+            port_pools: self.port_pools.clone(),
+            claims,
+        }
     }
 
     /// What would be granted, without holding it: for a dry run. What others are given next does not depend on it.

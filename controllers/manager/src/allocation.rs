@@ -28,6 +28,7 @@ use berth_runtime::client::Connection;
 use berth_runtime::exit::{Code, ExitError};
 use berth_runtime::ready::Condition;
 use berth_runtime::serve::bind_both_families;
+use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -35,8 +36,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ControllersArgs;
 use crate::admission::{
-    AdmissionMetrics, Credentials, Keeper, READ_PERIOD, Registrar, Settings, Webhook, serve,
+    AdmissionMetrics, Credentials, Keeper, Names, READ_PERIOD, Registrar, Settings, Webhook, serve,
 };
+use crate::enforcement::{Enforcer, action};
 use crate::handout::{Handout, LeaseStore, Shell, Sites};
 pub use args::AllocationArgs;
 pub(crate) use book::{BookFeed, KINDS};
@@ -58,6 +60,8 @@ pub(crate) struct Allocation {
     tasks: JoinSet<()>,
     /// No review is taken any more.
     stop: CancellationToken,
+    /// For whoever leads.
+    enforcer: Option<Enforcer>,
 }
 
 impl Allocation {
@@ -75,15 +79,7 @@ impl Allocation {
         let namespace = args.lease.namespace(&client);
         let registration = args.admission.registration(&namespace).map_err(usage)?;
         let names = args.admission.names(&namespace).map_err(usage)?;
-        let keeper = Keeper::new(
-            client.clone(),
-            &namespace,
-            names,
-            Rules::DEFAULT,
-            READ_PERIOD,
-            metrics.clone(),
-        )
-        .map_err(ExitError::failure)?;
+        let keeper = keeper(&client, &namespace, names, metrics.clone())?;
         let credentials = keeper.credentials();
 
         let exemptions = Exemptions::with(args.admission.exempt_namespaces(&namespace));
@@ -104,14 +100,10 @@ impl Allocation {
 
         let ground = Ground::unknown();
         let (families, has_pools) = (ground.families.subscribe(), ground.has_pools.subscribe());
+        let enforcer = Some(enforcer(args, &client, &exemptions, &ground));
         let feed = relisting.feed(handout.clone(), ground);
-        let settings = Settings {
-            exemptions,
-            unavailable: args.admission.unavailable(),
-            timeout: args.admission.timeout(),
-        };
         let chooser = Arc::new(PoolChooser::new(handout.clone(), families.clone()));
-        let webhook = Webhook::new(chooser, settings, metrics);
+        let webhook = Webhook::new(chooser, settings(args, exemptions), metrics);
         let listener = bound("--admission-address", args.admission.admission_address)?;
         tracing::info!(
             address = %args.admission.admission_address,
@@ -137,7 +129,17 @@ impl Allocation {
             // What was asked is answered: another replica may hand out values now.
             leave.cancel();
         });
-        Ok((Self { tasks, stop }, feed))
+        let this = Self {
+            tasks,
+            stop,
+            enforcer,
+        };
+        Ok((this, feed))
+    }
+
+    /// What keeps the API servers' own rules: to be run by whoever leads.
+    pub(crate) fn enforcer(&mut self) -> Option<Enforcer> {
+        self.enforcer.take()
     }
 
     /// Ends when one of the tasks does, which none should.
@@ -150,6 +152,31 @@ impl Allocation {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+fn keeper(
+    client: &Client,
+    namespace: &str,
+    names: Names,
+    metrics: AdmissionMetrics,
+) -> Result<Keeper, ExitError> {
+    let (client, rules) = (client.clone(), Rules::DEFAULT);
+    Keeper::new(client, namespace, names, rules, READ_PERIOD, metrics).map_err(ExitError::failure)
+}
+
+fn settings(args: &ControllersArgs, exemptions: Exemptions) -> Settings {
+    Settings {
+        exemptions,
+        unavailable: args.admission.unavailable(),
+        timeout: args.admission.timeout(),
+    }
+}
+
+fn enforcer(args: &ControllersArgs, client: &Client, exemptions: &Exemptions, ground: &Ground) -> Enforcer {
+    let failure = args.admission.admission_failure_policy;
+    let action = action(failure, args.admission.unavailable());
+    let observed = ground.observed.subscribe();
+    Enforcer::new(client.clone(), exemptions.clone(), action, observed)
 }
 
 /// When reviews can be answered for the first time: what there is was listed, there is a certificate to show, and somebody

@@ -17,6 +17,7 @@ mod allocation;
 mod args;
 mod cache;
 mod context;
+pub mod enforcement;
 mod events;
 mod feed;
 pub mod handout;

@@ -121,12 +121,17 @@ impl Process {
         let mut background = JoinSet::new();
         background.spawn(publisher);
         background.spawn(show_lead(Arc::clone(&context), leadership.clone(), halt.clone()));
-        let (allocation, book) = allocation.unzip();
+        let (mut allocation, book) = allocation.unzip();
         let (feeds, listed) = feed::feeds(&context, &client, readiness, book.as_ref());
         for feed in feeds {
             background.spawn(feed);
         }
         let mut workers = JoinSet::new();
+        if let Some(enforcer) = allocation.as_mut().and_then(Allocation::enforcer) {
+            let mut lead = leadership.clone();
+            let leads = async move { lead.acquired().await };
+            workers.spawn(enforcer.run(leads, halt.clone()));
+        }
         for controller in enabled {
             let gate = Gate {
                 controller,

@@ -48,6 +48,11 @@ impl Exemptions {
         Self { namespaces }
     }
 
+    /// Those in which every Service is exempt, ascending.
+    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.namespaces.iter().map(String::as_str)
+    }
+
     /// Why a Service is exempt, if it is.
     pub fn of(&self, namespace: &str, name: &str) -> Option<Exempt> {
         if (namespace, name) == API_SERVER {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use berth_controllers_core::admission::ClusterFamilies;
+use berth_controllers_core::enforcement::Observed;
 use berth_controllers_core::values::Values;
 use futures::FutureExt;
 use tokio::sync::watch;
@@ -31,6 +32,8 @@ pub(super) struct Ground {
     pub(super) families: watch::Sender<Option<ClusterFamilies>>,
     /// Whether there is anything to choose: as long as there is, the webhook is registered.
     pub(super) has_pools: watch::Sender<Option<bool>>,
+    /// What API servers are to enforce follows from it.
+    pub(super) observed: watch::Sender<Option<Observed>>,
 }
 
 impl Ground {
@@ -38,6 +41,7 @@ impl Ground {
         Self {
             families: watch::Sender::new(None),
             has_pools: watch::Sender::new(None),
+            observed: watch::Sender::new(None),
         }
     }
 }
@@ -128,6 +132,9 @@ impl BookFeed {
         if is_ground && self.is_complete() {
             self.show_ground().await;
         }
+        if is_enforced(kind) && self.is_complete() {
+            self.show_observed().await;
+        }
     }
 
     /// The list of this number is complete, and all of it was told.
@@ -139,6 +146,7 @@ impl BookFeed {
         });
         if self.is_complete() {
             self.show_ground().await;
+            self.show_observed().await;
         }
     }
 
@@ -155,6 +163,21 @@ impl BookFeed {
             show(&self.ground.has_pools, Some(has_pools));
         }
     }
+
+    async fn show_observed(&self) {
+        let seen = self.handout.look(|replica, _| replica.book().observed());
+        if let Some(observed) = seen.await {
+            self.ground.observed.send_replace(Some(observed));
+        }
+    }
+}
+
+/// Whether what API servers are to enforce follows from a kind.
+fn is_enforced(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::AddressPools | Kind::NodePortPools | Kind::AddressClaims
+    )
 }
 
 fn show<T: PartialEq>(shown: &watch::Sender<T>, value: T) {
