@@ -267,11 +267,7 @@ fn value(one: &Use) -> ValueReport {
 }
 
 fn conflict(finding: &Finding, pool_of: &BTreeMap<Item, String>) -> Conflict {
-    let (item, service) = match finding {
-        Finding::Duplicate { item, service, .. }
-        | Finding::OutOfRange { item, service }
-        | Finding::Encroachment { item, service, .. } => (item, service),
-    };
+    let (item, service) = (finding.item(), finding.service());
     let message = match finding {
         Finding::Encroachment {
             pool,
@@ -283,13 +279,14 @@ fn conflict(finding: &Finding, pool_of: &BTreeMap<Item, String>) -> Conflict {
         ),
         Finding::Encroachment { exempt: None, .. }
         | Finding::Duplicate { .. }
-        | Finding::OutOfRange { .. } => finding.to_string(),
+        | Finding::OutOfRange { .. }
+        | Finding::Astray { .. } => finding.to_string(),
     };
     Conflict {
         reason: finding.as_str(),
         value: item.to_string(),
         service: service.to_string(),
-        pool: pool_of.get(item).cloned(),
+        pool: pool_of.get(&item).cloned(),
         message,
     }
 }

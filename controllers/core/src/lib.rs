@@ -23,6 +23,7 @@ mod pods;
 mod service;
 
 pub mod admission;
+pub mod audit;
 pub mod certificates;
 pub mod endpoints;
 pub mod enforcement;

@@ -111,6 +111,12 @@ impl Pools {
         pools.min_by_key(|pool| (pool.created, pool.name()))
     }
 
+    /// Whether the pool was there before this second since 1970.
+    pub fn is_older(&self, pool: &PoolRef, than: i64) -> bool {
+        self.iter()
+            .any(|(known, _)| known.name() == pool && known.created < than)
+    }
+
     /// Says where a value is to come from.
     pub fn select(&self, request: &Request<'_>, ask: &Ask<'_>, claims: &[Claimed]) -> Selection {
         let of_supply = self.iter().filter(|(pool, _)| pool.supply() == ask.what.supply());

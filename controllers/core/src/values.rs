@@ -20,6 +20,7 @@
 //! A Service event costs `O(log n)`, and `O(pools)` for the few of these; an edit of pools or ranges looks at every value
 //! in use once. No range is ever enumerated.
 
+mod astray;
 mod choose;
 mod definitions;
 mod holds;

@@ -38,6 +38,7 @@ use crate::ControllersArgs;
 use crate::admission::{
     AdmissionMetrics, Credentials, Keeper, Names, READ_PERIOD, Registrar, Settings, Webhook, serve,
 };
+use crate::audit::{AuditMetrics, Auditor};
 use crate::enforcement::{Enforcer, action};
 use crate::handout::{Handout, LeaseStore, Shell, Sites};
 pub use args::AllocationArgs;
@@ -61,7 +62,7 @@ pub(crate) struct Allocation {
     /// No review is taken any more.
     stop: CancellationToken,
     /// For whoever leads.
-    enforcer: Option<Enforcer>,
+    leads: Option<(Enforcer, Auditor)>,
 }
 
 impl Allocation {
@@ -73,7 +74,7 @@ impl Allocation {
         args: &ControllersArgs,
         connection: &Connection,
         ready: Condition,
-        metrics: AdmissionMetrics,
+        (metrics, audit): (AdmissionMetrics, AuditMetrics),
     ) -> Result<(Self, BookFeed), ExitError> {
         let client = connection.client();
         let namespace = args.lease.namespace(&client);
@@ -100,8 +101,9 @@ impl Allocation {
 
         let ground = Ground::unknown();
         let (families, has_pools) = (ground.families.subscribe(), ground.has_pools.subscribe());
-        let enforcer = Some(enforcer(args, &client, &exemptions, &ground));
+        let enforcer = enforcer(args, &client, &exemptions, &ground);
         let feed = relisting.feed(handout.clone(), ground);
+        let leads = Some((enforcer, feed.auditor(audit)));
         let chooser = Arc::new(PoolChooser::new(handout.clone(), families.clone()));
         let webhook = Webhook::new(chooser, settings(args, exemptions), metrics);
         let listener = bound("--admission-address", args.admission.admission_address)?;
@@ -129,17 +131,14 @@ impl Allocation {
             // What was asked is answered: another replica may hand out values now.
             leave.cancel();
         });
-        let this = Self {
-            tasks,
-            stop,
-            enforcer,
-        };
+        let this = Self { tasks, stop, leads };
         Ok((this, feed))
     }
 
-    /// What keeps the API servers' own rules: to be run by whoever leads.
-    pub(crate) fn enforcer(&mut self) -> Option<Enforcer> {
-        self.enforcer.take()
+    /// What keeps the API servers' own rules, and what looks for values that are not as they should be: to be run by whoever
+    /// leads.
+    pub(crate) fn leads(&mut self) -> Option<(Enforcer, Auditor)> {
+        self.leads.take()
     }
 
     /// Ends when one of the tasks does, which none should.

@@ -16,11 +16,39 @@ use crate::metrics::Metrics;
 /// Events that may wait. An event storm is dropped and counted, not queued without bound.
 const WAITING: usize = 512;
 
+/// Who says something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reporter {
+    /// A controller.
+    Controller(Controller),
+    /// The audit of cluster IPs and node ports.
+    Audit,
+}
+
+impl Reporter {
+    /// The name under which it reports; those of the first three controllers are upstream's.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Controller(Controller::Endpoints) => "endpoint-controller",
+            Self::Controller(Controller::EndpointSlices) => "endpoint-slice-controller",
+            Self::Controller(Controller::Mirroring) => "endpoint-slice-mirroring-controller",
+            Self::Controller(Controller::LoadBalancer) => "berth.dev/load-balancer",
+            Self::Audit => "berth.dev/audit",
+        }
+    }
+}
+
+impl From<Controller> for Reporter {
+    fn from(controller: Controller) -> Self {
+        Self::Controller(controller)
+    }
+}
+
 /// An event about an object.
 #[derive(Clone, Debug)]
 pub(crate) struct Note {
     /// Who says it.
-    pub(crate) controller: Controller,
+    pub(crate) reporter: Reporter,
     /// About what.
     pub(crate) about: ObjectReference,
     /// Warning, or merely news.
@@ -35,16 +63,6 @@ impl Note {
     /// The event's type.
     fn kind(&self) -> &'static str {
         if self.warning { "Warning" } else { "Normal" }
-    }
-
-    /// The name under which its controller reports; those of the first three are upstream's.
-    fn source(&self) -> &'static str {
-        match self.controller {
-            Controller::Endpoints => "endpoint-controller",
-            Controller::EndpointSlices => "endpoint-slice-controller",
-            Controller::Mirroring => "endpoint-slice-mirroring-controller",
-            Controller::LoadBalancer => "berth.dev/load-balancer",
-        }
     }
 }
 

@@ -15,6 +15,7 @@
 pub mod admission;
 mod allocation;
 mod args;
+mod audit;
 mod cache;
 mod context;
 pub mod enforcement;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::AdmissionMetrics;
 use crate::allocation::{Allocation, BookFeed};
+use crate::audit::AuditMetrics;
 use crate::context::Context;
 use crate::events::Events;
 use crate::feed::{self, Kind};
@@ -47,7 +48,12 @@ pub async fn run(args: ControllersArgs, api: ApiArgs, shutdown: Shutdown) -> Res
     let reachable = readiness.register("api-server-reached");
     let metrics = registry.register(Metrics::register);
     let serves = args.serves_admission();
-    let admission = serves.then(|| registry.register(AdmissionMetrics::register));
+    let admission = serves.then(|| {
+        (
+            registry.register(AdmissionMetrics::register),
+            registry.register(AuditMetrics::register),
+        )
+    });
     let stop = shutdown.token();
     let serving = tokio::spawn(admin.serve(readiness.clone(), registry, stop.child_token()));
 
@@ -127,10 +133,13 @@ impl Process {
             background.spawn(feed);
         }
         let mut workers = JoinSet::new();
-        if let Some(enforcer) = allocation.as_mut().and_then(Allocation::enforcer) {
-            let mut lead = leadership.clone();
-            let leads = async move { lead.acquired().await };
-            workers.spawn(enforcer.run(leads, halt.clone()));
+        if let Some((enforcer, auditor)) = allocation.as_mut().and_then(Allocation::leads) {
+            let leads = || {
+                let mut lead = leadership.clone();
+                async move { lead.acquired().await }
+            };
+            workers.spawn(enforcer.run(leads(), halt.clone()));
+            workers.spawn(auditor.run(context.events.clone(), leads(), halt.clone()));
         }
         for controller in enabled {
             let gate = Gate {

@@ -195,9 +195,43 @@ fn while_admission_is_off_fail_refuses_for_now_and_ignore_lets_pass() {
                 addresses.push(address);
             }
             each_once(&addresses)?;
+            if passes {
+                astray_are_told(&cluster, &made).await?;
+            }
         }
         anyhow::Ok(())
     });
+}
+
+/// Whatever the API server picked outside the pool is counted, and its owner is told.
+async fn astray_are_told(cluster: &Cluster, made: &[Made]) -> Result<()> {
+    let outside = made
+        .iter()
+        .filter(|made| made.address().is_ok_and(|address| !is_of_team_a(&address)));
+    let names: BTreeSet<String> = outside.filter_map(Made::stored_name).collect();
+    ensure!(
+        !names.is_empty(),
+        "the API server picked 20 times within the pool"
+    );
+    eventually("the audit", PATIENCE, || async {
+        let label = "reason=\"ClusterIPOutsidePool\"";
+        let counted = cluster.metric("berth_allocation_findings", label).await?;
+        ensure!(
+            (counted - names.len() as f64).abs() < 0.5,
+            "{counted} counted of {}",
+            names.len()
+        );
+        let selector = "--field-selector=reason=ClusterIPOutsidePool";
+        let columns = "-o=jsonpath={range .items[*]}{.involvedObject.name}{\"\\n\"}{end}";
+        let told = cluster
+            .kubectl(&["-n", "team-a", "get", "events", selector, columns])
+            .await?;
+        let told: BTreeSet<String> = told.lines().map(str::to_owned).collect();
+        ensure!(told == names, "told {told:?}, not {names:?}");
+        anyhow::Ok(())
+    })
+    .await?;
+    Ok(())
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 use std::time::Duration;
 
 use berth_allocator::{Counts, NodePorts, PoolName};
@@ -81,15 +82,46 @@ pub enum Finding {
         /// Whether pools do not apply to the Service.
         exempt: Option<Exempt>,
     },
+    /// Pools that are older than the Service are for it, and it is of none of them: it was made past Berth, or other pools
+    /// were for it then.
+    Astray {
+        /// The value.
+        item: Item,
+        /// Who has it.
+        service: ServiceKey,
+        /// The pools.
+        pools: Vec<PoolRef>,
+    },
 }
 
 impl Finding {
+    /// The value.
+    pub fn item(&self) -> Item {
+        match self {
+            Self::Duplicate { item, .. }
+            | Self::OutOfRange { item, .. }
+            | Self::Encroachment { item, .. }
+            | Self::Astray { item, .. } => *item,
+        }
+    }
+
+    /// Who has it.
+    pub fn service(&self) -> &ServiceKey {
+        match self {
+            Self::Duplicate { service, .. }
+            | Self::OutOfRange { service, .. }
+            | Self::Encroachment { service, .. }
+            | Self::Astray { service, .. } => service,
+        }
+    }
+
     /// The stable text form.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Duplicate { .. } => "Duplicate",
             Self::OutOfRange { .. } => "OutOfRange",
             Self::Encroachment { .. } => "Encroachment",
+            Self::Astray { .. } => "Astray",
         }
     }
 }
@@ -116,6 +148,14 @@ impl fmt::Display for Finding {
                 "{item} of Service {service} is of pool {pool}, which is not for it: create the Service anew, or have the pool \
                  select it"
             ),
+            Self::Astray { item, service, pools } => {
+                let pools: Vec<String> = pools.iter().map(ToString::to_string).collect();
+                write!(
+                    f,
+                    "{item} of Service {service} is not of {}, which is for it: create the Service anew to have one of its pool",
+                    pools.join(" nor of ")
+                )
+            }
         }
     }
 }
@@ -187,6 +227,20 @@ impl Values {
         findings
     }
 
+    /// The same a part at a time: of so many Services behind this one, and the last of them if there may be more.
+    pub fn findings_behind(
+        &self,
+        last: Option<&ServiceKey>,
+        count: usize,
+    ) -> (Vec<Finding>, Option<ServiceKey>) {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let services = self.services.range::<ServiceKey, _>((from, Bound::Unbounded));
+        let part: Vec<&ServiceKey> = services.map(|(key, _)| key).take(count).collect();
+        let next = part.last().filter(|_| part.len() == count);
+        let findings = part.iter().flat_map(|key| self.findings_of(key)).collect();
+        (findings, next.map(|key| (*key).clone()))
+    }
+
     /// What is not as it should be with one Service.
     pub fn findings_of(&self, key: &ServiceKey) -> Vec<Finding> {
         let Some(known) = self.services.get(key) else {
@@ -213,6 +267,13 @@ impl Values {
                     service: key.clone(),
                     pool: pool.name.clone(),
                     exempt: self.exemptions.of(key.namespace(), key.name()),
+                });
+            }
+            if let Some(pools) = self.astray(key, known, *item) {
+                findings.push(Finding::Astray {
+                    item: *item,
+                    service: key.clone(),
+                    pools,
                 });
             }
         }

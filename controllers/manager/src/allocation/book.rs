@@ -12,6 +12,7 @@ use berth_controllers_core::values::Values;
 use futures::FutureExt;
 use tokio::sync::watch;
 
+use crate::audit::{AuditMetrics, Auditor};
 use crate::feed::Kind;
 use crate::handout::{Change, Handout, Refresh};
 
@@ -96,6 +97,7 @@ impl Relisting {
             wanted: self.wanted.subscribe(),
             listed: self.listed.clone(),
             ground,
+            changes: watch::Sender::new(0),
         }
     }
 }
@@ -107,6 +109,8 @@ pub(crate) struct BookFeed {
     wanted: watch::Receiver<u64>,
     listed: watch::Sender<Lists>,
     ground: Ground,
+    /// Goes up with all that the book is told.
+    changes: watch::Sender<u64>,
 }
 
 impl BookFeed {
@@ -122,9 +126,15 @@ impl BookFeed {
         }
     }
 
+    /// The book, for whoever looks at it when it has changed.
+    pub(super) fn auditor(&self, metrics: AuditMetrics) -> Auditor {
+        Auditor::new(self.handout.clone(), self.changes.subscribe(), metrics)
+    }
+
     /// Tells the book what a watch shows.
     pub(crate) async fn tell(&self, kind: Kind, change: Change<Values>) {
         self.handout.change(change).await;
+        self.changes.send_modify(|changes| *changes += 1);
         let is_ground = matches!(
             kind,
             Kind::ServiceCidrs | Kind::AddressPools | Kind::NodePortPools

@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::Note;
-use crate::Controller;
+use super::{Note, Reporter};
 
 /// Objects remembered at once.
 const SUBJECTS: usize = 4096;
@@ -48,7 +47,7 @@ pub(super) struct Posted {
 /// About what, and by whom.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Subject {
-    controller: Controller,
+    reporter: Reporter,
     kind: Option<String>,
     namespace: Option<String>,
     name: Option<String>,
@@ -82,7 +81,7 @@ impl Correlator {
     pub(super) fn judge(&mut self, note: &Note, now: Timestamp) -> Verdict {
         let second = now.as_second();
         let subject = Subject {
-            controller: note.controller,
+            reporter: note.reporter,
             kind: note.about.kind.clone(),
             namespace: note.about.namespace.clone(),
             name: note.about.name.clone(),
@@ -181,7 +180,7 @@ mod tests {
 
     fn mk_note(name: &str, reason: &'static str, text: &str) -> Note {
         Note {
-            controller: Controller::EndpointSlices,
+            reporter: crate::Controller::EndpointSlices.into(),
             about: ObjectReference {
                 name: Some(name.to_owned()),
                 ..ObjectReference::default()

@@ -116,10 +116,10 @@ fn event(note: &Note, posted: &Posted, instance: &str, now: Timestamp) -> Event 
         first_timestamp: Some(Time(posted.first)),
         last_timestamp: Some(Time(now)),
         source: Some(EventSource {
-            component: Some(note.source().to_owned()),
+            component: Some(note.reporter.as_str().to_owned()),
             host: None,
         }),
-        reporting_component: Some(note.source().to_owned()),
+        reporting_component: Some(note.reporter.as_str().to_owned()),
         reporting_instance: Some(instance.to_owned()),
         ..Event::default()
     }
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn an_event_reads_as_upstreams() {
         let note = Note {
-            controller: Controller::Mirroring,
+            reporter: Controller::Mirroring.into(),
             about: ObjectReference {
                 kind: Some("Endpoints".to_owned()),
                 namespace: Some("shop".to_owned()),

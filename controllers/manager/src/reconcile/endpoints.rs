@@ -163,7 +163,7 @@ fn complain<T>(
         && error.is_news()
     {
         context.events.note(Note {
-            controller: Controller::Endpoints,
+            reporter: Controller::Endpoints.into(),
             about: about(endpoints),
             warning: true,
             reason,

@@ -132,7 +132,7 @@ async fn write_status(context: &Context, key: &ServiceKey, write: &StatusWrite) 
 
 fn note(context: &Context, service: &Service, event: LbEvent) {
     context.events.note(Note {
-        controller: Controller::LoadBalancer,
+        reporter: Controller::LoadBalancer.into(),
         about: about(service),
         warning: event.warning,
         reason: event.reason,

@@ -96,7 +96,7 @@ fn complain(context: &Context, endpoints: &Endpoints, skips: &Skips) {
     ] {
         if skips.has(skipped) {
             context.events.note(Note {
-                controller: Controller::Mirroring,
+                reporter: Controller::Mirroring.into(),
                 about: about(endpoints),
                 warning: true,
                 reason,

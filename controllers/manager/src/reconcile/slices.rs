@@ -86,7 +86,7 @@ async fn carry_out(
     let applied = apply(context, key, Writes::Slices, std::mem::take(&mut plan.writes)).await;
     for event in &plan.events {
         context.events.note(Note {
-            controller: Controller::EndpointSlices,
+            reporter: Controller::EndpointSlices.into(),
             about: about(&*snapshot.service),
             warning: event.is_warning(),
             reason: event.reason(),
@@ -103,7 +103,7 @@ async fn carry_out(
     };
     if let Some(trouble) = trouble {
         context.events.note(Note {
-            controller: Controller::EndpointSlices,
+            reporter: Controller::EndpointSlices.into(),
             about: about(&*snapshot.service),
             warning: true,
             reason: "FailedToUpdateEndpointSlices",
