@@ -85,7 +85,7 @@ test-workspace: peers ## Unit, property and end-to-end tests
 
 # Options of the programs come from the command line: BENCH=, SEED=, N=; BENCH_ARGS= and SOAK_ARGS= for the rest.
 .PHONY: bench
-bench: ## Berth beside its peers in one run: a table, and target/bench/NAME.json (BENCH=allocation, endpoints, proxy, traffic)
+bench: ## Berth beside its peers in one run: a table, and target/bench/NAME.json (BENCH=admission, allocation, endpoints, proxy, traffic)
 	@scripts/setup.sh test
 	@echo 'bench: building Berth in release mode'
 	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; cargo build --locked --release -p berth -p berth-bench-allocation $$quiet; $(BUILD_PROGRAMS) $$quiet

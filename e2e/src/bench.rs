@@ -10,6 +10,7 @@
 //!                                          |  observe (one watch a kind), churn (readiness flips)
 //! ```
 
+mod admission;
 mod allocation;
 mod churn;
 mod dataset;
@@ -41,6 +42,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 pub use endpoints::{Case, Options};
 use row::Row;
 
+pub use admission::AdmissionOptions;
 pub use allocation::AllocationOptions;
 pub use proxy::{ProxyCase, ProxyOptions};
 pub use traffic::{GuestArguments, RelayArguments, TrafficOptions};
@@ -48,6 +50,8 @@ pub use traffic::{GuestArguments, RelayArguments, TrafficOptions};
 /// Which benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Bench {
+    /// A Service made with values out of pools, beside one that the API server does not ask about
+    Admission,
     /// An address allocated and given back, beside the API server's bitmap
     Allocation,
     /// Endpoints, EndpointSlices and mirroring, beside kube-controller-manager
@@ -134,6 +138,14 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
     let cache = crate::controlplane::Surroundings::observe().cache_folder()?;
     for bench in arguments.wanted() {
         let path = match bench {
+            Bench::Admission => {
+                let options = AdmissionOptions {
+                    berth: berth.clone(),
+                    runs: arguments.runs,
+                    creates: AdmissionOptions::CREATES,
+                };
+                admission(&options, &out).await?
+            }
             Bench::Allocation => {
                 allocation(&AllocationOptions::beside(&berth, arguments.runs)?, &out).await?
             }
@@ -175,7 +187,13 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
 impl Arguments {
     /// Those named; else those that a case was given of; else all.
     fn wanted(&self) -> Vec<Bench> {
-        let all = [Bench::Allocation, Bench::Endpoints, Bench::Proxy, Bench::Traffic];
+        let all = [
+            Bench::Admission,
+            Bench::Allocation,
+            Bench::Endpoints,
+            Bench::Proxy,
+            Bench::Traffic,
+        ];
         let given = |bench: &Bench| {
             self.cases.iter().any(|case| match case {
                 AnyCase::Endpoints(_) => *bench == Bench::Endpoints,
@@ -209,6 +227,16 @@ impl Arguments {
 
 fn or_default<C: Copy>(given: Vec<C>, default: &[C]) -> Vec<C> {
     if given.is_empty() { default.to_vec() } else { given }
+}
+
+/// Runs the benchmark of admission, prints its table and says where its JSON is.
+///
+/// # Errors
+/// It could not be completed.
+pub async fn admission(options: &AdmissionOptions, out: &Path) -> Result<PathBuf> {
+    let say = progress();
+    let (rows, log) = admission::measure(options, &say).await?;
+    publish(&rows, &log, out, "admission")
 }
 
 /// Runs the benchmark of the allocator, prints its table and says where its JSON is.
@@ -324,7 +352,13 @@ mod tests {
     fn a_case_brings_its_benchmark_and_a_named_benchmark_its_usual_cases() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|cli| cli.arguments);
         let both = [Bench::Endpoints, Bench::Proxy];
-        let all = [Bench::Allocation, Bench::Endpoints, Bench::Proxy, Bench::Traffic];
+        let all = [
+            Bench::Admission,
+            Bench::Allocation,
+            Bench::Endpoints,
+            Bench::Proxy,
+            Bench::Traffic,
+        ];
         for (line, wanted, endpoints, proxy) in [
             ("bench", &all[..], &Case::DEFAULT[..], &ProxyCase::DEFAULT[..]),
             (

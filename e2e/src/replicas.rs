@@ -92,6 +92,20 @@ impl Replicas {
         count: usize,
         flags: &[&str],
     ) -> Result<Self> {
+        Self::of(binary("berth", "berth")?, control_plane, folder, count, flags).await
+    }
+
+    /// The same, of this build of Berth.
+    ///
+    /// # Errors
+    /// As [`Replicas::start`].
+    pub async fn of(
+        program: PathBuf,
+        control_plane: &ControlPlane,
+        folder: &Path,
+        count: usize,
+        flags: &[&str],
+    ) -> Result<Self> {
         let kubeconfig = control_plane
             .service_account_kubeconfig(OWN, "berth-controllers")
             .await?;
@@ -99,7 +113,7 @@ impl Replicas {
         let url = format!("--admission-url=https://{}", listener.local_addr()?);
         let backends = Backends::default();
         let mut replicas = Self {
-            program: binary("berth", "berth")?,
+            program,
             kubeconfig,
             folder: folder.to_owned(),
             netns: Netns::current("replicas")?,
@@ -138,7 +152,6 @@ impl Replicas {
             format!("--admin-address={admin}"),
             format!("--admission-address={admission}"),
             format!("--replica-address={replica}"),
-            "--log-level=info,berth=debug".to_owned(),
         ];
         spec.args.extend(self.flags.iter().cloned());
         let process = Process::start(&self.netns, &spec)?;

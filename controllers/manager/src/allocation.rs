@@ -19,6 +19,7 @@ mod told;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_controllers_core::admission::{ClusterFamilies, Exemptions};
 use berth_controllers_core::certificates::Rules;
@@ -38,7 +39,7 @@ use crate::admission::{
     AdmissionMetrics, Credentials, Keeper, Names, READ_PERIOD, Registrar, Settings, Webhook, serve,
 };
 use crate::enforcement::{Enforcer, action};
-use crate::handout::{LeaseStore, Shell, Sites};
+use crate::handout::{Handout, LeaseStore, Shell, Sites};
 pub use args::AllocationArgs;
 pub(crate) use book::{BookFeed, KINDS};
 use book::{Ground, Relisting};
@@ -51,6 +52,8 @@ pub(crate) mod tell {
 
 /// The Lease that says who hands out values; the shipped RBAC names it.
 const LEASE: &str = "berth-values";
+/// Between two looks whether somebody hands out values, at the start.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// All of it at work.
 pub(crate) struct Allocation {
@@ -99,13 +102,8 @@ impl Allocation {
         let (families, has_pools) = (ground.families.subscribe(), ground.has_pools.subscribe());
         let enforcer = Some(enforcer(args, &client, &exemptions, &ground));
         let feed = relisting.feed(handout.clone(), ground);
-        let settings = Settings {
-            exemptions,
-            unavailable: args.admission.unavailable(),
-            timeout: args.admission.timeout(),
-        };
-        let chooser = Arc::new(PoolChooser::new(handout, families.clone()));
-        let webhook = Webhook::new(chooser, settings, metrics);
+        let chooser = Arc::new(PoolChooser::new(handout.clone(), families.clone()));
+        let webhook = Webhook::new(chooser, settings(args, exemptions), metrics);
         let listener = bound("--admission-address", args.admission.admission_address)?;
         tracing::info!(
             address = %args.admission.admission_address,
@@ -117,8 +115,12 @@ impl Allocation {
         let (stop, leave) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
         let registrar = Registrar::new(client, registration, credentials.clone());
-        tasks.spawn(registrar.run(has_pools, stop.clone()));
-        tasks.spawn(say_ready(families, credentials.clone(), ready, stop.clone()));
+        let opening = Opening {
+            families,
+            credentials: credentials.clone(),
+            handout,
+        };
+        tasks.spawn(opening.then(ready, registrar, has_pools, stop.clone()));
         tasks.spawn(keeper.run(leave.clone()));
         tasks.spawn(shell.run(leave.clone()));
         let stopping = stop.clone();
@@ -162,6 +164,14 @@ fn keeper(
     Keeper::new(client, namespace, names, rules, READ_PERIOD, metrics).map_err(ExitError::failure)
 }
 
+fn settings(args: &ControllersArgs, exemptions: Exemptions) -> Settings {
+    Settings {
+        exemptions,
+        unavailable: args.admission.unavailable(),
+        timeout: args.admission.timeout(),
+    }
+}
+
 fn enforcer(args: &ControllersArgs, client: &Client, exemptions: &Exemptions, ground: &Ground) -> Enforcer {
     let failure = args.admission.admission_failure_policy;
     let action = action(failure, args.admission.unavailable());
@@ -169,25 +179,40 @@ fn enforcer(args: &ControllersArgs, client: &Client, exemptions: &Exemptions, gr
     Enforcer::new(client.clone(), exemptions.clone(), action, observed)
 }
 
-/// Reviews are answered: what there is was listed, and there is a certificate to show.
-async fn say_ready(
-    mut families: watch::Receiver<Option<ClusterFamilies>>,
-    mut credentials: watch::Receiver<Option<Arc<Credentials>>>,
-    ready: Condition,
-    stop: CancellationToken,
-) {
-    let both = async {
-        // A sender that is gone has taken the process with it.
-        if families.wait_for(Option::is_some).await.is_ok()
-            && credentials.wait_for(Option::is_some).await.is_ok()
-        {
-            ready.set();
+/// When reviews can be answered for the first time: what there is was listed, there is a certificate to show, and somebody
+/// hands out values. Before that, the webhook is not registered by this replica.
+struct Opening {
+    families: watch::Receiver<Option<ClusterFamilies>>,
+    credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    handout: Handout<Values>,
+}
+
+impl Opening {
+    async fn wait(&mut self) {
+        let known = self.families.wait_for(Option::is_some).await.is_ok();
+        let shown = self.credentials.wait_for(Option::is_some).await.is_ok();
+        if !(known && shown) {
+            // Whoever knew has ended, and the process with it.
+            std::future::pending::<()>().await;
         }
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = both => {}
+        while self.handout.look(|replica, now| replica.answers(now)).await != Some(true) {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Says so, and registers from then on.
+    async fn then(
+        mut self,
+        ready: Condition,
+        registrar: Registrar,
+        has_pools: watch::Receiver<Option<bool>>,
+        stop: CancellationToken,
+    ) {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = self.wait() => ready.set(),
+        }
+        registrar.run(has_pools, stop).await;
     }
 }
 

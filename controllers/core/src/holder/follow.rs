@@ -77,6 +77,15 @@ pub(super) struct Claiming {
 }
 
 impl<B: Book> Replica<B> {
+    /// Whether what is asked here now is answered without waiting for somebody to take the Lease.
+    pub fn answers(&self, now: Duration) -> bool {
+        match &self.role {
+            Role::Holding(holding) => holding.grants_at(now),
+            Role::Following(following) => following.is_welcome(),
+            Role::Looking(_) | Role::Claiming(_) | Role::Left => false,
+        }
+    }
+
     /// Reads the Lease, if it is time.
     pub(super) fn look(&mut self, now: Duration) {
         if let Role::Looking(looking) = &mut self.role

@@ -71,7 +71,7 @@ impl<B: Book> Holding<B> {
         self.record.in_sync.iter().chain(written)
     }
 
-    fn grants_at(&self, now: Duration) -> bool {
+    pub(super) fn grants_at(&self, now: Duration) -> bool {
         self.ready && now < self.renewed + RENEW_DEADLINE
     }
 
