@@ -14,7 +14,7 @@ use berth_testkit::wait::eventually;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::Client;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 
 use super::endpoints::{profile_of, runs_in_words};
@@ -225,8 +225,9 @@ impl Ground {
         seen.own_p50.push(within(&own, 0.50)? * 1_000.0);
         seen.own_p99.push(within(&own, 0.99)? * 1_000.0);
         for namespace in [POOLED, BARE] {
-            self.control_plane
-                .kubectl(&["-n", namespace, "delete", "services", "--all", "--wait=true"])
+            let services: Api<Service> = Api::namespaced(client.clone(), namespace);
+            services
+                .delete_collection(&DeleteParams::default(), &ListParams::default())
                 .await?;
         }
         Ok(())
