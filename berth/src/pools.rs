@@ -4,7 +4,8 @@
 //!
 //! In: objects as an API server lists them. Out: a [`Report`], as text or JSON. Touches: nothing.
 //!
-//! What is on its way to a Service that is being created is known to the replicas alone, and not here.
+//! What is on its way to a Service that is being created is known to the replicas alone: of it there is the number that they
+//! write in the pool's status, and not who it is for.
 
 mod addresses;
 mod report;
@@ -85,6 +86,8 @@ pub(crate) struct CountReport {
     pub(crate) capacity: String,
     pub(crate) allocated: u64,
     pub(crate) reserved: u64,
+    /// What the pool's status says is promised.
+    pub(crate) held: i64,
     /// That the API server does not take at present.
     pub(crate) withheld: String,
     pub(crate) free: String,

@@ -135,7 +135,7 @@ async fn the_administrator_sees_all(admin: &Path) -> Result<()> {
         "{conflicts}"
     );
     let detail = said(admin, &["team"]).await?;
-    for part in ["10.96.1.2", "default/web", "Reserved", "held"] {
+    for part in ["10.96.1.2", "default/web", "Reserved", "HELD"] {
         ensure!(detail.contains(part), "{part}: {detail}");
     }
     ensure!(!detail.contains("intruder"), "{detail}");

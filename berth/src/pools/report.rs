@@ -8,7 +8,7 @@ use berth_allocator::Counts;
 use berth_controllers_core::pools::{Item, Pool, PoolRef, Standing, Supply, What};
 use berth_controllers_core::values::{Figures, Finding, Ground, Holder, Shown, Use, Values};
 use berth_crds::{AddressPool, AddressPoolSpec, NodePortPool, NodePortPoolSpec, PoolQuota, PoolSelector};
-use berth_model::ServiceKey;
+use berth_model::{IpFamily, ServiceKey};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -131,6 +131,29 @@ impl<'a> Object<'a> {
             .collect()
     }
 
+    /// What its status says is promised, of a family or of the ports.
+    fn held(&self, what: What) -> i64 {
+        let held = match (self, what) {
+            (Self::Addresses(pool), What::ClusterIp(family) | What::LoadBalancer(family)) => {
+                let status = pool.status.as_ref();
+                let of_family = status.and_then(|status| match family {
+                    IpFamily::V4 => status.ipv4.as_ref(),
+                    IpFamily::V6 => status.ipv6.as_ref(),
+                });
+                of_family.map(|of_family| of_family.held)
+            }
+            (Self::Ports(pool), What::NodePort) => {
+                let status = pool.status.as_ref();
+                status
+                    .and_then(|status| status.ports.as_ref())
+                    .map(|ports| ports.held)
+            }
+            (Self::Addresses(_), What::NodePort)
+            | (Self::Ports(_), What::ClusterIp(_) | What::LoadBalancer(_)) => None,
+        };
+        held.unwrap_or(0)
+    }
+
     /// What its spec says.
     fn report(&self, name: &str) -> PoolReport {
         match self {
@@ -152,7 +175,10 @@ fn pool_report(listed: &Listed, figures: &Figures, uses: &[Use]) -> Option<PoolR
         ),
     };
     let counts = figures.counts.iter().filter(|(_, counts)| counts.capacity > 0);
-    let counts = counts.map(|(what, counts)| count(of(*what), counts, standing == "Gives"));
+    let counts = counts.map(|(what, counts)| CountReport {
+        held: object.held(*what),
+        ..count(of(*what), counts, standing == "Gives")
+    });
     let quota = object.quota();
     let whats: Vec<&str> = figures.counts.iter().map(|(what, _)| of(*what)).collect();
     let namespaces = figures.namespaces.iter().map(|(namespace, used)| {
@@ -215,6 +241,7 @@ pub(super) fn count(of: &'static str, counts: &Counts, gives: bool) -> CountRepo
         capacity: counts.capacity.to_string(),
         allocated: counts.allocated,
         reserved: counts.reserved,
+        held: 0,
         withheld: counts.withheld.to_string(),
         free: if gives {
             counts.free.to_string()

@@ -56,6 +56,8 @@ fn cluster() -> Listed {
     let node_port = json!({"type": "NodePort", "clusterIP": "10.96.8.3", "clusterIPs": ["10.96.8.3", "fd00:10:96::803"],
         "ports": [{"port": 80, "nodePort": 30004}]});
     let balanced = |address: &str, port: u16| json!({"type": "LoadBalancer", "clusterIP": address, "clusterIPs": [address], "ports": [{"port": 80, "nodePort": port}]});
+    let mut with_status = pool("NodePortPool", "team-a", 1, &ports);
+    with_status["status"] = json!({"ports": {"capacity": 8, "allocated": 1, "held": 3, "free": 4}});
     Listed {
         services: read(&[
             service("a/web", 1, &at("10.96.8.2"), &[]),
@@ -80,7 +82,7 @@ fn cluster() -> Listed {
             pool("AddressPool", "outside", 4, &outside),
             pool("AddressPool", "lan", 5, &lan),
         ])),
-        port_pools: Some(read(&[pool("NodePortPool", "team-a", 1, &ports)])),
+        port_pools: Some(read(&[with_status])),
         claims: Some(read(&[claim])),
     }
 }

@@ -9,8 +9,8 @@ use super::{Conflict, PoolReport, Report};
 const RANGES: usize = 3;
 const CONFLICTS: usize = 10;
 /// Where promises are counted.
-const HOLDS: &str = "What is promised to Services that are being created is known to Berth's replicas alone; they count it in \
-    the pool's status (held).";
+const HOLDS: &str = "HELD is what the pool's status says: what is promised to Services that are being created is known to \
+    Berth's replicas alone.";
 
 impl Report {
     /// All pools, a line for each family, and what is not as it should be.
@@ -162,6 +162,7 @@ fn detail(pool: &PoolReport, text: &mut String) -> fmt::Result {
         "CAPACITY",
         "ALLOCATED",
         "RESERVED",
+        "HELD",
         "WITHHELD",
         "FREE",
     ])];
@@ -171,6 +172,7 @@ fn detail(pool: &PoolReport, text: &mut String) -> fmt::Result {
             &count.capacity,
             &count.allocated.to_string(),
             &count.reserved.to_string(),
+            &count.held.to_string(),
             &count.withheld,
             &count.free,
         ])

@@ -15,6 +15,8 @@ use anyhow::{Context, Result, ensure};
 use berth_controllers_core::enforcement::Action;
 use berth_controllers_manager::enforcement::remove;
 use berth_e2e::controlplane::Binaries;
+use berth_e2e::replicas::Replicas;
+use berth_e2e::stage;
 use berth_testkit::wait::eventually;
 use berth_testkit::{in_sandbox_async, sandbox};
 use ground::{Ground, OWN, PATIENCE, labelled, plain, with};
@@ -346,5 +348,45 @@ fn pools_and_kinds_that_are_gone_stop_nothing_even_when_nobody_leads() {
             .await
             .context("it is still there")?;
         Ok::<_, anyhow::Error>(())
+    });
+}
+
+/// The program itself, under the flags that matter here.
+#[test]
+fn the_leading_replica_enforces_as_its_flags_say_while_there_are_pools() {
+    prepare();
+    in_sandbox_async!(async {
+        let ground = Ground::start("enforcement-program").await?;
+        let folder = stage::folder("enforcement-program")?;
+        let flags = ["--admission-failure-policy=Fail"];
+        let _replicas = Replicas::start(&ground.control_plane, &folder, 2, &flags).await?;
+        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(ground.client.clone());
+        ensure!(
+            bindings.get_opt("berth-cluster-ips").await?.is_none(),
+            "without a pool"
+        );
+        pools(&ground).await?;
+        eventually("both are enforced", PATIENCE, || async {
+            for name in ["berth-cluster-ips", "berth-node-ports"] {
+                let binding = bindings.get(name).await?;
+                ensure!(binding.spec.validation_actions == ["Deny"], "{:?}", binding.spec);
+            }
+            anyhow::Ok(())
+        })
+        .await?;
+        ground
+            .control_plane
+            .kubectl(&["delete", "nodeportpool", "--all"])
+            .await?;
+        eventually("one is left", PATIENCE, || async {
+            ensure!(
+                bindings.get_opt("berth-node-ports").await?.is_none(),
+                "still there"
+            );
+            bindings.get("berth-cluster-ips").await?;
+            anyhow::Ok(())
+        })
+        .await?;
+        anyhow::Ok(())
     });
 }

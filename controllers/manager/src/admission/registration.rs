@@ -12,6 +12,9 @@
 //!
 //! A refusal is none of this: the API server has its answer, and the Service is not made under either.
 //!
+//! What came of it the API server looks at once more by itself, by the policies of [`crate::enforcement`]: they refuse under `Fail`, and
+//! only warn under `Ignore`.
+//!
 //! **Nothing here can keep a cluster from starting.** `default/kubernetes`, which the API server makes by itself and
 //! through its own admission, `kube-system` and Berth's own namespace never reach the webhook, so that what Berth needs
 //! to run is made without it. Only Services are looked at: never IPAddresses, which the API server has to write in its first
