@@ -149,6 +149,42 @@ fn what_is_not_as_it_should_be_is_a_finding_and_stops_nothing() {
 }
 
 #[test]
+fn who_is_younger_than_its_pools_and_has_a_value_of_none_is_astray() {
+    let mut values = cluster();
+    // Made at 3:04.
+    values.apply_address_pool(&pool_of_two());
+    let (before, after) = (60, 300);
+    for (number, (service, second, item)) in [
+        ("a/early", before, "10.0.0.7"),
+        ("a/late", after, "10.0.0.8"),
+        ("a/served", after, "10.0.0.4"),
+        ("b/other", after, "10.0.0.9"),
+        ("kube-system/dns", after, "10.0.0.10"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let shown = Shown::of(&mk_service(&key(service), second, &[address(item)].into()));
+        values.apply_service(shown, at(number as u64));
+    }
+    let expected = Finding::Astray {
+        item: address("10.0.0.8"),
+        service: key("a/late"),
+        pools: values.figures().into_iter().map(|figures| figures.pool).collect(),
+    };
+    assert_eq!(values.findings(), [expected]);
+    let mut parts = Vec::new();
+    let mut last = None;
+    loop {
+        let (part, next) = values.findings_behind(last.as_ref(), 2);
+        parts.extend(part);
+        let Some(next) = next else { break };
+        last = Some(next);
+    }
+    assert_eq!(parts, values.findings());
+}
+
+#[test]
 fn wishes_grants_and_refusals_travel_as_json() {
     let mut values = cluster();
     values.apply_address_pool(&pool_of_two());
