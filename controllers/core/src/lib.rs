@@ -19,6 +19,7 @@ mod address;
 #[cfg(test)]
 mod fixtures;
 mod pods;
+mod pool_status;
 mod service;
 
 pub mod admission;
@@ -36,6 +37,7 @@ pub mod skips;
 pub mod slices;
 pub mod tracker;
 pub mod trigger;
+pub mod upkeep;
 pub mod values;
 
 pub use pods::PodChange;

@@ -21,10 +21,12 @@
 //! in use once. No range is ever enumerated.
 
 mod choose;
+mod claiming;
 mod definitions;
 mod holds;
 mod random;
 mod refuse;
+mod shown;
 mod stock;
 mod told;
 mod view;
@@ -37,7 +39,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use berth_crds::{AddressPool, NodePortPool};
+use berth_crds::{AddressClaim, AddressPool, NodePortPool, PoolUse};
 use berth_model::{IpRange, Port, PortRange, ServiceKey};
 
 use crate::admission::Exemptions;
@@ -46,10 +48,11 @@ use crate::pools::{self, Item};
 use crate::service::Labels;
 use holds::Holds;
 use random::Random;
+pub use shown::Shown;
 pub use stock::Holder;
 use stock::{Lease, Stock};
 pub use view::{Figures, Finding, Ground, Use};
-pub use wish::{Asked, Grant, Reason, Refused, Wish};
+pub use wish::{Asked, Claiming, Grant, Reason, Refused, Wish};
 
 /// A ServiceCIDR.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +91,11 @@ pub struct Values {
     namespaces: BTreeMap<String, Labels>,
     address_pools: BTreeMap<String, AddressPool>,
     port_pools: BTreeMap<String, NodePortPool>,
-    /// By namespace and name.
+    /// All of them, by namespace and name, as the watch showed them last.
+    claim_objects: BTreeMap<ClaimId, AddressClaim>,
+    /// The same by what they are for: when created, and the name.
+    claims_for: BTreeMap<(ServiceKey, PoolUse), BTreeSet<(i64, String)>>,
+    /// Those that keep something.
     claims: BTreeMap<(String, String), Claim>,
     claims_of: BTreeMap<ServiceKey, BTreeSet<(String, String)>>,
     services: BTreeMap<ServiceKey, Known>,
@@ -96,7 +103,11 @@ pub struct Values {
     addresses: Stock<IpAddr>,
     ports: Stock<Port>,
     holds: Holds,
+    changes: u64,
 }
+
+/// Namespace and name of an AddressClaim.
+pub type ClaimId = (String, String);
 
 impl Values {
     /// Nothing known yet. `node_ports`: the API server's `--service-node-port-range`. `seed`: any number, another one for each
@@ -111,6 +122,8 @@ impl Values {
             namespaces: BTreeMap::new(),
             address_pools: BTreeMap::new(),
             port_pools: BTreeMap::new(),
+            claim_objects: BTreeMap::new(),
+            claims_for: BTreeMap::new(),
             claims: BTreeMap::new(),
             claims_of: BTreeMap::new(),
             services: BTreeMap::new(),
@@ -118,6 +131,7 @@ impl Values {
             addresses: Stock::new(),
             ports: Stock::new(),
             holds: Holds::default(),
+            changes: 0,
         };
         values.redefine();
         values
@@ -129,7 +143,7 @@ impl Values {
     /// The refusal.
     pub fn peek(&mut self, wish: &Wish, now: Duration) -> Result<Grant, Refused> {
         self.lapse(now);
-        let before = self.random.clone();
+        let (before, changes) = (self.random.clone(), self.changes);
         // No replica is called so: what is found is withdrawn before anybody else asks.
         let ask = AskId {
             replica: crate::holder::ReplicaId("".into()),
@@ -142,6 +156,7 @@ impl Values {
             }
         }
         self.random = before;
+        self.changes = changes;
         found
     }
 
@@ -156,6 +171,7 @@ impl Values {
     /// A question is over: what was held for it is free, unless somebody has it.
     pub fn forget(&mut self, ask: &AskId) {
         if let Some(hold) = self.holds.remove(ask) {
+            self.changes += 1;
             for item in hold.grant.items() {
                 match item {
                     Item::Address(address) => self.addresses.let_go(address, ask, self.now),
@@ -176,6 +192,7 @@ impl Values {
         let before = self.holds.get(ask);
         let same = before.is_some_and(|before| before.grant == hold.grant);
         if !same {
+            self.changes += 1;
             self.forget(ask);
             let holder = holder_of(ask, &hold.grant.namespace, hold.grant.name.as_deref());
             let lease = Lease {
@@ -236,6 +253,7 @@ impl Book for Values {
             }
         }
         self.holds.insert(ask, hold);
+        self.changes += 1;
         Ok(grant)
     }
 

@@ -269,7 +269,7 @@ impl Values {
     }
 
     /// The Service that a value in use counts as.
-    fn user(&self, item: Item) -> Option<&ServiceKey> {
+    pub(super) fn user(&self, item: Item) -> Option<&ServiceKey> {
         let grounds = match item {
             Item::Address(address) => self.addresses.grounds(address),
             Item::Port(port) => self.ports.grounds(port),
