@@ -29,7 +29,7 @@ use crate::{Fault, PoolUse};
     category = "berth",
     namespaced,
     status = "AddressClaimStatus",
-    doc = "AddressClaim keeps an address of a pool for a Service of its namespace, also before the Service exists and for a while after it is deleted.",
+    doc = "AddressClaim keeps an address of a pool for a Service of its namespace, also before the Service exists and for a while after it is deleted. A claim and a Service that want the last address are served in the order in which they ask; a claim that has to wait asks again whenever something changes. A claim for a Service that has an address of the pool keeps that very address.",
     printcolumn(name = "Service", type_ = "string", json_path = ".spec.serviceName"),
     printcolumn(name = "Use", type_ = "string", json_path = ".spec.use"),
     printcolumn(name = "Addresses", type_ = "string", json_path = ".status.addresses"),
@@ -54,8 +54,10 @@ use crate::{Fault, PoolUse};
     .message("address is not of family; ask for an address of that family, or for family: Both").field_path(".address"))]
 #[serde(rename_all = "camelCase")]
 pub struct AddressClaimSpec {
-    /// The Service of this namespace that the address is for. Cannot be changed
-    /// later; make another claim instead.
+    /// The Service of this namespace that the address is for. As long as there is no
+    /// such Service, the labels of the claim count as its labels. Of two claims for
+    /// one Service the older one is served. Cannot be changed later; make another
+    /// claim instead.
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("serviceName cannot be changed; create another claim"))]
     pub service_name: String,
@@ -124,12 +126,16 @@ pub struct AddressClaimStatus {
     /// The addresses that are kept, IPv4 first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
-    /// The pool that they are of.
+    /// The pool that they are of; of two pools, that of the first address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
     /// Since when they are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_since: Option<Time>,
+    /// Since when they are kept while there is no such Service. Absent while there
+    /// is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unused_since: Option<Time>,
     /// When they go back to the pool, if there is no such Service until then.
     /// Absent while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

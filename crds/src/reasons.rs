@@ -132,6 +132,8 @@ pub enum ClaimReason {
     AddressNotInPool,
     /// There was no Service for as long as the addresses were kept.
     Expired,
+    /// Addresses of load balancers are not kept for claims yet.
+    UseNotServed,
 }
 
 impl ClaimReason {
@@ -151,6 +153,7 @@ impl ClaimReason {
             Self::AddressTaken => "AddressTaken",
             Self::AddressNotInPool => "AddressNotInPool",
             Self::Expired => "Expired",
+            Self::UseNotServed => "UseNotServed",
         }
     }
 }

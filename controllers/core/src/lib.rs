@@ -20,6 +20,7 @@ mod address;
 #[cfg(test)]
 mod fixtures;
 mod pods;
+mod pool_status;
 mod service;
 
 pub mod admission;
@@ -39,6 +40,7 @@ pub mod skips;
 pub mod slices;
 pub mod tracker;
 pub mod trigger;
+pub mod upkeep;
 pub mod values;
 
 pub use pods::PodChange;

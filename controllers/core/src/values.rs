@@ -22,11 +22,13 @@
 
 mod astray;
 mod choose;
+mod claiming;
 mod definitions;
 mod holds;
 mod listed;
 mod random;
 mod refuse;
+mod shown;
 mod stock;
 mod told;
 mod view;
@@ -39,7 +41,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use berth_crds::{AddressPool, NodePortPool};
+use berth_crds::{AddressClaim, AddressPool, NodePortPool, PoolUse};
 use berth_model::{IpFamily, IpRange, Port, PortRange, ServiceKey};
 
 use crate::admission::{ClusterFamilies, Exemptions};
@@ -49,10 +51,11 @@ use crate::pools::{self, Item};
 use crate::service::Labels;
 use holds::Holds;
 use random::Random;
+pub use shown::ServiceView;
 pub use stock::Holder;
 use stock::{Lease, Stock};
 pub use view::{Figures, Finding, Ground, Use};
-pub use wish::{Asked, Grant, Reason, Refused, Wish};
+pub use wish::{Asked, Claiming, Grant, Reason, Refused, Wish};
 
 /// The ServiceCIDR of the API server's own flags (`--service-cluster-ip-range`; kubernetes, `DefaultServiceCIDRName`).
 const DEFAULT_SERVICE_CIDR: &str = "kubernetes";
@@ -101,7 +104,11 @@ pub struct Values {
     namespaces: BTreeMap<String, Labels>,
     address_pools: BTreeMap<String, AddressPool>,
     port_pools: BTreeMap<String, NodePortPool>,
-    /// By namespace and name.
+    /// All of them, by namespace and name, as the watch showed them last.
+    claim_objects: BTreeMap<ClaimId, AddressClaim>,
+    /// The same by what they are for: when created, and the name.
+    claims_for: BTreeMap<(ServiceKey, PoolUse), BTreeSet<(i64, String)>>,
+    /// Those that keep something.
     claims: BTreeMap<(String, String), Claim>,
     claims_of: BTreeMap<ServiceKey, BTreeSet<(String, String)>>,
     services: BTreeMap<ServiceKey, Known>,
@@ -109,7 +116,11 @@ pub struct Values {
     addresses: Stock<IpAddr>,
     ports: Stock<Port>,
     holds: Holds,
+    changes: u64,
 }
+
+/// Namespace and name of an AddressClaim.
+pub type ClaimId = (String, String);
 
 impl Values {
     /// Nothing known yet. `node_ports`: the API server's `--service-node-port-range`. `seed`: any number, another one for each
@@ -124,6 +135,8 @@ impl Values {
             namespaces: BTreeMap::new(),
             address_pools: BTreeMap::new(),
             port_pools: BTreeMap::new(),
+            claim_objects: BTreeMap::new(),
+            claims_for: BTreeMap::new(),
             claims: BTreeMap::new(),
             claims_of: BTreeMap::new(),
             services: BTreeMap::new(),
@@ -131,6 +144,7 @@ impl Values {
             addresses: Stock::new(),
             ports: Stock::new(),
             holds: Holds::default(),
+            changes: 0,
         };
         values.redefine();
         values
@@ -178,7 +192,7 @@ impl Values {
     /// The refusal.
     pub fn peek(&mut self, wish: &Wish, now: Duration) -> Result<Grant, Refused> {
         self.lapse(now);
-        let before = self.random.clone();
+        let (before, changes) = (self.random.clone(), self.changes);
         // No replica is called so: what is found is withdrawn before anybody else asks.
         let ask = AskId {
             replica: crate::holder::ReplicaId("".into()),
@@ -191,6 +205,7 @@ impl Values {
             }
         }
         self.random = before;
+        self.changes = changes;
         found
     }
 
@@ -205,6 +220,7 @@ impl Values {
     /// A question is over: what was held for it is free, unless somebody has it.
     pub fn forget(&mut self, ask: &AskId) {
         if let Some(hold) = self.holds.remove(ask) {
+            self.changes += 1;
             for item in hold.grant.items() {
                 match item {
                     Item::Address(address) => self.addresses.let_go(address, ask, self.now),
@@ -225,6 +241,7 @@ impl Values {
         let before = self.holds.get(ask);
         let same = before.is_some_and(|before| before.grant == hold.grant);
         if !same {
+            self.changes += 1;
             self.forget(ask);
             let holder = holder_of(ask, &hold.grant.namespace, hold.grant.name.as_deref());
             let lease = Lease {
@@ -285,6 +302,7 @@ impl Book for Values {
             }
         }
         self.holds.insert(ask, hold);
+        self.changes += 1;
         Ok(grant)
     }
 

@@ -112,7 +112,7 @@ impl Auditor {
             let behind = last.take();
             let part = self
                 .handout
-                .look(move |replica, _| replica.book().findings_behind(behind.as_ref(), PART));
+                .look(move |replica, _| replica.book().findings_after(behind.as_ref(), PART));
             let Some((findings, next)) = part.await else {
                 return all;
             };

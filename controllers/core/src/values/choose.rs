@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use berth_allocator::{NodePorts, PoolName, Refusal as NotGiven, State};
 use berth_model::ServiceKey;
 
+use super::claiming::{self, Narrowed};
 use super::refuse::{self, Full};
 use super::stock::{Holder, Lease, Stock, Value, outside};
 use super::wish::{Asked, Grant, Reason, Refused, Wish, what};
@@ -37,12 +38,11 @@ impl Values {
     pub(super) fn find(&mut self, ask: &AskId, wish: &Wish) -> Result<Grant, Refused> {
         let name = wish.name.as_deref();
         let mut grant = wish.empty_grant();
-        if self
-            .exemptions
-            .of(&wish.namespace, name.unwrap_or_default())
-            .is_some()
-        {
-            return Ok(grant);
+        if let Some(exempt) = self.exemptions.of(&wish.namespace, name.unwrap_or_default()) {
+            return match wish.asks.first().filter(|_| wish.claim.is_some()) {
+                Some(asked) => Err(claiming::exempt(asked.slot, wish, exempt)),
+                None => Ok(grant),
+            };
         }
         let holder = holder_of(ask, &wish.namespace, name);
         let mut search = Search {
@@ -80,7 +80,7 @@ impl Values {
     fn slot(&mut self, search: &Search<'_>, asked: &Asked) -> Result<Option<Item>, Refused> {
         let what = what(asked.slot);
         let supply = what.supply();
-        if !self.ranked.iter().any(|(pool, _)| pool.supply() == supply) {
+        if !self.ranked.iter().any(|(pool, _)| pool.supply() == supply) && search.wish.claim.is_none() {
             return Ok(None);
         }
         let claims = self.claims_for(search.key.as_ref(), asked.wish);
@@ -100,7 +100,18 @@ impl Values {
                 port_name: asked.port_name.as_deref(),
                 taken: &taken,
             };
-            let certain = match self.ranked.select(&request, &ask, &claims).choice {
+            let selection = self.ranked.select(&request, &ask, &claims);
+            let choice = match &search.wish.claim {
+                Some(claiming) => match self.narrowed(search.wish, claiming, asked.slot, selection)? {
+                    Narrowed::To(choice) => choice,
+                    Narrowed::Without(item) => {
+                        taken.insert(item);
+                        continue;
+                    }
+                },
+                None => selection.choice,
+            };
+            let certain = match choice {
                 Choice::Refused(refusal) => return Err(refuse::before(asked.slot, search.wish, &refusal)),
                 Choice::Wished { item, .. } => return self.wished(search, asked.slot, item),
                 Choice::AnyOf(pools) => return self.any_of(search, asked.slot, &pools),
@@ -123,6 +134,9 @@ impl Values {
         };
         match wished {
             Ok(Certain::Held) => Ok(Some(item)),
+            Ok(Certain::Passed) if search.wish.claim.is_some() => {
+                Err(claiming::taken(slot, search.wish, item, self.is_given(item)))
+            }
             // The API server refuses what is taken or not its own, and says it best.
             Ok(Certain::Passed) => Ok(None),
             Err(why) => Err(self.not_this(slot, search.wish, item, why)),

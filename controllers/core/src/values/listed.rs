@@ -26,6 +26,7 @@ impl Values {
 
     /// After a complete list of namespaces.
     pub fn retain_namespaces(&mut self, listed: &BTreeSet<String>) {
+        self.changes += 1;
         self.namespaces.retain(|name, _| listed.contains(name));
     }
 
@@ -45,7 +46,7 @@ impl Values {
 
     /// After a complete list of claims, by namespace and name.
     pub fn retain_claims(&mut self, listed: &BTreeSet<(String, String)>, now: Duration) {
-        for (namespace, name) in missing(&self.claims, listed) {
+        for (namespace, name) in missing(&self.claim_objects, listed) {
             self.remove_claim(&namespace, &name, now);
         }
     }

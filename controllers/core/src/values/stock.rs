@@ -250,6 +250,11 @@ impl<I: Value> Stock<I> {
         self.grounds.iter().map(|(item, grounds)| (*item, grounds))
     }
 
+    /// Whether any value from the first to the last is somebody's.
+    pub(super) fn has_any(&self, first: I, last: I) -> bool {
+        self.grounds.range(first..=last).next().is_some()
+    }
+
     pub(super) fn is_usable(&self, item: I) -> bool {
         self.usable.contains(item)
     }

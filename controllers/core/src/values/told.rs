@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Service;
 
 use super::definitions::{self, created};
 use super::stock::{Kept, Value};
-use super::{Cidrs, Claim, Known, Shown, Values};
+use super::{Cidrs, Claim, ClaimId, Known, Shown, Values};
 use crate::address;
 use crate::holder::AskId;
 use crate::pools::{self, Item};
@@ -37,11 +37,13 @@ impl Values {
 
     /// A namespace and its labels. One that is not known has none.
     pub fn apply_namespace(&mut self, name: &str, labels: &Labels) {
+        self.changes += 1;
         self.namespaces.insert(name.to_owned(), labels.clone());
     }
 
     /// It is gone.
     pub fn remove_namespace(&mut self, name: &str) {
+        self.changes += 1;
         self.namespaces.remove(name);
     }
 
@@ -51,6 +53,7 @@ impl Values {
         if pool.spec.r#use != PoolUse::ClusterIp {
             return self.remove_address_pool(&name);
         }
+        self.changes += 1;
         let before = self.address_pools.insert(name, pool.clone());
         let is_same = |before: &AddressPool| {
             before.spec == pool.spec && created(&before.metadata) == created(&pool.metadata)
@@ -70,6 +73,7 @@ impl Values {
     /// A pool of node ports.
     pub fn apply_port_pool(&mut self, pool: &NodePortPool) {
         let name = pool.metadata.name.clone().unwrap_or_default();
+        self.changes += 1;
         let before = self.port_pools.insert(name, pool.clone());
         let is_same = |before: &NodePortPool| {
             before.spec == pool.spec && created(&before.metadata) == created(&pool.metadata)
@@ -86,10 +90,12 @@ impl Values {
         }
     }
 
-    /// A claim. It keeps the addresses that its status names, as long as they stand there.
-    pub fn apply_claim(&mut self, claim: &AddressClaim, now: Duration) {
+    /// A claim. It keeps the addresses that its status names, as long as they stand there. The questions that are over by
+    /// it: all that was held for them is kept now.
+    pub fn apply_claim(&mut self, claim: &AddressClaim, now: Duration) -> Vec<AskId> {
         let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
         let name = claim.metadata.name.as_deref().unwrap_or_default();
+        self.show_claim(claim);
         let status = claim.status.as_ref();
         let addresses = status.into_iter().flat_map(|status| &status.addresses);
         let new = Claim {
@@ -98,14 +104,15 @@ impl Values {
             pool: status.and_then(|status| status.pool.clone()).unwrap_or_default(),
             addresses: addresses.filter_map(|text| text.parse().ok()).collect(),
         };
-        if claim.spec.r#use != PoolUse::ClusterIp || new.addresses.is_empty() {
-            return self.remove_claim(namespace, name, now);
-        }
         let id = (namespace.to_owned(), name.to_owned());
-        if self.claims.get(&id) == Some(&new) {
-            return;
-        }
         self.now = self.now.max(now);
+        if claim.spec.r#use != PoolUse::ClusterIp || new.addresses.is_empty() {
+            self.release_claim(&id);
+            return Vec::new();
+        }
+        if self.claims.get(&id) == Some(&new) {
+            return Vec::new();
+        }
         let old = self.claims.insert(id.clone(), new.clone());
         // What stays is not given back in between.
         for address in &new.addresses {
@@ -121,15 +128,32 @@ impl Values {
             let gone = gone.filter(|address| !(same && new.addresses.contains(address)));
             self.unclaim(&id, &old, &gone.collect());
         }
+        let settled = self.holds.of(&new.service).filter(|(_, hold)| {
+            let has_all = hold.grant.items().into_iter().all(|item| match item {
+                Item::Address(address) => new.addresses.contains(&address),
+                Item::Port(_) => false,
+            });
+            has_all && hold.grant.is_update
+        });
+        let settled: Vec<AskId> = settled.map(|(ask, _)| ask.clone()).collect();
         self.claims_of.entry(new.service).or_default().insert(id);
+        for ask in &settled {
+            self.forget(ask);
+        }
+        settled
     }
 
     /// It is gone, and its addresses are free unless the Service has them.
     pub fn remove_claim(&mut self, namespace: &str, name: &str, now: Duration) {
         self.now = self.now.max(now);
         let id = (namespace.to_owned(), name.to_owned());
-        if let Some(old) = self.claims.remove(&id) {
-            self.unclaim(&id, &old, &old.addresses);
+        self.hide_claim(&id);
+        self.release_claim(&id);
+    }
+
+    fn release_claim(&mut self, id: &ClaimId) {
+        if let Some(old) = self.claims.remove(id) {
+            self.unclaim(id, &old, &old.addresses);
         }
     }
 
@@ -152,6 +176,7 @@ impl Values {
     pub fn apply_service(&mut self, Shown { key, known }: Shown, now: Duration) -> Vec<AskId> {
         self.now = self.now.max(now);
         let settled = self.settled_by(&key, &known);
+        self.changes += 1;
         let before = self.services.insert(key.clone(), known.clone());
         let rank = (known.created, key.clone());
         for item in &known.items {
@@ -176,6 +201,7 @@ impl Values {
     pub fn remove_service(&mut self, key: &ServiceKey, now: Duration) {
         self.now = self.now.max(now);
         if let Some(before) = self.services.remove(key) {
+            self.changes += 1;
             let rank = (before.created, key.clone());
             for item in &before.items {
                 self.use_of(*item, &rank, false);
@@ -231,6 +257,7 @@ impl Values {
 
     /// Pools or ranges are others now.
     pub(super) fn redefine(&mut self) {
+        self.changes += 1;
         let addresses = self.address_pools.values().map(pools::Pool::of_addresses);
         let ports = self.port_pools.values().map(pools::Pool::of_ports);
         self.ranked = pools::Pools::new(addresses.chain(ports));

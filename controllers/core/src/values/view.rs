@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Bound;
 use std::time::Duration;
 
 use berth_allocator::{Counts, NodePorts, PoolName};
@@ -227,20 +226,6 @@ impl Values {
         findings
     }
 
-    /// The same a part at a time: of so many Services behind this one, and the last of them if there may be more.
-    pub fn findings_behind(
-        &self,
-        last: Option<&ServiceKey>,
-        count: usize,
-    ) -> (Vec<Finding>, Option<ServiceKey>) {
-        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
-        let services = self.services.range::<ServiceKey, _>((from, Bound::Unbounded));
-        let part: Vec<&ServiceKey> = services.map(|(key, _)| key).take(count).collect();
-        let next = part.last().filter(|_| part.len() == count);
-        let findings = part.iter().flat_map(|key| self.findings_of(key)).collect();
-        (findings, next.map(|key| (*key).clone()))
-    }
-
     /// What is not as it should be with one Service.
     pub fn findings_of(&self, key: &ServiceKey) -> Vec<Finding> {
         let Some(known) = self.services.get(key) else {
@@ -330,7 +315,7 @@ impl Values {
     }
 
     /// The Service that a value in use counts as.
-    fn user(&self, item: Item) -> Option<&ServiceKey> {
+    pub(super) fn user(&self, item: Item) -> Option<&ServiceKey> {
         let grounds = match item {
             Item::Address(address) => self.addresses.grounds(address),
             Item::Port(port) => self.ports.grounds(port),

@@ -28,6 +28,17 @@ pub struct Wish {
     pub asks: Vec<Asked>,
     /// What the Service keeps or asks for: not to be chosen for another of its slots.
     pub taken: BTreeSet<Item>,
+    /// Where it is an AddressClaim that asks.
+    #[serde(default)]
+    pub claim: Option<Claiming>,
+}
+
+/// What an AddressClaim asks for besides: it is served by pools, or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claiming {
+    /// The pool that has to give it; none where any that serves the Service may.
+    pub pool: Option<String>,
 }
 
 /// One slot of it.
@@ -69,6 +80,34 @@ impl Wish {
             is_update: updated.is_some(),
             asks: needs.slots().into_iter().map(asked).collect(),
             taken: values(needs),
+            claim: None,
+        }
+    }
+
+    /// What an AddressClaim for this Service asks for: an address of each of these families, the one that is wished for
+    /// or any.
+    pub fn of_claim(
+        service: &ServiceKey,
+        labels: &Labels,
+        asks: &BTreeMap<IpFamily, Option<IpAddr>>,
+        pool: Option<&str>,
+    ) -> Self {
+        let asked = |(family, wish): (&IpFamily, &Option<IpAddr>)| Asked {
+            slot: Slot::ClusterIp(*family),
+            wish: wish.map(Item::Address),
+            port_name: None,
+        };
+        Self {
+            namespace: service.namespace().to_owned(),
+            name: Some(service.name().to_owned()),
+            labels: labels.clone(),
+            // That the Service appears with other addresses does not end the question.
+            is_update: true,
+            asks: asks.iter().map(asked).collect(),
+            taken: asks.values().flatten().copied().map(Item::Address).collect(),
+            claim: Some(Claiming {
+                pool: pool.map(ToOwned::to_owned),
+            }),
         }
     }
 
@@ -218,6 +257,12 @@ pub enum Reason {
     WishClaimed,
     /// The value is on its way to another.
     WishBeingGiven,
+    /// Another has the value that a claim asks for.
+    WishTaken,
+    /// No pool serves the Service that a claim is for, or the one that it names does not.
+    NoPool,
+    /// There is no pool of the name that a claim gives.
+    NoSuchPool,
     /// The pools have nothing left.
     PoolExhausted,
     /// What the pools have left lies in no ServiceCIDR that is ready.
@@ -241,6 +286,9 @@ impl Reason {
             Self::WishReserved => "WishReserved",
             Self::WishClaimed => "WishClaimed",
             Self::WishBeingGiven => "WishBeingGiven",
+            Self::WishTaken => "WishTaken",
+            Self::NoPool => "NoPool",
+            Self::NoSuchPool => "NoSuchPool",
             Self::PoolExhausted => "PoolExhausted",
             Self::NoServiceCidr => "NoServiceCidr",
             Self::OutsideNodePortRange => "OutsideNodePortRange",

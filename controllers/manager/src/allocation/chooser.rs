@@ -109,6 +109,9 @@ fn kind(refused: &Refused) -> RefusalKind {
         | Reason::WishExcluded
         | Reason::WishReserved
         | Reason::WishClaimed
+        | Reason::WishTaken
+        | Reason::NoPool
+        | Reason::NoSuchPool
         | Reason::NoServiceCidr
         | Reason::OutsideNodePortRange => RefusalKind::Forbidden,
     }

@@ -135,7 +135,11 @@ pub(crate) fn claims(event: &WatchEvent<AddressClaim>) -> Change<Values> {
     match event {
         WatchEvent::Applied(claim) => {
             let claim = claim.clone();
-            change(move |book, now| book.apply_claim(&claim, now))
+            Box::new(move |replica, now| {
+                for ask in replica.book_mut().apply_claim(&claim, now) {
+                    replica.settle(&ask);
+                }
+            })
         }
         WatchEvent::Deleted(key) => {
             let (namespace, name) = namespaced(key);

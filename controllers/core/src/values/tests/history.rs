@@ -191,9 +191,18 @@ impl World {
         let created = self.below(50);
         self.tell(format!("claim {name} keeps {item} for {service}"));
         let claim = mk_claim(&name, created.cast_signed(), "a", &service, &[&item.to_string()]);
-        self.values.apply_claim(&claim, self.now);
         let key = ServiceKey::new("a", service);
-        self.naive.claims.insert(name, (created.cast_signed(), key, item));
+        let new = (created.cast_signed(), key, item);
+        let expected = self.naive.settled_by_claim(&name, &new);
+        let settled = self.values.apply_claim(&claim, self.now);
+        assert_eq!(
+            settled.into_iter().collect::<BTreeSet<_>>(),
+            expected,
+            "{}",
+            self.told()
+        );
+        self.naive.holds.retain(|ask, _| !expected.contains(ask));
+        self.naive.claims.insert(name, new);
     }
 
     /// Another replica, which has read everything anew in some other order, goes on.

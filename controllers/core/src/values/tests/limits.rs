@@ -176,7 +176,7 @@ fn who_is_younger_than_its_pools_and_has_a_value_of_none_is_astray() {
     let mut parts = Vec::new();
     let mut last = None;
     loop {
-        let (part, next) = values.findings_behind(last.as_ref(), 2);
+        let (part, next) = values.findings_after(last.as_ref(), 2);
         parts.extend(part);
         let Some(next) = next else { break };
         last = Some(next);

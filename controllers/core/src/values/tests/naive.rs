@@ -358,6 +358,20 @@ impl Naive {
     }
 
     /// What is over when a Service appears or changes.
+    /// A claim that is new, or another one, ends questions for its Service of which it keeps all.
+    pub(super) fn settled_by_claim(&self, name: &str, claim: &(i64, ServiceKey, Item)) -> BTreeSet<AskId> {
+        let (_, key, item) = claim;
+        let over = |hold: &NaiveHold| {
+            let grant = &hold.grant;
+            grant.is_update
+                && grant.key().as_ref() == Some(key)
+                && grant.items().iter().all(|held| held == item)
+        };
+        let is_known = self.claims.get(name) == Some(claim);
+        let settled = self.holds.iter().filter(|(_, hold)| !is_known && over(hold));
+        settled.map(|(ask, _)| ask.clone()).collect()
+    }
+
     pub(super) fn settled(&self, key: &ServiceKey, appears: bool, items: &BTreeSet<Item>) -> BTreeSet<AskId> {
         let over = |hold: &NaiveHold| {
             let held = hold.grant.items();

@@ -187,6 +187,7 @@ impl World {
             }
         }
         Wish {
+            claim: None,
             namespace: key.namespace().to_owned(),
             name: is_named.then(|| key.name().to_owned()),
             labels: Labels::new(),
