@@ -179,9 +179,23 @@ impl Values {
             let of_pool = claims.entry(claim.pool.clone()).or_default();
             of_pool.insert(namespace.clone());
         }
+        let address_pools = self.address_pools.iter().map(|(name, pool)| {
+            let pool = AddressPool {
+                status: None,
+                ..pool.clone()
+            };
+            (name.clone(), pool)
+        });
+        let port_pools = self.port_pools.iter().map(|(name, pool)| {
+            let pool = NodePortPool {
+                status: None,
+                ..pool.clone()
+            };
+            (name.clone(), pool)
+        });
         Observed {
-            address_pools: self.address_pools.clone(),
-            port_pools: self.port_pools.clone(),
+            address_pools: address_pools.collect(),
+            port_pools: port_pools.collect(),
             claims,
         }
     }

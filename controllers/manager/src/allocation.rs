@@ -41,6 +41,7 @@ use crate::admission::{
 use crate::audit::{AuditMetrics, Auditor};
 use crate::enforcement::{Enforcer, action};
 use crate::handout::{Handout, LeaseStore, Shell, Sites};
+use crate::upkeep::Upkeep;
 pub use args::AllocationArgs;
 pub(crate) use book::{BookFeed, KINDS};
 use book::{Ground, Relisting};
@@ -62,7 +63,7 @@ pub(crate) struct Allocation {
     /// No review is taken any more.
     stop: CancellationToken,
     /// For whoever leads.
-    leads: Option<(Enforcer, Auditor)>,
+    leads: Option<(Enforcer, Auditor, Upkeep)>,
 }
 
 impl Allocation {
@@ -103,7 +104,7 @@ impl Allocation {
         let (families, has_pools) = (ground.families.subscribe(), ground.has_pools.subscribe());
         let enforcer = enforcer(args, &client, &exemptions, &ground);
         let feed = relisting.feed(handout.clone(), ground);
-        let leads = Some((enforcer, feed.auditor(audit)));
+        let leads = Some((enforcer, feed.auditor(audit), feed.upkeep()));
         let chooser = Arc::new(PoolChooser::new(handout.clone(), families.clone()));
         let webhook = Webhook::new(chooser, settings(args, exemptions), metrics);
         let listener = bound("--admission-address", args.admission.admission_address)?;
@@ -135,9 +136,9 @@ impl Allocation {
         Ok((this, feed))
     }
 
-    /// What keeps the API servers' own rules, and what looks for values that are not as they should be: to be run by whoever
-    /// leads.
-    pub(crate) fn leads(&mut self) -> Option<(Enforcer, Auditor)> {
+    /// What keeps the API servers' own rules, what looks for values that are not as they should be, and what writes statuses: to
+    /// be run by whoever leads.
+    pub(crate) fn leads(&mut self) -> Option<(Enforcer, Auditor, Upkeep)> {
         self.leads.take()
     }
 

@@ -26,6 +26,7 @@ mod metrics;
 mod reconcile;
 mod run;
 mod task;
+mod upkeep;
 mod work;
 mod write;
 

@@ -133,13 +133,14 @@ impl Process {
             background.spawn(feed);
         }
         let mut workers = JoinSet::new();
-        if let Some((enforcer, auditor)) = allocation.as_mut().and_then(Allocation::leads) {
+        if let Some((enforcer, auditor, upkeep)) = allocation.as_mut().and_then(Allocation::leads) {
             let leads = || {
                 let mut lead = leadership.clone();
                 async move { lead.acquired().await }
             };
             workers.spawn(enforcer.run(leads(), halt.clone()));
             workers.spawn(auditor.run(context.events.clone(), leads(), halt.clone()));
+            workers.spawn(upkeep.run(Arc::clone(&context), leads(), halt.clone()));
         }
         for controller in enabled {
             let gate = Gate {

@@ -134,8 +134,19 @@ impl Cluster {
         Ok(self.control_plane.kubectl(arguments).await?)
     }
 
+    /// A claim.
+    pub(crate) async fn claim(&self, namespace: &str, name: &str, spec: &Value) -> Result<()> {
+        let metadata = json!({"namespace": namespace, "name": name});
+        self.apply_as("AddressClaim", &metadata, spec).await
+    }
+
     async fn apply(&self, kind: &str, name: &str, spec: &Value) -> Result<()> {
-        let object = json!({"apiVersion": "berth.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+        self.apply_as(kind, &json!({"name": name}), spec).await
+    }
+
+    async fn apply_as(&self, kind: &str, metadata: &Value, spec: &Value) -> Result<()> {
+        let object =
+            json!({"apiVersion": "berth.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec});
         let kubectl = self.control_plane.kubectl_runner();
         kubectl
             .run_with_input(["apply", "-f", "-"], &object.to_string())

@@ -9,6 +9,7 @@
 mod cluster;
 mod faults;
 mod kubectl;
+mod upkeep;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;

@@ -71,8 +71,6 @@ pub struct LoadBalancers {
     /// Something may have become free that nobody was woken for.
     supply: bool,
     changed_pools: BTreeSet<PoolName>,
-    /// Pools that give nothing to load balancers.
-    pub(super) other_pools: BTreeSet<PoolName>,
 }
 
 impl LoadBalancers {
@@ -87,23 +85,13 @@ impl LoadBalancers {
             set_aside: BTreeSet::new(),
             supply: false,
             changed_pools: BTreeSet::new(),
-            other_pools: BTreeSet::new(),
         }
     }
 
     /// Replaces the pool definitions by those of all AddressPools that exist.
     pub fn set_pools<'a>(&mut self, pools: impl IntoIterator<Item = &'a AddressPool>) -> PoolsChange {
         let before: Vec<PoolName> = self.pools.iter().map(|(_, pool)| pool.name().clone()).collect();
-        let (mut definitions, mut others) = (Vec::<PoolDefinition>::new(), BTreeSet::new());
-        for pool in pools {
-            match definition(pool) {
-                Some(definition) => definitions.push(definition),
-                None => others.extend(pool.metadata.name.as_deref().map(PoolName::new)),
-            }
-        }
-        self.changed_pools
-            .extend(others.difference(&self.other_pools).cloned());
-        self.other_pools = others;
+        let definitions: Vec<PoolDefinition> = pools.into_iter().filter_map(definition).collect();
         let Some(edit) = self.pools.set_definitions(definitions) else {
             return PoolsChange::default();
         };

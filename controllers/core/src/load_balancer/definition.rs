@@ -22,10 +22,6 @@ fn unserved(spec: &AddressPoolSpec) -> Vec<Fault> {
         problem: format!("is not served yet: {way_out}"),
     };
     let mut faults = Vec::new();
-    if spec.r#use == PoolUse::ClusterIp {
-        let way_out = "this version of Berth gives addresses to Services of type LoadBalancer only";
-        faults.push(fault("spec.use", spec.r#use.as_str().to_owned(), way_out));
-    }
     if spec.selector.is_some() {
         let way_out = "remove it, and name the pool in the annotation berth.dev/address-pool of the Services";
         faults.push(fault("spec.selector", "{...}".to_owned(), way_out));

@@ -11,17 +11,13 @@ use super::definition::faults;
 use crate::pool_status::{ADDRESSES, Said, Stands, count, draining, exhausted, ready, say};
 
 impl LoadBalancers {
-    /// The status that the pool should have; `None` where it has it, or where the pool is not in the book yet.
+    /// The status that the pool should have; `None` where it has it, where the pool is not in the book yet,
+    /// and for one that is not for load balancers.
     pub fn plan_pool_status(&self, pool: &AddressPool, now: &Time) -> Option<AddressPoolStatus> {
         let name = PoolName::new(pool.metadata.name.as_deref()?);
         let before = pool.status.clone().unwrap_or_default();
         let mut after = before.clone();
         let generation = pool.metadata.generation;
-        if self.other_pools.contains(&name) {
-            let malformed = ready(&Stands::Malformed(faults(&pool.spec)), ADDRESSES);
-            say(&mut after.conditions, [malformed], generation, now);
-            return (after != before).then_some(after);
-        }
         let (standing, counted) = self.pools.get(&name)?;
         let left = IpFamily::ALL.map(|family| counted.counts(family).allocated);
         let said = [

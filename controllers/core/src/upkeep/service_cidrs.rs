@@ -78,6 +78,11 @@ impl<'a> Existing<'a> {
     }
 }
 
+/// Whether it is one that we made.
+pub fn is_ours(cidr: &ServiceCIDR) -> bool {
+    Existing::of(cidr).is_ours()
+}
+
 /// Says what is to be created and deleted.
 pub fn plan(values: &Values, existing: &[ServiceCIDR]) -> Plan {
     let existing: Vec<Existing<'_>> = existing.iter().map(Existing::of).collect();

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::audit::{AuditMetrics, Auditor};
 use crate::feed::Kind;
 use crate::handout::{Change, Handout, Refresh};
+use crate::upkeep::Upkeep;
 
 /// The kinds that the book is made of.
 pub(crate) const KINDS: [Kind; 6] = [
@@ -129,6 +130,11 @@ impl BookFeed {
     /// The book, for whoever looks at it when it has changed.
     pub(super) fn auditor(&self, metrics: AuditMetrics) -> Auditor {
         Auditor::new(self.handout.clone(), self.changes.subscribe(), metrics)
+    }
+
+    /// The same, for whoever writes down what follows from it.
+    pub(super) fn upkeep(&self) -> Upkeep {
+        Upkeep::new(self.handout.clone(), self.changes.subscribe())
     }
 
     /// Tells the book what a watch shows.

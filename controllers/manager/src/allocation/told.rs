@@ -94,10 +94,7 @@ pub(crate) fn namespaces(event: &WatchEvent<Namespace>) -> Change<Values> {
 pub(crate) fn address_pools(event: &WatchEvent<AddressPool>) -> Change<Values> {
     match event {
         WatchEvent::Applied(pool) => {
-            let pool = AddressPool {
-                status: None,
-                ..pool.clone()
-            };
+            let pool = pool.clone();
             change(move |book, _| book.apply_address_pool(&pool))
         }
         WatchEvent::Deleted(key) => {
@@ -114,10 +111,7 @@ pub(crate) fn address_pools(event: &WatchEvent<AddressPool>) -> Change<Values> {
 pub(crate) fn port_pools(event: &WatchEvent<NodePortPool>) -> Change<Values> {
     match event {
         WatchEvent::Applied(pool) => {
-            let pool = NodePortPool {
-                status: None,
-                ..pool.clone()
-            };
+            let pool = pool.clone();
             change(move |book, _| book.apply_port_pool(&pool))
         }
         WatchEvent::Deleted(key) => {
