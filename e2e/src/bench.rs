@@ -187,13 +187,6 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
 impl Arguments {
     /// Those named; else those that a case was given of; else all.
     fn wanted(&self) -> Vec<Bench> {
-        let all = [
-            Bench::Admission,
-            Bench::Allocation,
-            Bench::Endpoints,
-            Bench::Proxy,
-            Bench::Traffic,
-        ];
         let given = |bench: &Bench| {
             self.cases.iter().any(|case| match case {
                 AnyCase::Endpoints(_) => *bench == Bench::Endpoints,
@@ -205,7 +198,11 @@ impl Arguments {
             (true, false) => given(bench),
             (true, true) => true,
         };
-        all.into_iter().filter(is_wanted).collect()
+        Bench::value_variants()
+            .iter()
+            .copied()
+            .filter(is_wanted)
+            .collect()
     }
 
     fn endpoints_cases(&self) -> Vec<Case> {
@@ -352,15 +349,9 @@ mod tests {
     fn a_case_brings_its_benchmark_and_a_named_benchmark_its_usual_cases() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|cli| cli.arguments);
         let both = [Bench::Endpoints, Bench::Proxy];
-        let all = [
-            Bench::Admission,
-            Bench::Allocation,
-            Bench::Endpoints,
-            Bench::Proxy,
-            Bench::Traffic,
-        ];
+        let all = Bench::value_variants();
         for (line, wanted, endpoints, proxy) in [
-            ("bench", &all[..], &Case::DEFAULT[..], &ProxyCase::DEFAULT[..]),
+            ("bench", all, &Case::DEFAULT[..], &ProxyCase::DEFAULT[..]),
             (
                 "bench allocation",
                 &[Bench::Allocation],

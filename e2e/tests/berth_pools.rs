@@ -48,16 +48,7 @@ async fn make(control_plane: &ControlPlane, object: &Value) -> Result<()> {
 }
 
 async fn objects(control_plane: &ControlPlane) -> Result<()> {
-    let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/crds");
-    control_plane.apply_kustomize(&crds).await?;
-    let established = [
-        "wait",
-        "--for=condition=Established",
-        "crd",
-        "--all",
-        "--timeout=60s",
-    ];
-    control_plane.kubectl(&established).await?;
+    control_plane.install_kinds().await?;
     let pool = |kind: &str, name: &str, spec: Value| json!({"apiVersion": "berth.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec});
     let service = |name: &str, spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "default", "name": name}, "spec": spec});
     let team = json!({"use": "ClusterIP", "addresses": ["10.96.1.0/28"], "selector": {"namespaces": ["default"]},

@@ -145,19 +145,10 @@ impl Ground {
         };
         let control_plane = ControlPlane::start(config).await?;
         let manifests = repository().join("manifests");
-        control_plane.apply_kustomize(&manifests.join("crds")).await?;
+        control_plane.install_kinds().await?;
         for file in ["base/namespace.yaml", "base/controllers-rbac.yaml"] {
             control_plane.apply(&manifests.join(file)).await?;
         }
-        control_plane
-            .kubectl(&[
-                "wait",
-                "--for=condition=Established",
-                "crd",
-                "--all",
-                "--timeout=60s",
-            ])
-            .await?;
         control_plane.settle_rbac().await?;
         let namespaces: Api<Namespace> = Api::all(control_plane.client());
         for name in [POOLED, BARE] {

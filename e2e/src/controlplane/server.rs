@@ -269,6 +269,24 @@ impl ControlPlane {
             .await
     }
 
+    /// Installs Berth's own kinds, from `manifests/crds`, and waits until they are served.
+    ///
+    /// # Errors
+    /// kubectl's.
+    pub async fn install_kinds(&self) -> Result<(), ControlPlaneError> {
+        let folder = crate::cluster::repository().join("manifests/crds");
+        self.apply_kustomize(&folder).await?;
+        self.kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            "crd",
+            "--all",
+            "--timeout=60s",
+        ])
+        .await?;
+        Ok(())
+    }
+
     /// Waits until the authorizer has seen every Role, RoleBinding, ClusterRole and ClusterRoleBinding written so
     /// far. Call it after applying RBAC rules, where a Forbidden right afterwards would count as a failure.
     pub async fn settle_rbac(&self) -> Result<(), ControlPlaneError> {

@@ -103,17 +103,7 @@ async fn control_plane(name: &str) -> Result<ControlPlane> {
         ..ControlPlaneConfig::loopback(std::path::Path::new(sandbox::SCRATCH).join(name))
     };
     let control_plane = ControlPlane::start(config).await?;
-    let manifests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/crds");
-    control_plane.apply_kustomize(&manifests).await?;
-    control_plane
-        .kubectl(&[
-            "wait",
-            "--for=condition=Established",
-            "crd",
-            "--all",
-            "--timeout=60s",
-        ])
-        .await?;
+    control_plane.install_kinds().await?;
     Ok(control_plane)
 }
 

@@ -90,16 +90,7 @@ impl Cluster {
         for file in ["base/namespace.yaml", "base/controllers-rbac.yaml"] {
             control_plane.apply(&manifests.join(file)).await?;
         }
-        control_plane.apply_kustomize(&manifests.join("crds")).await?;
-        control_plane
-            .kubectl(&[
-                "wait",
-                "--for=condition=Established",
-                "crd",
-                "--all",
-                "--timeout=60s",
-            ])
-            .await?;
+        control_plane.install_kinds().await?;
         control_plane.settle_rbac().await?;
         let cluster = Self {
             control_plane,

@@ -65,6 +65,16 @@ pub enum Item {
     Port(Port),
 }
 
+impl Item {
+    /// What it is to a Service: a cluster IP or a node port.
+    pub fn what(self) -> What {
+        match self {
+            Self::Address(address) => What::ClusterIp(IpFamily::of(address)),
+            Self::Port(_) => What::NodePort,
+        }
+    }
+}
+
 impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

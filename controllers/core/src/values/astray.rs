@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Services that have a value of no pool, where pools are for them.
 
-use berth_model::{IpFamily, ServiceKey};
+use berth_model::ServiceKey;
 
 use super::{Known, Values};
-use crate::pools::{Ask, Choice, Item, Outcome, PoolRef, Request, What};
-use crate::service::Labels;
+use crate::pools::{Choice, Item, Outcome, PoolRef};
 
 impl Values {
     /// The pools that would have given the Service another value than this one, which is of no pool. Only those that are older
@@ -14,34 +13,13 @@ impl Values {
         if self.exemptions.of(key.namespace(), key.name()).is_some() {
             return None;
         }
-        let what = match item {
-            Item::Address(address) => What::ClusterIp(IpFamily::of(address)),
-            Item::Port(_) => What::NodePort,
-        };
-        let mut of_supply = self
-            .ranked
-            .iter()
-            .filter(|(pool, _)| pool.supply() == what.supply());
+        let supply = item.what().supply();
+        let mut of_supply = self.ranked.iter().filter(|(pool, _)| pool.supply() == supply);
         if of_supply.any(|(pool, _)| pool.contains(item)) {
             // Its own, or an encroachment.
             return None;
         }
-        let unlabelled = Labels::new();
-        let request = Request {
-            namespace: key.namespace(),
-            namespace_labels: self.namespaces.get(key.namespace()).unwrap_or(&unlabelled),
-            name: Some(key.name()),
-            labels: &known.labels,
-        };
-        let ask = Ask {
-            what,
-            wish: Some(item),
-            port_name: None,
-            taken: &known.items,
-        };
-        let selection = self
-            .ranked
-            .select(&request, &ask, &self.claims_for(Some(key), Some(item)));
+        let selection = self.selection(key, known, item);
         if matches!(selection.choice, Choice::Wished { .. }) {
             return None;
         }

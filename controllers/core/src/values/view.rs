@@ -11,7 +11,7 @@ use berth_model::{IpFamily, ServiceKey};
 use super::stock::{Grounds, Holder, Stock, Value, outside};
 use super::{Known, Values};
 use crate::admission::Exempt;
-use crate::pools::{Ask, Choice, Item, PoolRef, Request, Standing, Supply, What};
+use crate::pools::{Ask, Choice, Item, PoolRef, Request, Selection, Standing, Supply, What};
 use crate::service::Labels;
 
 /// A pool in numbers.
@@ -333,16 +333,8 @@ impl Values {
         }
     }
 
-    /// The pool of a value that would not be given to the Service if it asked for it.
-    fn encroached(&self, key: &ServiceKey, known: &Known, item: Item) -> Option<&PoolRef> {
-        let what = match item {
-            Item::Address(address) => What::ClusterIp(IpFamily::of(address)),
-            Item::Port(_) => What::NodePort,
-        };
-        let (pool, _) = self
-            .ranked
-            .iter()
-            .find(|(pool, _)| pool.supply() == what.supply() && pool.contains(item))?;
+    /// What would be said to the Service if it asked for the value now.
+    pub(super) fn selection(&self, key: &ServiceKey, known: &Known, item: Item) -> Selection {
         let unlabelled = Labels::new();
         let request = Request {
             namespace: key.namespace(),
@@ -351,14 +343,23 @@ impl Values {
             labels: &known.labels,
         };
         let ask = Ask {
-            what,
+            what: item.what(),
             wish: Some(item),
             port_name: None,
             taken: &known.items,
         };
-        let selection = self
+        let claims = self.claims_for(Some(key), Some(item));
+        self.ranked.select(&request, &ask, &claims)
+    }
+
+    /// The pool of a value that would not be given to the Service if it asked for it.
+    fn encroached(&self, key: &ServiceKey, known: &Known, item: Item) -> Option<&PoolRef> {
+        let supply = item.what().supply();
+        let (pool, _) = self
             .ranked
-            .select(&request, &ask, &self.claims_for(Some(key), Some(item)));
+            .iter()
+            .find(|(pool, _)| pool.supply() == supply && pool.contains(item))?;
+        let selection = self.selection(key, known, item);
         let is_exempt = self.exemptions.of(key.namespace(), key.name()).is_some();
         let selects = selection
             .considered
