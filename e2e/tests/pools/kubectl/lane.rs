@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One namespace of the three, and what a Service there looks like with its values as symbols.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use berth_e2e::controlplane::ControlPlaneError;
@@ -46,8 +46,15 @@ pub(crate) struct Lane {
     tokens: BTreeMap<&'static str, String>,
     /// The symbol of each value seen.
     symbols: BTreeMap<String, String>,
+    /// The tokens that were asked for.
+    asked: BTreeSet<&'static str>,
     given: usize,
 }
+
+/// A value was given that the case is yet to ask for: chance, and nobody is to blame. The case is taken again.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a value was given that is asked for later")]
+pub(crate) struct Disturbed;
 
 impl Lane {
     /// The three lanes of a case: no two of them ask for the same value, nor two cases that follow each other.
@@ -76,6 +83,7 @@ impl Lane {
                 namespace,
                 symbols: symbols.collect(),
                 tokens,
+                asked: BTreeSet::new(),
                 given: 0,
             }
         })
@@ -83,6 +91,9 @@ impl Lane {
 
     /// Does a step and looks at what came of it.
     pub(crate) async fn take(&mut self, cluster: &Cluster, step: &Step) -> Result<Seen> {
+        let text = format!("{:?}", step.command());
+        let asked = self.tokens.keys().copied().filter(|token| text.contains(token));
+        self.asked.extend(asked);
         let done = self.kubectl(cluster, step).await;
         let error = match done {
             Ok(()) => None,
@@ -174,24 +185,26 @@ impl Lane {
         }
         let is_right = self.namespace == BARE || is_of_pool(address) == (self.namespace == POOLED);
         ensure!(is_right, "{address} in {}", self.namespace);
-        Ok(self.symbol(address))
+        self.symbol(address)
     }
 
     fn port(&mut self, port: i64) -> Result<String> {
         let is_of_pool = (30_057..=30_299).contains(&port);
         let is_right = self.namespace == BARE || is_of_pool == (self.namespace == POOLED);
         ensure!(is_right, "{port} in {}", self.namespace);
-        Ok(self.symbol(&port.to_string()))
+        self.symbol(&port.to_string())
     }
 
-    fn symbol(&mut self, value: &str) -> String {
+    fn symbol(&mut self, value: &str) -> Result<String> {
         if let Some(known) = self.symbols.get(value) {
-            return known.clone();
+            let early = known.starts_with('$') && !self.asked.contains(known.as_str());
+            ensure!(!early, Disturbed);
+            return Ok(known.clone());
         }
         self.given += 1;
         let symbol = format!("given-{}", self.given);
         self.symbols.insert(value.to_owned(), symbol.clone());
-        symbol
+        Ok(symbol)
     }
 
     /// What kubectl says, with symbols for values and without what differs from run to run.
