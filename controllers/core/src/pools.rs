@@ -111,10 +111,11 @@ impl Pools {
         pools.min_by_key(|pool| (pool.created, pool.name()))
     }
 
-    /// Whether the pool was there before this second since 1970.
-    pub fn is_older(&self, pool: &PoolRef, than: i64) -> bool {
+    /// Whether the pool was made in this second since 1970, or before. API servers note no parts of seconds: of a pool and a
+    /// Service of one second, either may have come first.
+    pub fn was_made_by(&self, pool: &PoolRef, second: i64) -> bool {
         self.iter()
-            .any(|(known, _)| known.name() == pool && known.created < than)
+            .any(|(known, _)| known.name() == pool && known.created <= second)
     }
 
     /// Says where a value is to come from.

@@ -7,8 +7,8 @@ use super::{Known, Values};
 use crate::pools::{Choice, Item, Outcome, PoolRef};
 
 impl Values {
-    /// The pools that would have given the Service another value than this one, which is of no pool. Only those that are older
-    /// than the Service count: whoever makes a pool does not mean the Services that are there, and the webhook had no say.
+    /// The pools that would have given the Service another value than this one, which is of no pool. Those that are younger
+    /// than the Service don't count: whoever makes a pool does not mean the Services that are there, and the webhook had no say.
     pub(super) fn astray(&self, key: &ServiceKey, known: &Known, item: Item) -> Option<Vec<PoolRef>> {
         if self.exemptions.of(key.namespace(), key.name()).is_some() {
             return None;
@@ -24,7 +24,7 @@ impl Values {
             return None;
         }
         let serving = selection.considered.into_iter().filter(|considered| {
-            considered.outcome == Outcome::Serves && self.ranked.is_older(&considered.pool, known.created)
+            considered.outcome == Outcome::Serves && self.ranked.was_made_by(&considered.pool, known.created)
         });
         let pools: Vec<PoolRef> = serving.map(|considered| considered.pool).collect();
         (!pools.is_empty()).then_some(pools)

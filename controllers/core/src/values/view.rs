@@ -81,8 +81,8 @@ pub enum Finding {
         /// Whether pools do not apply to the Service.
         exempt: Option<Exempt>,
     },
-    /// Pools that are older than the Service are for it, and it is of none of them: it was made past Berth, or other pools
-    /// were for it then.
+    /// Pools that were there when the Service was made are for it, and it is of none of them: it was made past Berth, or
+    /// other pools were for it then.
     Astray {
         /// The value.
         item: Item,

@@ -149,17 +149,18 @@ fn what_is_not_as_it_should_be_is_a_finding_and_stops_nothing() {
 }
 
 #[test]
-fn who_is_younger_than_its_pools_and_has_a_value_of_none_is_astray() {
+fn who_is_not_older_than_its_pools_and_has_a_value_of_none_is_astray() {
     let mut values = cluster();
     // Made at 3:04.
     values.apply_address_pool(&pool_of_two());
-    let (before, after) = (60, 300);
+    let (before, same, after) = (239, 240, 300);
     for (number, (service, second, item)) in [
         ("a/early", before, "10.0.0.7"),
         ("a/late", after, "10.0.0.8"),
         ("a/served", after, "10.0.0.4"),
         ("b/other", after, "10.0.0.9"),
         ("kube-system/dns", after, "10.0.0.10"),
+        ("a/with", same, "10.0.0.11"),
     ]
     .into_iter()
     .enumerate()
@@ -167,12 +168,14 @@ fn who_is_younger_than_its_pools_and_has_a_value_of_none_is_astray() {
         let shown = Shown::of(&mk_service(&key(service), second, &[address(item)].into()));
         values.apply_service(shown, at(number as u64));
     }
-    let expected = Finding::Astray {
-        item: address("10.0.0.8"),
-        service: key("a/late"),
-        pools: values.figures().into_iter().map(|figures| figures.pool).collect(),
-    };
-    assert_eq!(values.findings(), [expected]);
+    let pools: Vec<_> = values.figures().into_iter().map(|figures| figures.pool).collect();
+    let expected = [("10.0.0.8", "a/late"), ("10.0.0.11", "a/with")];
+    let expected = expected.map(|(item, service)| Finding::Astray {
+        item: address(item),
+        service: key(service),
+        pools: pools.clone(),
+    });
+    assert_eq!(values.findings(), expected);
     let mut parts = Vec::new();
     let mut last = None;
     loop {
