@@ -18,6 +18,7 @@ mod build;
 mod certificates;
 mod config;
 mod error;
+mod kinds;
 mod kubeconfig;
 mod kubectl;
 mod listen;

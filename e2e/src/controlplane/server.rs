@@ -14,6 +14,7 @@ use super::binaries::Binaries;
 use super::certificates::Certificates;
 use super::config::{ControlPlaneConfig, apiserver_arguments, etcd_arguments};
 use super::error::ControlPlaneError;
+use super::kinds;
 use super::kubeconfig::{self, Access};
 use super::kubectl::Kubectl;
 use super::listen::HeldPort;
@@ -269,10 +270,10 @@ impl ControlPlane {
             .await
     }
 
-    /// Installs Berth's own kinds, from `manifests/crds`, and waits until they are served.
+    /// Installs Berth's own kinds, from `manifests/crds`, and waits until they are served and described.
     ///
     /// # Errors
-    /// kubectl's.
+    /// kubectl's, the API server's, and when they are not described in time.
     pub async fn install_kinds(&self) -> Result<(), ControlPlaneError> {
         let folder = crate::cluster::repository().join("manifests/crds");
         self.apply_kustomize(&folder).await?;
@@ -284,7 +285,14 @@ impl ControlPlane {
             "--timeout=60s",
         ])
         .await?;
-        Ok(())
+        let described = kinds::described(&self.client, SETTLE_DEADLINE).await;
+        if described.map_err(api_error("wait for the description of the kinds"))? {
+            return Ok(());
+        }
+        Err(self.not_ready(
+            SETTLE_DEADLINE,
+            "its OpenAPI description lacks kinds of Berth".to_owned(),
+        ))
     }
 
     /// Waits until the authorizer has seen every Role, RoleBinding, ClusterRole and ClusterRoleBinding written so

@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
 
@@ -70,12 +70,21 @@ impl Server {
     }
 }
 
-/// A port that nothing listens on: bound once, so that nobody else has it, and closed again.
-async fn dead_url() -> Uri {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
-        .parse()
-        .unwrap()
+/// A port that refuses connections: taken, so that no server of another test gets it, and not listened on.
+struct ClosedPort(TcpSocket);
+
+impl ClosedPort {
+    fn take() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        Self(socket)
+    }
+
+    fn url(&self) -> Uri {
+        format!("http://{}", self.0.local_addr().unwrap())
+            .parse()
+            .unwrap()
+    }
 }
 
 async fn connect(servers: Vec<Uri>) -> (Connection, tempfile::TempDir) {
@@ -100,11 +109,11 @@ async fn connect(servers: Vec<Uri>) -> (Connection, tempfile::TempDir) {
 #[tokio::test]
 async fn the_first_working_server_is_kept() {
     let (dead, first, second) = (
-        dead_url().await,
+        ClosedPort::take(),
         Server::start(200, VERSION).await,
         Server::start(200, VERSION).await,
     );
-    let (connection, _dir) = connect(vec![dead, first.url(), second.url()]).await;
+    let (connection, _dir) = connect(vec![dead.url(), first.url(), second.url()]).await;
     for _ in 0..3 {
         connection.check().await.unwrap();
     }
@@ -142,10 +151,10 @@ async fn an_http_error_is_an_answer_and_no_reason_to_move() {
 #[tokio::test]
 async fn a_write_moves_to_another_server_only_if_it_was_never_sent() {
     let (dead, alive) = (
-        dead_url().await,
+        ClosedPort::take(),
         Server::start(201, r#"{"metadata":{"name":"web"}}"#).await,
     );
-    let (connection, _dir) = connect(vec![dead, alive.url()]).await;
+    let (connection, _dir) = connect(vec![dead.url(), alive.url()]).await;
     let api: Api<Service> = Api::namespaced(connection.client(), "shop");
     let made = api
         .create(&kube::api::PostParams::default(), &Service::default())
@@ -157,12 +166,12 @@ async fn a_write_moves_to_another_server_only_if_it_was_never_sent() {
 
 #[tokio::test]
 async fn a_config_that_points_nowhere_names_file_context_server_and_cause() {
-    let (dead, other) = (dead_url().await, dead_url().await);
-    let (connection, dir) = connect(vec![dead.clone(), other.clone()]).await;
+    let (dead, other) = (ClosedPort::take(), ClosedPort::take());
+    let (connection, dir) = connect(vec![dead.url(), other.url()]).await;
     let text = connection.check().await.unwrap_err().to_string();
     for part in [
-        server_text(&dead),
-        server_text(&other),
+        server_text(&dead.url()),
+        server_text(&other.url()),
         dir.path().join("config").display().to_string(),
         "\"lab\"".to_owned(),
         "nothing listens there".to_owned(),
@@ -182,7 +191,8 @@ fn a_tls_fault_is_found_under_any_number_of_wrappings_and_put_into_words() {
 
 #[tokio::test]
 async fn contact_gives_up_after_its_patience_and_keeps_the_reason() {
-    let (connection, _dir) = connect(vec![dead_url().await]).await;
+    let closed = ClosedPort::take();
+    let (connection, _dir) = connect(vec![closed.url()]).await;
     let stop = CancellationToken::new();
     let error = connection.contact(Some(Duration::ZERO), &stop).await.unwrap_err();
     assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
@@ -192,16 +202,14 @@ async fn contact_gives_up_after_its_patience_and_keeps_the_reason() {
 
 #[tokio::test]
 async fn contact_waits_for_a_server_that_comes_up_later() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
-    let (connection, _dir) = connect(vec![format!("http://{address}").parse().unwrap()]).await;
+    let closed = ClosedPort::take();
+    let (connection, _dir) = connect(vec![closed.url()]).await;
     let stop = CancellationToken::new();
     let waiting = connection.contact(None, &stop);
     let server = async {
         // The first attempt has met a closed port by the time the first back-off runs.
         tokio::task::yield_now().await;
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = closed.0.listen(1).unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let service = service_fn(|_: Request<Incoming>| async {
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(VERSION.as_bytes()))))
