@@ -1,55 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A cluster in a loop: an agenda of what happens when, and what each part knows.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod book;
+mod network;
+mod store;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::holder::{
-    Action, AskId, Book, Event, HOLD, Hold, Message, Outcome, Record, Replica, ReplicaId, WriteFault,
-};
+use crate::holder::{Action, AskId, Event, Message, Outcome, Record, Replica, ReplicaId};
+pub(super) use book::Values;
+use network::Connection;
 
 type Value = u32;
 type Msg = Message<(), Value, ()>;
-
-/// The lowest value first: what makes two books that differ collide at once.
-#[derive(Debug)]
-pub(super) struct Values {
-    size: Value,
-    in_use: BTreeMap<Value, String>,
-    held: BTreeMap<AskId, Hold<Value>>,
-}
-
-impl Values {
-    pub(super) fn of(size: Value) -> Self {
-        Self {
-            size,
-            in_use: BTreeMap::new(),
-            held: BTreeMap::new(),
-        }
-    }
-}
-
-impl Book for Values {
-    type Wish = ();
-    type Grant = Value;
-    type Refusal = ();
-
-    fn grant(&mut self, ask: &AskId, (): &(), now: Duration) -> Result<Value, ()> {
-        self.held.retain(|_, hold| hold.until > now);
-        let held: BTreeSet<Value> = self.held.values().map(|hold| hold.grant).collect();
-        let free = (0..self.size).find(|value| !self.in_use.contains_key(value) && !held.contains(value));
-        let grant = free.ok_or(())?;
-        let until = now + HOLD;
-        let stands = true;
-        self.held.insert(ask.clone(), Hold { grant, until, stands });
-        Ok(grant)
-    }
-
-    fn adopt(&mut self, holds: &BTreeMap<AskId, Hold<Value>>) {
-        self.held = holds.clone();
-    }
-}
 
 /// What may break.
 #[derive(Clone, Copy, Debug)]
@@ -124,15 +89,6 @@ struct Live {
     watch: Duration,
     /// The last change that it knows of: what a watch or a list says of earlier ones is passed over.
     change: u64,
-}
-
-/// A connection: who follows over it, and whether it carries anything.
-struct Connection {
-    follower: usize,
-    holder: usize,
-    dead: bool,
-    /// Messages do not overtake each other.
-    busy: [Duration; 2],
 }
 
 pub(super) struct World {
@@ -288,7 +244,7 @@ impl World {
                 from,
                 message,
             } => {
-                let carries = self.connections.get(&connection).is_some_and(|open| !open.dead);
+                let carries = self.connections.get(&connection).is_some_and(Connection::carries);
                 if let Some(from) = self.slots[from].as_ref().map(|live| live.id.clone())
                     && carries
                 {
@@ -337,12 +293,7 @@ impl World {
             2 | 3 if self.faults.partitions => {
                 let other = self.draw_of(self.slots.len());
                 let until = self.now + Duration::from_millis(self.draw(6_000));
-                self.cut.insert((slot.min(other), slot.max(other)), until);
-                self.note(format!("cut {slot} {other} until {until:?}"));
-                for open in self.connections.values_mut() {
-                    let ends = (open.follower.min(open.holder), open.follower.max(open.holder));
-                    open.dead |= ends == (slot.min(other), slot.max(other));
-                }
+                self.cut_off(slot, other, until);
             }
             4 if self.faults.outages => {
                 let until = self.now + Duration::from_millis(self.draw(9_000));
@@ -366,10 +317,8 @@ impl World {
         self.count += 1;
         let id = ReplicaId(Arc::from(format!("r{slot}.{}", self.count)));
         self.note(format!("{id} starts"));
-        let book = Values {
-            in_use: self.in_use.clone(),
-            ..Values::of(self.size)
-        };
+        let mut book = Values::of(self.size);
+        book.in_use.clone_from(&self.in_use);
         let replica = Replica::new(id.clone(), slot.to_string(), book, self.now);
         self.slots[slot] = Some(Live {
             id,
@@ -388,197 +337,6 @@ impl World {
             if self.faults.kills {
                 let at = (self.now + back, self.next());
                 self.agenda.insert(at, (slot, None, Then::Starts));
-            }
-        }
-    }
-
-    fn close_all(&mut self, slot: usize, peer: &ReplicaId) {
-        let ends: Vec<u64> = self
-            .connections
-            .iter()
-            .filter(|(_, open)| open.follower == slot || open.holder == slot)
-            .map(|(number, _)| *number)
-            .collect();
-        for number in ends {
-            self.close(number, slot, peer.clone());
-        }
-    }
-
-    /// One end closes; the other hears of it, if anything passes between them.
-    fn close(&mut self, number: u64, by: usize, peer: ReplicaId) {
-        if let Some(open) = self.connections.remove(&number) {
-            let other = if open.follower == by {
-                open.holder
-            } else {
-                open.follower
-            };
-            if !open.dead && !self.is_cut(by, other) {
-                let refused = false;
-                self.soon(other, Then::Told(Event::Closed { peer, refused }));
-            }
-        }
-    }
-
-    fn connects(&mut self, slot: usize, peer: ReplicaId) {
-        let holder = self
-            .slots
-            .iter()
-            .position(|other| other.as_ref().is_some_and(|live| live.id == peer));
-        let Some(holder) = holder else {
-            let refused = true;
-            return self.soon(slot, Then::Told(Event::Closed { peer, refused }));
-        };
-        if self.is_cut(slot, holder) {
-            // Nothing comes back: whoever waits gives up by itself.
-            return;
-        }
-        let number = self.next();
-        self.connections.insert(
-            number,
-            Connection {
-                follower: slot,
-                holder,
-                dead: false,
-                busy: [self.now; 2],
-            },
-        );
-        self.soon(slot, Then::Told(Event::Connected));
-    }
-
-    fn written(&mut self, slot: usize, record: Record, answered: bool) {
-        let current = self.lease.as_ref().map_or("", |lease| lease.version.as_str());
-        let outcome = if record.version == current {
-            self.version += 1;
-            let record = Record {
-                version: self.version.to_string(),
-                ..record
-            };
-            self.note(format!(
-                "Lease: {:?} term {} in sync {:?}",
-                record.holder, record.term, record.in_sync
-            ));
-            self.lease = Some(record.clone());
-            Ok(record)
-        } else {
-            Err(WriteFault::Conflict)
-        };
-        let outcome = if answered {
-            outcome
-        } else {
-            Err(WriteFault::Unknown)
-        };
-        self.soon(slot, Then::Told(Event::Written(outcome)));
-    }
-
-    fn create(&mut self) {
-        let live: Vec<usize> = (0..self.slots.len())
-            .filter(|slot| self.slots[*slot].is_some())
-            .collect();
-        if live.is_empty() {
-            return;
-        }
-        let slot = live[self.draw_of(live.len())];
-        let Some(replica) = self.slots[slot].as_ref().map(|live| live.id.clone()) else {
-            return;
-        };
-        let ask = AskId {
-            replica,
-            number: self.next(),
-        };
-        let until = self.now + Duration::from_secs(8);
-        self.tell(slot, Event::Asked { ask, wish: (), until });
-    }
-
-    fn stored(&mut self, ask: &AskId, value: Value) {
-        let owner = format!("{}/{}", ask.replica, ask.number);
-        self.note(format!("{owner} has {value}"));
-        if self.in_use.contains_key(&value) {
-            self.duplicates += 1;
-            self.note(format!("{value} is {}'s", self.in_use[&value]));
-            return;
-        }
-        self.created += 1;
-        self.in_use.insert(value, owner.clone());
-        self.show(value, Some(&owner));
-    }
-
-    fn delete(&mut self, value: Value) {
-        self.note(format!("{value} deleted"));
-        self.in_use.remove(&value);
-        self.show(value, None);
-    }
-
-    /// Whether this is news to a replica.
-    fn learns_of(&mut self, slot: usize, change: u64) -> bool {
-        let Some(live) = &mut self.slots[slot] else {
-            return false;
-        };
-        let news = change > live.change;
-        live.change = live.change.max(change);
-        news
-    }
-
-    /// The store answers a list, if the replica reaches it; or else the replica asks again.
-    fn listed(&mut self, slot: usize, number: u64) {
-        if self.is_out(slot) {
-            return self.after(Duration::from_millis(200), slot, Then::Listed { number });
-        }
-        let (in_use, change) = (self.in_use.clone(), self.changes);
-        let way = Duration::from_millis(1 + self.draw(20));
-        self.after(
-            way,
-            slot,
-            Then::Lists {
-                number,
-                in_use,
-                change,
-            },
-        );
-    }
-
-    fn show(&mut self, value: Value, owner: Option<&String>) {
-        self.changes += 1;
-        let change = self.changes;
-        for slot in 0..self.slots.len() {
-            let lag = Duration::from_millis(self.draw(if self.faults.kills { 400 } else { 20 }));
-            let now = self.now;
-            if let Some(live) = &mut self.slots[slot] {
-                live.watch = live.watch.max(now + lag);
-                let at = live.watch - now;
-                let owner = owner.cloned();
-                self.after(at, slot, Then::Shows { value, owner, change });
-            }
-        }
-    }
-
-    fn shown(&mut self, slot: usize, value: Value, owner: Option<String>) {
-        let Some(live) = &mut self.slots[slot] else {
-            return;
-        };
-        let book = live.replica.book_mut();
-        match owner {
-            None => {
-                book.in_use.remove(&value);
-            }
-            Some(owner) => {
-                let settled: Vec<AskId> = book
-                    .held
-                    .keys()
-                    .filter(|ask| format!("{}/{}", ask.replica, ask.number) == owner)
-                    .cloned()
-                    .collect();
-                book.in_use.insert(value, owner.clone());
-                for ask in settled {
-                    book.held.remove(&ask);
-                }
-                let known = live.replica.holds().keys();
-                let settled: Vec<AskId> = known
-                    .filter(|ask| format!("{}/{}", ask.replica, ask.number) == owner)
-                    .cloned()
-                    .collect();
-                for ask in settled {
-                    live.replica.settle(&ask);
-                }
             }
         }
     }
@@ -604,11 +362,7 @@ impl World {
             Action::Connect { peer, .. } => self.soon(slot, Then::Connects { peer }),
             Action::Disconnect { peer } => {
                 let other = self.slot_of(&peer);
-                let ends = self.connections.iter().find(|(_, open)| {
-                    let ends = (Some(open.follower), Some(open.holder));
-                    ends == (Some(slot), other) || ends == (other, Some(slot))
-                });
-                if let Some(number) = ends.map(|(number, _)| *number) {
+                if let Some(number) = other.and_then(|other| self.connection_between(slot, other)) {
                     self.close(number, slot, id);
                 }
             }
@@ -624,62 +378,6 @@ impl World {
                 Outcome::Unavailable => self.unavailable += 1,
             },
         }
-    }
-
-    fn send_write(&mut self, slot: usize, record: Record) {
-        if self.is_out(slot) {
-            // It may arrive nevertheless.
-            if self.draw(2) == 0 {
-                let way = Duration::from_millis(self.draw(3_000));
-                let answered = false;
-                self.after(way, slot, Then::Writes { record, answered });
-            } else {
-                let unknown = Event::Written(Err(WriteFault::Unknown));
-                self.after(Duration::from_millis(500), slot, Then::Told(unknown));
-            }
-            return;
-        }
-        let answered = true;
-        self.soon(slot, Then::Writes { record, answered });
-    }
-
-    fn send(&mut self, slot: usize, to: &ReplicaId, message: Msg) {
-        let Some(other) = self.slot_of(to) else {
-            return;
-        };
-        let way = Duration::from_micros(100 + self.draw(3_000));
-        let now = self.now;
-        let found = self.connections.iter_mut().find(|(_, open)| {
-            let ends = (open.follower, open.holder);
-            ends == (slot, other) || ends == (other, slot)
-        });
-        let Some((number, open)) = found else {
-            return;
-        };
-        let direction = usize::from(open.follower == slot);
-        open.busy[direction] = open.busy[direction].max(now + way);
-        let (connection, at) = (*number, open.busy[direction] - now);
-        let from = slot;
-        self.after(
-            at,
-            other,
-            Then::Arrives {
-                connection,
-                from,
-                message,
-            },
-        );
-    }
-
-    fn slot_of(&self, id: &ReplicaId) -> Option<usize> {
-        self.slots
-            .iter()
-            .position(|slot| slot.as_ref().is_some_and(|live| live.id == *id))
-    }
-
-    fn is_cut(&self, one: usize, other: usize) -> bool {
-        let cut = self.cut.get(&(one.min(other), one.max(other)));
-        cut.is_some_and(|until| self.now < *until)
     }
 
     fn is_out(&self, slot: usize) -> bool {

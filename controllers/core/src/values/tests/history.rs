@@ -153,14 +153,15 @@ impl World {
         let expected = self.naive.settled(key, appears, &items);
         let service = mk_service(key, created, &items);
         let settled = self.values.apply_service(Shown::of(&service), self.now);
-        assert_eq!(
-            settled.into_iter().collect::<BTreeSet<_>>(),
-            expected,
-            "{}",
-            self.told()
-        );
-        self.naive.holds.retain(|ask, _| !expected.contains(ask));
+        self.settle(settled, &expected);
         self.naive.services.insert(key.clone(), (created, items));
+    }
+
+    /// What the book says is over is what the naive one says.
+    fn settle(&mut self, settled: Vec<AskId>, expected: &BTreeSet<AskId>) {
+        let settled: BTreeSet<AskId> = settled.into_iter().collect();
+        assert_eq!(settled, *expected, "{}", self.told());
+        self.naive.holds.retain(|ask, _| !expected.contains(ask));
     }
 
     fn delete(&mut self) {
@@ -195,13 +196,7 @@ impl World {
         let new = (created.cast_signed(), key, item);
         let expected = self.naive.settled_by_claim(&name, &new);
         let settled = self.values.apply_claim(&claim, self.now);
-        assert_eq!(
-            settled.into_iter().collect::<BTreeSet<_>>(),
-            expected,
-            "{}",
-            self.told()
-        );
-        self.naive.holds.retain(|ask, _| !expected.contains(ask));
+        self.settle(settled, &expected);
         self.naive.claims.insert(name, new);
     }
 
