@@ -13,7 +13,7 @@ use crate::{
 
 mod standing;
 
-use standing::{one_of, with_standing};
+use standing::with_standing;
 
 /// One item and the pool it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -218,6 +218,18 @@ impl<I: Item, O: Owner> Pools<I, O> {
         self.giving(family, owner, from).map(|_| ())
     }
 
+    /// The pool in use that keeps an item of the family for the owner, who does not have it yet.
+    pub fn reserving(&self, family: I::Family, owner: &O) -> Option<&PoolName> {
+        let in_use = self
+            .pools
+            .iter()
+            .filter(|(standing, _)| *standing == Standing::InUse);
+        let mut pools = in_use.map(|(_, pool)| pool);
+        pools
+            .find(|pool| pool.reserved_for(family, owner).is_some())
+            .map(Pool::name)
+    }
+
     /// Takes an item, or a hold on it, back; `false` and no change if the owner does not have it.
     pub fn release(&mut self, item: I, owner: &O, now: Duration) -> bool {
         if !self.forget(item, owner) {
@@ -406,7 +418,7 @@ impl<I: Item, O: Owner> Pools<I, O> {
                 Err(refusal) => refusals.push(refusal),
             }
         }
-        Err(one_of(family, refusals))
+        Err(Refusal::of_several(family, refusals))
     }
 }
 

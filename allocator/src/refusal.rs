@@ -156,6 +156,39 @@ pub enum Refusal<I: Item = IpAddr, O: Owner = ServiceKey> {
 }
 
 impl<I: Item, O: Owner> Refusal<I, O> {
+    /// What to say for all pools that refused: the first that could serve at all has the word, and full ones speak together.
+    pub fn of_several(family: I::Family, refusals: Vec<Self>) -> Self {
+        if refusals.is_empty() {
+            return Self::NoPool;
+        }
+        let mut full = Vec::new();
+        let mut other = None;
+        for refusal in refusals {
+            match refusal {
+                Self::NoSuchFamily { .. } => {}
+                Self::Exhausted { pools, .. } => full.extend(pools),
+                Self::NoPool
+                | Self::NoSuchPool { .. }
+                | Self::PoolAtRest { .. }
+                | Self::Draining { .. }
+                | Self::QuotaReached { .. }
+                | Self::NotInAnyPool { .. }
+                | Self::NotInPool { .. }
+                | Self::AlreadyAllocated { .. }
+                | Self::BeingGiven { .. }
+                | Self::Withheld { .. }
+                | Self::Reserved { .. } => {
+                    other.get_or_insert(refusal);
+                }
+            }
+        }
+        match other {
+            Some(refusal) => refusal,
+            None if full.is_empty() => Self::NoSuchFamily { family },
+            None => Self::Exhausted { family, pools: full },
+        }
+    }
+
     /// Stable text for log fields and metric labels.
     pub fn as_str(&self) -> &'static str {
         match self {

@@ -64,6 +64,9 @@ use crate::{PoolQuota, PoolSelector, Strategy};
         .message("staticBand is for pools with use: ClusterIP; remove it").field_path(".staticBand"),
     validation = Rule::new("self.use == 'ClusterIP' || !has(self.createServiceCIDR) || !self.createServiceCIDR")
         .message("createServiceCIDR is for pools with use: ClusterIP; remove it").field_path(".createServiceCIDR"),
+    validation = Rule::new("self.use == 'LoadBalancer' || !has(self.shareAcrossNamespaces) || !self.shareAcrossNamespaces")
+        .message("shareAcrossNamespaces is for pools with use: LoadBalancer, a cluster IP is one Service's; remove it")
+        .field_path(".shareAcrossNamespaces"),
     validation = Rule::new("self.use == 'LoadBalancer' || !has(self.avoidNetworkAndBroadcast)")
         .message("avoidNetworkAndBroadcast is for pools with use: LoadBalancer, a cluster IP is never one of them; remove it")
         .field_path(".avoidNetworkAndBroadcast"),
@@ -131,6 +134,11 @@ pub struct AddressPoolSpec {
     /// last of an IPv4 one. Absent, it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avoid_network_and_broadcast: Option<bool>,
+    /// For use LoadBalancer: lets Services of several namespaces share an address,
+    /// where they say the same sharing key (annotation berth.dev/sharing-key).
+    /// Absent, only Services of one namespace do.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub share_across_namespaces: bool,
     /// For how long an AddressClaim may keep an address of this pool without a
     /// Service, at most: hours, minutes and seconds, as in 72h or 1h30m. Absent, as
     /// long as it says.

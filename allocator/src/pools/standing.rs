@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which pools give, which rest because of another, and what is said for all that refuse.
+//! Which pools give, and which rest because of another.
 
 use std::time::Duration;
 
-use crate::{Item, Overlap, Owner, Pool, PoolDefinition, Refusal, Standing};
+use crate::{Item, Overlap, Owner, Pool, PoolDefinition, Standing};
 
 /// Empty pools with their standing, of definitions in the order in which they are heard. A pool contests only those that
 /// are not at rest over a contest themselves; a malformed one contests what could be read of it, so that putting it
@@ -34,37 +34,4 @@ pub(super) fn with_standing<I: Item, O: Owner>(
         pools.push((standing, pool));
     }
     pools
-}
-
-/// What to say for all pools that refused: the first that could serve at all has the word, and full ones speak together.
-pub(super) fn one_of<I: Item, O: Owner>(family: I::Family, refusals: Vec<Refusal<I, O>>) -> Refusal<I, O> {
-    if refusals.is_empty() {
-        return Refusal::NoPool;
-    }
-    let mut full = Vec::new();
-    let mut other = None;
-    for refusal in refusals {
-        match refusal {
-            Refusal::NoSuchFamily { .. } => {}
-            Refusal::Exhausted { pools, .. } => full.extend(pools),
-            Refusal::NoPool
-            | Refusal::NoSuchPool { .. }
-            | Refusal::PoolAtRest { .. }
-            | Refusal::Draining { .. }
-            | Refusal::QuotaReached { .. }
-            | Refusal::NotInAnyPool { .. }
-            | Refusal::NotInPool { .. }
-            | Refusal::AlreadyAllocated { .. }
-            | Refusal::BeingGiven { .. }
-            | Refusal::Withheld { .. }
-            | Refusal::Reserved { .. } => {
-                other.get_or_insert(refusal);
-            }
-        }
-    }
-    match other {
-        Some(refusal) => refusal,
-        None if full.is_empty() => Refusal::NoSuchFamily { family },
-        None => Refusal::Exhausted { family, pools: full },
-    }
 }

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use berth_allocator::Standing;
-use berth_controllers_core::key_of;
 use berth_controllers_core::load_balancer::{LoadBalancers, Settings};
+use berth_controllers_core::{Labels, key_of};
 use berth_crds::{AddressPool, PoolUse};
 use berth_model::{IpFamily, ServiceKey};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Namespace, Service};
 
 use super::report::{count, of_address_pool};
 use super::{Conflict, Flags, Listed, NamespaceReport, PoolReport, ValueReport};
@@ -25,6 +26,7 @@ pub(super) fn of_load_balancers(listed: &Listed, flags: &Flags) -> (Vec<PoolRepo
         default_provider: flags.default_provider,
         ..Settings::default()
     });
+    book.set_namespaces(&labels(&listed.namespaces));
     book.set_pools(pools.iter().copied());
     let adopted = book.adopt(&listed.services);
     let listing = listing(&listed.services);
@@ -75,6 +77,17 @@ pub(super) fn of_load_balancers(listed: &Listed, flags: &Flags) -> (Vec<PoolRepo
     (reports.collect(), conflicts)
 }
 
+fn labels(namespaces: &[Namespace]) -> Arc<BTreeMap<String, Labels>> {
+    let labels = namespaces.iter().map(|namespace| {
+        let metadata = &namespace.metadata;
+        (
+            metadata.name.clone().unwrap_or_default(),
+            metadata.labels.clone().unwrap_or_default(),
+        )
+    });
+    Arc::new(labels.collect())
+}
+
 /// Which addresses the status of each Service lists.
 fn listing(services: &[Service]) -> BTreeMap<ServiceKey, BTreeSet<IpAddr>> {
     let listed = |service: &Service| {
@@ -95,11 +108,11 @@ fn values(
     listing: &BTreeMap<ServiceKey, BTreeSet<IpAddr>>,
 ) -> Vec<ValueReport> {
     let name = pool.metadata.name.as_deref().unwrap_or_default();
-    let mut values: BTreeMap<IpAddr, (ServiceKey, &'static str)> = BTreeMap::new();
+    let mut values: BTreeMap<IpAddr, Vec<(ServiceKey, &'static str)>> = BTreeMap::new();
     for kept in &pool.spec.reservations {
         if let Ok(address) = kept.address.parse() {
             let service = ServiceKey::new(kept.namespace.as_str(), kept.name.as_str());
-            values.insert(address, (service, "Reserved"));
+            values.insert(address, vec![(service, "Reserved")]);
         }
     }
     for service in book.pools().owners() {
@@ -111,16 +124,27 @@ fn values(
             {
                 continue;
             }
-            let is_listed = listing
-                .get(service)
-                .is_some_and(|listed| listed.contains(&address));
-            // What somebody asks for and nobody has is set aside for it.
-            let ground = if is_listed { "InUse" } else { "Requested" };
-            values.insert(address, (service.clone(), ground));
+            let ground = |service: &ServiceKey| {
+                let listed = listing.get(service);
+                // What somebody asks for and nobody has is set aside for it.
+                if listed.is_some_and(|listed| listed.contains(&address)) {
+                    "InUse"
+                } else {
+                    "Requested"
+                }
+            };
+            let occupants = book.occupants(address);
+            values.insert(
+                address,
+                occupants
+                    .map(|occupant| (occupant.clone(), ground(occupant)))
+                    .collect(),
+            );
         }
     }
     let values = values
         .into_iter()
+        .flat_map(|(address, occupants)| occupants.into_iter().map(move |occupant| (address, occupant)))
         .map(|(address, (service, ground))| ValueReport {
             value: address.to_string(),
             service: service.to_string(),

@@ -72,7 +72,7 @@ pub struct Claimed {
 }
 
 /// All pools, those that are asked first first.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pools {
     by_rank: Vec<(Pool, Standing)>,
 }
@@ -120,18 +120,23 @@ impl Pools {
 
     /// Says where a value is to come from.
     pub fn select(&self, request: &Request<'_>, ask: &Ask<'_>, claims: &[Claimed]) -> Selection {
-        let of_supply = self.iter().filter(|(pool, _)| pool.supply() == ask.what.supply());
-        let considered: Vec<Considered> = of_supply
-            .map(|(pool, standing)| Considered {
-                pool: pool.name().clone(),
-                outcome: outcome(pool, standing, request, ask.what),
-            })
-            .collect();
+        let considered = self.consider(request, ask.what);
         let choice = match ask.wish {
             Some(item) => self.wished(item, request, ask, claims, &considered),
             None => self.unwished(request, ask, claims, &considered),
         };
         Selection { choice, considered }
+    }
+
+    /// What every pool that has such things is to a request, those that are asked first first.
+    pub fn consider(&self, request: &Request<'_>, what: What) -> Vec<Considered> {
+        let of_supply = self.iter().filter(|(pool, _)| pool.supply() == what.supply());
+        of_supply
+            .map(|(pool, standing)| Considered {
+                pool: pool.name().clone(),
+                outcome: outcome(pool, standing, request, what),
+            })
+            .collect()
     }
 
     fn unwished(

@@ -53,7 +53,7 @@ pub(crate) mod tell {
 }
 
 /// The Lease that says who hands out values; the shipped RBAC names it.
-const LEASE: &str = "berth-values";
+pub(crate) const LEASE: &str = "berth-values";
 /// Between two looks whether somebody hands out values, at the start.
 const LOOK: Duration = Duration::from_millis(100);
 

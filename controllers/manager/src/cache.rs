@@ -4,12 +4,14 @@
 mod adopted;
 mod endpoints;
 mod packed;
+mod pools;
 mod services;
 mod slices;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use berth_controllers_core::Labels;
 use berth_controllers_core::selector::{PodIndex, SelectorIndex};
 use berth_controllers_core::slices::topology::{TopologyBook, ZoneShares};
 use berth_controllers_core::slices::{NodeFacts, Nodes};
@@ -39,6 +41,8 @@ pub(crate) struct Cache {
     pub(crate) topology: TopologyBook,
     endpoints: BTreeMap<ServiceKey, Kept<PackedEndpoints>>,
     pub(crate) pools: BTreeMap<Arc<str>, Arc<AddressPool>>,
+    /// Their labels. Shared with whoever chooses among pools; copied when one changes meanwhile.
+    pub(crate) namespaces: Arc<BTreeMap<String, Labels>>,
     /// By the Service that their label names.
     slices: BTreeMap<ServiceKey, Vec<CachedSlice>>,
     slice_owner: BTreeMap<ObjectKey, ServiceKey>,
@@ -178,26 +182,6 @@ impl Cache {
         dirty
     }
 
-    /// Takes in an AddressPool.
-    pub(crate) fn apply_pool(&mut self, pool: AddressPool) -> Dirty {
-        let name: Arc<str> = pool.metadata.name.as_deref().unwrap_or_default().into();
-        self.pools.insert(name, Arc::new(pool));
-        pools_dirty()
-    }
-
-    /// Forgets an AddressPool.
-    pub(crate) fn delete_pool(&mut self, name: &str) -> Dirty {
-        self.pools.remove(name);
-        pools_dirty()
-    }
-
-    /// Forgets every AddressPool that is not in a complete list.
-    pub(crate) fn retain_pools(&mut self, listed: &BTreeSet<ObjectKey>) -> Dirty {
-        let listed: BTreeSet<&str> = listed.iter().map(|key| &*key.name).collect();
-        self.pools.retain(|name, _| listed.contains(&**name));
-        pools_dirty()
-    }
-
     /// Puts a task off until there is news of its object.
     pub(crate) fn put_off(&mut self, task: Task) {
         self.behind.insert(task);
@@ -217,12 +201,6 @@ impl Cache {
         }
         dirty
     }
-}
-
-fn pools_dirty() -> Dirty {
-    let mut dirty = Dirty::default();
-    dirty.now.insert(Task::Pools);
-    dirty
 }
 
 fn pod_key(pod: &Pod) -> ObjectKey {

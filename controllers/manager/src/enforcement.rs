@@ -279,6 +279,11 @@ where
     }
 }
 
+/// What the policies are called, and their bindings.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    Subject::ALL.into_iter().map(Subject::name)
+}
+
 /// Takes the policies and bindings away; for the end of Berth on a cluster.
 ///
 /// # Errors

@@ -96,7 +96,7 @@ pub(crate) fn inputs(controller: Controller) -> BTreeSet<Kind> {
         Controller::Endpoints => &[Kind::Services, Kind::Pods, Kind::Endpoints],
         Controller::EndpointSlices => &[Kind::Services, Kind::Pods, Kind::Nodes, Kind::EndpointSlices],
         Controller::Mirroring => &[Kind::Services, Kind::Endpoints, Kind::EndpointSlices],
-        Controller::LoadBalancer => &[Kind::Services, Kind::AddressPools],
+        Controller::LoadBalancer => &[Kind::Services, Kind::AddressPools, Kind::Namespaces],
     };
     kinds.iter().copied().collect()
 }
@@ -148,7 +148,7 @@ fn start(feed: Feed, client: Client) -> BoxFuture<'static, ()> {
             Box::pin(feed.in_json::<NodePortPool>(client, not_cached, Some(tell::port_pools)))
         }
         Kind::AddressClaims => Box::pin(feed.in_json::<AddressClaim>(client, not_cached, Some(tell::claims))),
-        Kind::Namespaces => Box::pin(feed.in_json::<Namespace>(client, not_cached, Some(tell::namespaces))),
+        Kind::Namespaces => Box::pin(feed.in_json::<Namespace>(client, namespaces, Some(tell::namespaces))),
         Kind::ServiceCidrs => {
             Box::pin(feed.in_json::<ServiceCIDR>(client, not_cached, Some(tell::service_cidrs)))
         }
@@ -295,6 +295,14 @@ fn endpoints(cache: &mut Cache, event: WatchEvent<Endpoints>) -> Dirty {
         WatchEvent::Applied(endpoints) => cache.apply_endpoints(endpoints),
         WatchEvent::Deleted(key) => cache.delete_endpoints(&service_key(&key)),
         WatchEvent::Listed(keys) => cache.retain_endpoints(&keys),
+    }
+}
+
+fn namespaces(cache: &mut Cache, event: WatchEvent<Namespace>) -> Dirty {
+    match event {
+        WatchEvent::Applied(namespace) => cache.apply_namespace(namespace.metadata),
+        WatchEvent::Deleted(key) => cache.delete_namespace(&key.name),
+        WatchEvent::Listed(keys) => cache.retain_namespaces(&keys),
     }
 }
 

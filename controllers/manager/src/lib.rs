@@ -33,3 +33,6 @@ mod write;
 pub use allocation::AllocationArgs;
 pub use args::{Controller, ControllersArgs, Part};
 pub use run::run;
+
+/// The Leases by which replicas of the controllers agree who leads, and who hands out values; the shipped RBAC names them.
+pub const LEASES: [&str; 2] = [run::LEASE, allocation::LEASE];

@@ -30,7 +30,7 @@ use crate::write::Writer;
 use crate::{Controller, ControllersArgs};
 
 /// The Lease that replicas compete for; the shipped RBAC names it.
-const LEASE: &str = "berth-controllers";
+pub(crate) const LEASE: &str = "berth-controllers";
 /// How long turns under way may take to end: less than the margin between the renew deadline and the
 /// lease duration, so that nothing of ours is in flight when another replica takes over.
 const DRAIN: Duration = Duration::from_secs(4);

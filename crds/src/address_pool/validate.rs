@@ -160,11 +160,15 @@ impl AddressPoolSpec {
             PoolUse::ClusterIp => {
                 let avoid = self.avoid_network_and_broadcast;
                 let avoid = avoid.map(|value| other("avoidNetworkAndBroadcast", value.to_string()));
+                let shared = self
+                    .share_across_namespaces
+                    .then(|| other("shareAcrossNamespaces", "true".to_owned()));
                 let negative = self.static_band.filter(|band| *band < 0);
                 let negative =
                     negative.map(|band| Fault::new("spec.staticBand", band, "is negative; 0 is no band"));
                 avoid
                     .into_iter()
+                    .chain(shared)
                     .chain(negative)
                     .chain(self.service_cidr_faults())
                     .collect()

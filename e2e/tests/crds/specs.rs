@@ -104,6 +104,11 @@ fn wrong_rules() -> Vec<Wrong> {
         (Kind::AddressPool, json!({"staticBand": -1}), "spec.staticBand"),
         (
             Kind::AddressPool,
+            json!({"shareAcrossNamespaces": true}),
+            "spec.shareAcrossNamespaces",
+        ),
+        (
+            Kind::AddressPool,
             json!({"avoidNetworkAndBroadcast": true}),
             "spec.avoidNetworkAndBroadcast",
         ),
@@ -315,7 +320,7 @@ pub(crate) fn good() -> Vec<(Kind, Value)> {
         (
             Kind::AddressPool,
             json!({"use": "LoadBalancer", "addresses": ["192.0.2.0/28", " 192.0.2.20 - 192.0.2.30"],
-                "avoidNetworkAndBroadcast": true}),
+                "avoidNetworkAndBroadcast": true, "shareAcrossNamespaces": true}),
         ),
         (Kind::NodePortPool, json!({})),
         (

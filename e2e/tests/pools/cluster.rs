@@ -138,6 +138,10 @@ impl Cluster {
     async fn apply_as(&self, kind: &str, metadata: &Value, spec: &Value) -> Result<()> {
         let object =
             json!({"apiVersion": "berth.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec});
+        self.apply_object(&object).await
+    }
+
+    pub(crate) async fn apply_object(&self, object: &Value) -> Result<()> {
         let kubectl = self.control_plane.kubectl_runner();
         kubectl
             .run_with_input(["apply", "-f", "-"], &object.to_string())
@@ -160,6 +164,11 @@ impl Cluster {
     /// Creates a Service with one port; `spec` holds what is special about it.
     pub(crate) async fn create(&self, namespace: &str, name: &str, spec: Value) -> Result<Made> {
         self.post(namespace, name, spec, false).await
+    }
+
+    /// The same as a dry run.
+    pub(crate) async fn try_out(&self, namespace: &str, name: &str) -> Result<Made> {
+        self.post(namespace, name, json!({}), true).await
     }
 
     async fn post(&self, namespace: &str, name: &str, spec: Value, dry_run: bool) -> Result<Made> {
@@ -186,7 +195,7 @@ impl Cluster {
             let mut addresses = Vec::new();
             // Each of the replicas answers in turn, more or less.
             for _ in 0..8 {
-                let made = self.post(namespace, "probe", json!({}), true).await?;
+                let made = self.try_out(namespace, "probe").await?;
                 addresses.push(made.address()?);
             }
             anyhow::ensure!(addresses.iter().all(|address| fits(address)), "{addresses:?}");
@@ -194,6 +203,26 @@ impl Cluster {
         })
         .await?;
         Ok(())
+    }
+
+    /// A Service of the namespace whose cluster IP begins so: made, and deleted, until the ServiceCIDR that has such addresses is there.
+    /// A dry run would not show it.
+    pub(crate) async fn made_within(&self, namespace: &str, name: &str, prefix: &str) -> Result<String> {
+        eventually(
+            format!("{namespace}/{name} has an address of {prefix}"),
+            PATIENCE,
+            || async {
+                let address = self.create(namespace, name, json!({})).await?.address()?;
+                if !address.starts_with(prefix) {
+                    self.kubectl(&["-n", namespace, "delete", "service", name])
+                        .await?;
+                }
+                anyhow::ensure!(address.starts_with(prefix), "{address}");
+                anyhow::Ok(address)
+            },
+        )
+        .await
+        .map_err(anyhow::Error::from)
     }
 
     /// The replicas, for as long as nobody waits.
@@ -206,6 +235,10 @@ impl Cluster {
     pub(crate) async fn address(&self, namespace: &str, name: &str) -> Result<String> {
         let services: Api<Service> = Api::namespaced(self.control_plane.client(), namespace);
         Made::Stored(Box::new(services.get(name).await?)).address()
+    }
+
+    pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
+        self.control_plane.admin_kubeconfig()
     }
 
     pub(crate) async fn restart_apiserver(&mut self) -> Result<()> {

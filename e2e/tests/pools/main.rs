@@ -9,6 +9,8 @@
 mod cluster;
 mod faults;
 mod kubectl;
+mod leaks;
+mod load_balancer;
 mod upkeep;
 
 use std::collections::BTreeSet;

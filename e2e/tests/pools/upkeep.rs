@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use super::cluster::Cluster;
 use super::{PATIENCE, octet, prepare};
 
-async fn get(cluster: &Cluster, arguments: &[&str]) -> Result<Value> {
+pub(crate) async fn get(cluster: &Cluster, arguments: &[&str]) -> Result<Value> {
     let arguments: Vec<&str> = ["get", "-o", "json"].iter().chain(arguments).copied().collect();
     Ok(serde_json::from_str(&cluster.kubectl(&arguments).await?)?)
 }
 
 /// `True InUse`.
-fn condition(object: &Value, kind: &str) -> String {
+pub(crate) fn condition(object: &Value, kind: &str) -> String {
     let conditions = object["status"]["conditions"]
         .as_array()
         .cloned()
@@ -154,18 +154,7 @@ fn a_pool_outside_the_clusters_range_gets_a_service_cidr_for_as_long_as_it_is_th
         cluster.serve(1, &[]).await?;
         let spec = json!({"addresses": ["10.200.0.0/28"], "createServiceCIDR": true, "selector": {"namespaces": ["team-a"]}});
         cluster.address_pool("far", &spec).await?;
-        let made = eventually("a Service has an address of the pool", PATIENCE, || async {
-            let made = cluster.create("team-a", "web", json!({})).await?;
-            let address = made.address()?;
-            if !address.starts_with("10.200.0.") {
-                cluster
-                    .kubectl(&["-n", "team-a", "delete", "service", "web"])
-                    .await?;
-            }
-            ensure!(address.starts_with("10.200.0."), "{address}");
-            anyhow::Ok(address)
-        })
-        .await?;
+        let made = cluster.made_within("team-a", "web", "10.200.0.").await?;
         let listed = async || anyhow::Ok(cluster.kubectl(&["get", "servicecidrs", "-o", "name"]).await?);
         ensure!(
             listed().await?.contains("berth-far-10-200-0-0-28"),

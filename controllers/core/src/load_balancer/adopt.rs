@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::book::LoadBalancers;
 use super::plan;
 use super::reason::NotOurs;
+use super::sharing::Terms;
 use super::wish::{self, Listed, Wish};
 use crate::key_of;
 
@@ -42,37 +43,34 @@ impl LoadBalancers {
         ours.sort_by(|a, b| (a.1.map(|time| time.0), &a.0).cmp(&(b.1.map(|time| time.0), &b.0)));
         others.sort_by(|a, b| a.0.cmp(&b.0));
         let mut adopted = Adopted::default();
-        for (key, _, service, _) in &ours {
+        // Who was to leave an address that it shared still is.
+        let (leaving, staying): (Vec<_>, Vec<_>) = ours
+            .iter()
+            .partition(|(_, _, service, _)| plan::is_to_leave(service));
+        for (key, _, service, _) in &staying {
+            self.ledger.take_over(key, Terms::of(service), false);
+        }
+        for (key, _, service, _) in &leaving {
+            self.ledger.take_over(key, Terms::of(service), true);
+        }
+        for (key, _, service, _) in staying.into_iter().chain(leaving) {
             self.adopt_listed(
                 key,
                 &wish::listed(service),
                 &plan::recorded(service),
                 &mut adopted,
             );
-            self.offers.make(key, service, self.pools.held_by(key));
-            if self.pools.held_by(key).next().is_some() {
+            self.offers.make(key, service, self.ledger.held_by(key));
+            if !self.ledger.held_by(key).is_empty() {
                 self.ours.insert(key.clone());
             }
         }
         for (key, service) in &others {
             self.adopt_listed(key, &wish::listed(service), &[], &mut adopted);
-            self.offers.make(key, service, self.pools.held_by(key));
+            self.offers.make(key, service, self.ledger.held_by(key));
         }
-        for (key, _, _, wish) in &ours {
-            // What time it is makes no difference: nothing rests yet and nothing is on hold.
-            let request = Request::for_good(key, Duration::ZERO);
-            for (address, _) in wish.requested.iter().flatten() {
-                // One that it holds already is its own, one that it is refused its first turn explains.
-                if self.pools.holder(*address).is_none()
-                    && self
-                        .pools
-                        .allocate_this(*address, &request, wish.pool_name())
-                        .is_ok()
-                {
-                    self.set_aside.insert(*address);
-                    self.touch(*address);
-                }
-            }
+        for (key, _, service, wish) in &ours {
+            self.set_requests_aside(key, service, wish);
         }
         let rank = |key: &ServiceKey, wish: &Wish| {
             let asks = wish
@@ -87,6 +85,27 @@ impl LoadBalancers {
         adopted
     }
 
+    /// Keeps what a Service asks for and nobody has from those that take any.
+    fn set_requests_aside(&mut self, key: &ServiceKey, service: &Service, wish: &Wish) {
+        let menu = self.menu(service, wish);
+        // What time it is makes no difference: nothing rests yet and nothing is on hold.
+        let request = Request::for_good(key, Duration::ZERO);
+        for (address, _) in wish.requested.iter().flatten() {
+            // One that it holds already is its own, one that it is refused its first turn explains.
+            let pools = self.ledger.pools();
+            if pools.holder(*address).is_none()
+                && menu.of_others(pools, key, *address).is_none()
+                && self
+                    .ledger
+                    .allocate_this(*address, &request, wish.pool_name())
+                    .is_ok()
+            {
+                self.set_aside.insert(*address);
+                self.touch(*address);
+            }
+        }
+    }
+
     /// Records the addresses that a status lists, as far as a pool covers them or the Service's record has them.
     pub(super) fn adopt_listed(
         &mut self,
@@ -96,16 +115,16 @@ impl LoadBalancers {
         adopted: &mut Adopted,
     ) {
         for address in &listed.addresses {
-            if self.pools.pool_of(*address).is_none() && !record.contains(address) {
+            if self.ledger.pools().pool_of(*address).is_none() && !record.contains(address) {
                 continue;
             }
-            match self.pools.adopt(*address, key) {
-                Ok(_) => self.touch(*address),
-                Err(_) => {
-                    if let Some(holder) = self.pools.holder(*address) {
-                        adopted.conflicts.push((*address, key.clone(), holder.clone()));
-                    }
+            match self.ledger.adopt(*address, key) {
+                Ok(()) => self.touch(*address),
+                // They shared it once, says our own record. Whoever changed its mind leaves when it has another.
+                Err(holder) if record.contains(address) && self.ledger.shares_any(key, &holder) => {
+                    self.ledger.join(key, *address);
                 }
+                Err(holder) => adopted.conflicts.push((*address, key.clone(), holder)),
             }
         }
     }

@@ -4,22 +4,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use berth_allocator::{Allocation, PoolDefinition, PoolName, Pools, PoolsEdit, Request};
+use berth_allocator::{Allocation, PoolName, Pools, PoolsEdit, Request};
 use berth_crds::{AddressPool, BARE_METAL_CLASS};
 use berth_model::{IpFamily, ServiceKey};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::adopt::Adopted;
-use super::definition::definition;
+use super::definition::{definition, shares_across_namespaces};
+use super::ledger::Ledger;
+use super::menu::Menu;
 use super::offers::Offers;
 use super::plan::{self, LbPlan, Outcome, StatusWrite};
 use super::reason::{NotOurs, Reason};
+use super::sharing::Terms;
 use super::verdict::{self, Verdict};
 use super::waiting::Waiting;
 use super::wish::{self, Listed, Wish};
+use crate::pools;
+use crate::service::Labels;
 
 /// Longer than a neighbour goes on sending to the link-layer address that it last learned without asking
 /// again: 30 s of reachable time, randomised up to 1.5 times (RFC 4861, sections 6.3.2 and 10).
@@ -60,7 +66,10 @@ pub struct PoolsChange {
 /// the Services ([`adopt`](Self::adopt)), in this order, before the first turn.
 #[derive(Clone, Debug)]
 pub struct LoadBalancers {
-    pub(super) pools: Pools,
+    pub(super) ledger: Ledger,
+    /// The same, as far as choosing among them goes.
+    ranked: pools::Pools,
+    namespaces: Arc<BTreeMap<String, Labels>>,
     pub(super) settings: Settings,
     /// Services of ours that hold what they list: their status is ours to clear when they leave us.
     pub(super) ours: BTreeSet<ServiceKey>,
@@ -77,7 +86,9 @@ impl LoadBalancers {
     /// An empty book.
     pub fn new(settings: Settings) -> Self {
         Self {
-            pools: Pools::new(settings.cool_down),
+            ledger: Ledger::new(settings.cool_down),
+            ranked: pools::Pools::default(),
+            namespaces: Arc::default(),
             settings,
             ours: BTreeSet::new(),
             waiting: Waiting::default(),
@@ -90,26 +101,48 @@ impl LoadBalancers {
 
     /// Replaces the pool definitions by those of all AddressPools that exist.
     pub fn set_pools<'a>(&mut self, pools: impl IntoIterator<Item = &'a AddressPool>) -> PoolsChange {
-        let before: Vec<PoolName> = self.pools.iter().map(|(_, pool)| pool.name().clone()).collect();
-        let definitions: Vec<PoolDefinition> = pools.into_iter().filter_map(definition).collect();
-        let Some(edit) = self.pools.set_definitions(definitions) else {
-            return PoolsChange::default();
+        let names = |ledger: &Ledger| -> Vec<PoolName> {
+            let pools = ledger.pools().iter();
+            pools.map(|(_, pool)| pool.name().clone()).collect()
         };
+        let before = names(&self.ledger);
+        let (mut definitions, mut ranked, mut across) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for pool in pools {
+            let Some(definition) = definition(pool) else {
+                continue;
+            };
+            if shares_across_namespaces(pool) {
+                across.insert(definition.name.clone());
+            }
+            definitions.push(definition);
+            ranked.push(pools::Pool::of_addresses(pool));
+        }
+        let ranked = pools::Pools::new(ranked);
+        let edit = match self.ledger.set_definitions(definitions, across) {
+            Some(edit) => edit,
+            None if ranked == self.ranked => return PoolsChange::default(),
+            None => PoolsEdit::default(),
+        };
+        self.ranked = ranked;
         self.changed_pools.extend(before);
-        self.changed_pools
-            .extend(self.pools.iter().map(|(_, pool)| pool.name().clone()));
-        let wake = self.waiting.keys().chain(self.pools.owners()).cloned().collect();
+        self.changed_pools.extend(names(&self.ledger));
+        let wake = self.waiting.keys().chain(self.ledger.owners()).cloned().collect();
         PoolsChange { edit, wake }
+    }
+
+    /// Replaces the labels of all namespaces; the Services to take a turn. One that is not known has none.
+    pub fn set_namespaces(&mut self, namespaces: &Arc<BTreeMap<String, Labels>>) -> BTreeSet<ServiceKey> {
+        let before = std::mem::replace(&mut self.namespaces, Arc::clone(namespaces));
+        let same = |key: &&ServiceKey| before.get(key.namespace()) == self.namespaces.get(key.namespace());
+        let concerned = self.waiting.keys().chain(self.ledger.owners());
+        concerned.filter(|key| !same(key)).cloned().collect()
     }
 
     /// One turn of one Service, `None` where it does not exist. Idempotent: a turn on an unchanged Service
     /// whose plan was written plans nothing.
     pub fn reconcile(&mut self, key: &ServiceKey, service: Option<&Service>, now: &Time) -> LbPlan {
-        let aside: Vec<IpAddr> = self
-            .pools
-            .held_by(key)
-            .filter(|held| self.set_aside.contains(held))
-            .collect();
+        let mut aside = self.ledger.held_by(key);
+        aside.retain(|held| self.set_aside.contains(held));
         let mut plan = LbPlan {
             key: key.clone(),
             taken: Vec::new(),
@@ -119,7 +152,13 @@ impl LoadBalancers {
             event: None,
             wake: None,
         };
-        match service.map(|service| (service, wish::read(service, &self.settings))) {
+        let read = service.map(|service| (service, wish::read(service, &self.settings)));
+        let ours = read.as_ref().filter(|(_, wish)| wish.is_ok());
+        // What somebody left to others may help one who waits.
+        self.supply |= self
+            .ledger
+            .set_terms(key, ours.and_then(|(service, _)| Terms::of(service)));
+        match read {
             None => {
                 self.ours.remove(key);
                 self.waiting.remove(key);
@@ -136,6 +175,7 @@ impl LoadBalancers {
         for address in aside {
             self.set_aside.remove(&address);
         }
+        self.ledger.forget_left(key);
         plan.wake = self.next_to_wake(key);
         plan
     }
@@ -147,7 +187,12 @@ impl LoadBalancers {
 
     /// Pools and allocations as they stand.
     pub fn pools(&self) -> &Pools {
-        &self.pools
+        self.ledger.pools()
+    }
+
+    /// Who has an address: the one whom its pool counts it for first, then those that share it.
+    pub fn occupants(&self, address: IpAddr) -> impl Iterator<Item = &ServiceKey> {
+        self.ledger.occupants(address)
     }
 
     /// Whether the Service lacks an address that it asks for.
@@ -166,7 +211,7 @@ impl LoadBalancers {
                 .iter()
                 .filter(|entry| {
                     let address = entry.ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok());
-                    address.is_none_or(|address| self.pools.holder(address) != Some(&plan.key))
+                    address.is_none_or(|address| !self.ledger.has(&plan.key, address))
                 })
                 .cloned()
                 .collect();
@@ -183,11 +228,15 @@ impl LoadBalancers {
 
     fn serve(&mut self, service: &Service, wish: &Wish, now: &Time, plan: &mut LbPlan) {
         let listed = wish::listed(service);
-        let foreign = self.foreign(&listed);
-        self.adopt_listed(&plan.key, &listed, &[], &mut Adopted::default());
+        // What somebody else has by now is not taken from them because an old record says so.
+        let mut record = plan::recorded(service);
+        record.retain(|address| self.ledger.pools().holder(*address).is_none());
+        let foreign = self.foreign(&listed, &record);
+        self.adopt_listed(&plan.key, &listed, &record, &mut Adopted::default());
         let (addresses, remarks) = if foreign.is_empty() {
             self.ours.insert(plan.key.clone());
-            self.carry_out(wish, &listed, now, plan)
+            let menu = self.menu(service, wish);
+            self.carry_out(wish, &menu, &listed, now, plan)
         } else {
             self.ours.remove(&plan.key);
             self.waiting.remove(&plan.key);
@@ -214,29 +263,46 @@ impl LoadBalancers {
         plan.event = event;
     }
 
-    /// Entries of a status that are neither of our pools nor anyone's in the book.
-    fn foreign(&self, listed: &Listed) -> Vec<String> {
+    /// Entries of a status that are neither of our pools nor anyone's in the book, and that Berth did not write.
+    fn foreign(&self, listed: &Listed, record: &[IpAddr]) -> Vec<String> {
         let unknown = listed
             .addresses
             .iter()
             .filter(|address| {
-                self.pools.holder(**address).is_none() && self.pools.pool_of(**address).is_none()
+                let pools = self.ledger.pools();
+                let unknown = pools.holder(**address).is_none() && pools.pool_of(**address).is_none();
+                unknown && !record.contains(address)
             })
             .map(ToString::to_string);
         listed.others.iter().cloned().chain(unknown).collect()
+    }
+
+    /// What the pools are to a Service.
+    pub(super) fn menu(&self, service: &Service, wish: &Wish) -> Menu {
+        let unlabelled = Labels::new();
+        let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+        let request = pools::Request {
+            namespace,
+            namespace_labels: self.namespaces.get(namespace).unwrap_or(&unlabelled),
+            name: service.metadata.name.as_deref(),
+            labels: service.metadata.labels.as_ref().unwrap_or(&unlabelled),
+        };
+        Menu::new(&self.ranked, &wish.families, &request)
     }
 
     /// Takes what the verdicts say; the addresses that the status shall list, and what to say.
     fn carry_out(
         &mut self,
         wish: &Wish,
+        menu: &Menu,
         listed: &Listed,
         now: &Time,
         plan: &mut LbPlan,
     ) -> (Vec<IpAddr>, Vec<Reason>) {
         let current = self.current(&plan.key, listed);
-        let verdicts = verdict::judge(&plan.key, wish, &current, &self.pools);
-        self.waiting.set(&plan.key, verdict::need(wish, &verdicts));
+        let verdicts = verdict::judge(&plan.key, wish, &current, (&self.ledger, menu));
+        let need = verdict::need(&plan.key, wish, &verdicts, (&self.ledger, menu));
+        self.waiting.set(&plan.key, need);
         let key = plan.key.clone();
         let request = Request::for_good(&key, since_epoch(now)).at_random(lot(&key, now));
         let (mut addresses, mut remarks) = (Vec::new(), Vec::new());
@@ -255,8 +321,9 @@ impl LoadBalancers {
                     remarks.push(reason);
                     continue;
                 }
-                Verdict::GetsThis(address) => self.pools.allocate_this(address, &request, wish.pool_name()),
-                Verdict::GetsAny => self.pools.allocate_any(family, &request, wish.pool_name()),
+                Verdict::GetsThis(address) => self.ledger.allocate_this(address, &request, wish.pool_name()),
+                Verdict::Joins(address) => Ok(self.ledger.join(&key, address)),
+                Verdict::GetsAny(pool) => self.ledger.allocate_any(family, &request, &pool),
             };
             match taken {
                 Ok(allocation) => {
@@ -277,11 +344,12 @@ impl LoadBalancers {
             .addresses
             .iter()
             .copied()
-            .filter(|address| self.pools.holder(*address) == Some(key));
-        let not_listed = self
-            .pools
-            .held_by(key)
-            .filter(|address| !self.set_aside.contains(address));
+            .filter(|address| self.ledger.has(key, *address));
+        let held = self.ledger.held_by(key).into_iter();
+        // What nobody was told of yet is not kept from those that share it on other terms.
+        let not_listed = held.filter(|address| {
+            !self.set_aside.contains(address) && self.ledger.crowds_out(key, *address).is_none()
+        });
         for address in of_status.chain(not_listed) {
             current.entry(IpFamily::of(address)).or_insert(address);
         }
@@ -295,13 +363,10 @@ impl LoadBalancers {
 
     fn release_all_but(&mut self, keep: &[IpAddr], service: Option<&Service>, now: &Time, plan: &mut LbPlan) {
         let open = self.offers.open(&plan.key, service);
-        let release: Vec<IpAddr> = self
-            .pools
-            .held_by(&plan.key)
-            .filter(|address| !keep.contains(address) && !open.contains(address))
-            .collect();
+        let mut release = self.ledger.held_by(&plan.key);
+        release.retain(|address| !keep.contains(address) && !open.contains(address));
         for address in release {
-            self.pools.release(address, &plan.key, since_epoch(now));
+            self.ledger.release(address, &plan.key, since_epoch(now));
             self.touch(address);
             self.supply = true;
             plan.released.push(address);
@@ -316,14 +381,14 @@ impl LoadBalancers {
         }
         let next = self
             .waiting
-            .first_helped(&self.pools)
+            .first_helped(&self.ledger)
             .filter(|next| next != turned);
         self.supply = next.is_some();
         next
     }
 
     pub(super) fn touch(&mut self, address: IpAddr) {
-        if let Some(pool) = self.pools.pool_of(address) {
+        if let Some(pool) = self.ledger.pools().pool_of(address) {
             self.changed_pools.insert(pool.clone());
         }
     }
@@ -340,10 +405,14 @@ fn soften(wish: &Wish, addresses: &[IpAddr], remarks: &mut Vec<Reason>) {
             .families
             .iter()
             .find(|family| !addresses.iter().any(|address| IpFamily::of(*address) == **family));
-        if let (Some(missing), Reason::NotGiven { asked: None, refusal }) = (missing, &*reason) {
+        let passes = matches!(
+            reason,
+            Reason::NotGiven { asked: None, .. } | Reason::NoPoolForService { .. }
+        );
+        if let Some(missing) = missing.filter(|_| passes) {
             *reason = Reason::OneFamilyOnly {
                 missing: *missing,
-                refusal: refusal.clone(),
+                why: Box::new(reason.clone()),
             };
         }
     }

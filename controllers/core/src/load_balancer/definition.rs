@@ -4,33 +4,12 @@
 use std::net::IpAddr;
 
 use berth_allocator::{AddressSet, PoolDefinition, PoolName, Quota, Strategy, network_and_broadcast};
-use berth_crds::{AddressPool, AddressPoolSpec, Fault, PoolUse};
+use berth_crds::{AddressPool, AddressPoolSpec, PoolUse};
 use berth_model::ServiceKey;
 
-/// What is wrong with a pool; one with faults gives nothing new.
-pub(super) fn faults(spec: &AddressPoolSpec) -> Vec<Fault> {
-    let mut faults = spec.validate();
-    faults.extend(unserved(spec));
-    faults
-}
-
-/// What the schema has and nothing serves yet. Without it the pool would be for others than somebody meant.
-fn unserved(spec: &AddressPoolSpec) -> Vec<Fault> {
-    let fault = |field: &str, value: String, way_out: &str| Fault {
-        field: field.to_owned(),
-        value,
-        problem: format!("is not served yet: {way_out}"),
-    };
-    let mut faults = Vec::new();
-    if spec.selector.is_some() {
-        let way_out = "remove it, and name the pool in the annotation berth.dev/address-pool of the Services";
-        faults.push(fault("spec.selector", "{...}".to_owned(), way_out));
-    }
-    if spec.priority != 0 {
-        let way_out = "remove it; the oldest pool serves first";
-        faults.push(fault("spec.priority", spec.priority.to_string(), way_out));
-    }
-    faults
+/// Whether Services of several namespaces may share an address of the pool.
+pub(super) fn shares_across_namespaces(pool: &AddressPool) -> bool {
+    pool.spec.share_across_namespaces
 }
 
 /// `None` for a pool without a name, and for one that is not for load balancers.
@@ -44,7 +23,7 @@ pub(super) fn definition(pool: &AddressPool) -> Option<PoolDefinition> {
     let created = pool.metadata.creation_timestamp.as_ref();
     Some(PoolDefinition {
         created: created.map_or(i64::MAX, |time| time.0.as_second()),
-        well_formed: faults(spec).is_empty(),
+        well_formed: spec.validate().is_empty(),
         excluded: excluded(spec),
         strategy: strategy(spec),
         draining: spec.draining,

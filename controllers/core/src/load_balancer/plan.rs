@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
 
-use super::reason::{NotOurs, Reason};
+use super::reason::{NO_LONGER_SHARED, NotOurs, Reason};
 use super::wish::{self, CONDITION_ALLOCATED};
 
 /// What one turn found and what is to be written. Allocations are recorded already.
@@ -106,7 +106,8 @@ impl Outcome {
         match self {
             Self::Ours { remarks, .. } => remarks
                 .iter()
-                .find(|reason| !reason.is_satisfied())
+                .find(|reason| reason.is_to_leave())
+                .or_else(|| remarks.iter().find(|reason| !reason.is_satisfied()))
                 .or(remarks.first())
                 .map_or("Allocated", Reason::as_str),
             Self::Terminating => "Terminating",
@@ -283,6 +284,12 @@ pub(super) fn recorded(service: &Service) -> Vec<IpAddr> {
                 .collect()
         })
         .unwrap_or_default()
+}
+
+/// Whether our condition says that it is to leave an address that it shares with others on other terms.
+pub(super) fn is_to_leave(service: &Service) -> bool {
+    let mut conditions = conditions(service).iter();
+    conditions.any(|condition| condition.type_ == CONDITION_ALLOCATED && condition.reason == NO_LONGER_SHARED)
 }
 
 /// What the list of addresses at the end of a condition's message begins with. It is read back.

@@ -7,7 +7,6 @@ use berth_model::IpFamily;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::book::LoadBalancers;
-use super::definition::faults;
 use crate::pool_status::{ADDRESSES, Said, Stands, count, draining, exhausted, ready, say};
 
 impl LoadBalancers {
@@ -18,7 +17,7 @@ impl LoadBalancers {
         let before = pool.status.clone().unwrap_or_default();
         let mut after = before.clone();
         let generation = pool.metadata.generation;
-        let (standing, counted) = self.pools.get(&name)?;
+        let (standing, counted) = self.ledger.pools().get(&name)?;
         let left = IpFamily::ALL.map(|family| counted.counts(family).allocated);
         let said = [
             ready(&stands(pool, standing), ADDRESSES),
@@ -35,7 +34,7 @@ fn stands(pool: &AddressPool, standing: &Standing) -> Stands {
     match standing {
         Standing::InUse if pool.spec.draining => Stands::Draining,
         Standing::InUse => Stands::Gives,
-        Standing::Malformed => Stands::Malformed(faults(&pool.spec)),
+        Standing::Malformed => Stands::Malformed(pool.spec.validate()),
         Standing::Overlapping(_) => Stands::Overlapping(standing.to_string()),
     }
 }

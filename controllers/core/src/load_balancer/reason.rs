@@ -5,7 +5,10 @@ use std::fmt;
 use std::net::IpAddr;
 
 use berth_allocator::Refusal;
-use berth_model::IpFamily;
+use berth_model::{IpFamily, ServiceKey};
+
+use super::sharing::Unlike;
+use crate::pools::Considered;
 
 /// Why a Service is none of ours to serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +55,9 @@ impl fmt::Display for Asked {
 const SHOWN: usize = 120;
 const NAMED: usize = 4;
 
+/// The text of [`Reason::NoLongerShared`]. It is read back.
+pub(super) const NO_LONGER_SHARED: &str = "NoLongerShared";
+
 /// What there is to say about the addresses of a Service that is ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -60,12 +66,53 @@ pub enum Reason {
         /// The family that it lacks.
         missing: IpFamily,
         /// Why.
-        refusal: Refusal,
+        why: Box<Reason>,
     },
     /// It keeps an address that no pool covers any more.
     OutsidePools {
         /// The address.
         address: IpAddr,
+    },
+    /// It keeps an address of a pool that is for others by now.
+    KeptOfOthers {
+        /// The address.
+        address: IpAddr,
+        /// The pool, and why not.
+        within: Considered,
+    },
+    /// What it asks for is of a pool that is for others.
+    PoolForOthers {
+        /// Where.
+        asked: Asked,
+        /// The pool, and why not.
+        within: Considered,
+    },
+    /// What it asks for is another's, and the two do not share it.
+    AddressNotShared {
+        /// Where.
+        asked: Asked,
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        holder: ServiceKey,
+        /// Why not.
+        unlike: Box<Unlike>,
+    },
+    /// It keeps, until it has another, an address that others have on other terms.
+    NoLongerShared {
+        /// The address.
+        address: IpAddr,
+        /// One of the others.
+        holder: ServiceKey,
+        /// Why the two do not share it.
+        unlike: Box<Unlike>,
+    },
+    /// There are pools, and none is for it.
+    NoPoolForService {
+        /// The family of the address.
+        family: IpFamily,
+        /// The pools, and why not.
+        considered: Vec<Considered>,
     },
     /// A value that is no IP address.
     MalformedAddress {
@@ -113,6 +160,11 @@ impl Reason {
         match self {
             Self::OneFamilyOnly { .. } => "OneFamilyOnly",
             Self::OutsidePools { .. } => "OutsidePools",
+            Self::KeptOfOthers { .. } => "KeptOfOthers",
+            Self::PoolForOthers { .. } => "PoolForOthers",
+            Self::NoPoolForService { .. } => "NoPoolForService",
+            Self::AddressNotShared { .. } => "AddressNotShared",
+            Self::NoLongerShared { .. } => NO_LONGER_SHARED,
             Self::MalformedAddress { .. } => "MalformedAddress",
             Self::TwoOfOneFamily { .. } => "TwoOfOneFamily",
             Self::FamilyNotInService { .. } => "FamilyNotInService",
@@ -135,11 +187,20 @@ impl Reason {
         }
     }
 
+    /// Whether it keeps what it shares with others on other terms. A restart has to know of it, and reads the condition's reason.
+    pub(super) fn is_to_leave(&self) -> bool {
+        matches!(self, Self::NoLongerShared { .. })
+    }
+
     /// Whether the Service has what it must have all the same.
     pub fn is_satisfied(&self) -> bool {
         match self {
-            Self::OneFamilyOnly { .. } | Self::OutsidePools { .. } => true,
-            Self::MalformedAddress { .. }
+            Self::OneFamilyOnly { .. } | Self::OutsidePools { .. } | Self::KeptOfOthers { .. } => true,
+            Self::PoolForOthers { .. }
+            | Self::NoPoolForService { .. }
+            | Self::AddressNotShared { .. }
+            | Self::NoLongerShared { .. }
+            | Self::MalformedAddress { .. }
             | Self::TwoOfOneFamily { .. }
             | Self::FamilyNotInService { .. }
             | Self::ConflictingRequests { .. }
@@ -152,12 +213,40 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OneFamilyOnly { missing, refusal } => {
-                write!(f, "no {missing} address: {refusal}; {}", refusal.way_out())
-            }
+            Self::OneFamilyOnly { missing, why } => write!(f, "no {missing} address: {why}"),
             Self::OutsidePools { address } => write!(
                 f,
                 "{address} is kept although no AddressPool covers it any more; add it to a pool, or ask for a certain other one"
+            ),
+            Self::KeptOfOthers { address, within } => write!(
+                f,
+                "{address} is kept although {within}; have spec.selector of that pool select it, or create the Service anew"
+            ),
+            Self::PoolForOthers { asked, within } => write!(
+                f,
+                "{asked}: {within}; ask for what is of a pool for the Service, or have spec.selector of that one select it"
+            ),
+            Self::AddressNotShared {
+                asked,
+                address,
+                holder,
+                unlike,
+            } => write!(
+                f,
+                "{asked}: {address} is held by {holder}, {unlike}; ask for another, or have the two agree"
+            ),
+            Self::NoLongerShared {
+                address,
+                holder,
+                unlike,
+            } => write!(
+                f,
+                "{address} is held by {holder}, too, {unlike}; the Service gets another as soon as there is one, or have the two agree"
+            ),
+            Self::NoPoolForService { family, considered } => write!(
+                f,
+                "no AddressPool with {family} addresses is for the Service ({}); have one select it (spec.selector), or add one",
+                some_of(considered)
             ),
             Self::MalformedAddress { asked } => write!(f, "{asked} is not a list of IP addresses"),
             Self::TwoOfOneFamily { asked, family } => {
@@ -185,8 +274,8 @@ impl fmt::Display for Reason {
     }
 }
 
-fn some_of(entries: &[String]) -> String {
-    let named: Vec<&str> = entries.iter().take(NAMED).map(String::as_str).collect();
+fn some_of<T: fmt::Display>(entries: &[T]) -> String {
+    let named: Vec<String> = entries.iter().take(NAMED).map(T::to_string).collect();
     match entries.len().saturating_sub(NAMED) {
         0 => named.join(", "),
         more => format!("{} and {more} more", named.join(", ")),

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use berth_allocator::{PoolName, Pools};
+use berth_allocator::{PoolName, Refusal};
 use berth_model::{IpFamily, ServiceKey};
+
+use super::ledger::Ledger;
 
 /// What a Service lacks. Equal needs are met by the same supply, as far as quotas and reservations let them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,26 +16,71 @@ pub(super) struct Need {
     pub(super) lacking: Vec<Wanted>,
     /// The families of which it keeps an address that is not what it asks for.
     pub(super) improvable: Vec<Wanted>,
-    /// The pool, if it must be a certain one.
-    pub(super) pool: Option<PoolName>,
     /// Whether a part of what it lacks is of no use.
     pub(super) all: bool,
 }
 
-/// A family, with the address if it must be a certain one.
-pub(super) type Wanted = (IpFamily, Option<IpAddr>);
+/// An address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Wanted {
+    pub(super) family: IpFamily,
+    /// If it must be a certain one.
+    pub(super) address: Option<IpAddr>,
+    /// The pools that may give it, those that are asked first first.
+    pub(super) from: Vec<PoolName>,
+    /// What it has, and should leave to those that it shares it with.
+    pub(super) leaves: Option<IpAddr>,
+}
+
+impl Wanted {
+    fn can_be_met(&self, ledger: &Ledger, by: &ServiceKey) -> bool {
+        let pools = ledger.pools();
+        let may_join = |address| !ledger.has(by, address) && ledger.may_share(by, address).is_ok();
+        match self.address {
+            Some(address) => self
+                .from
+                .iter()
+                .any(|pool| match pools.check_this(address, by, Some(pool)) {
+                    Ok(_) => true,
+                    Err(Refusal::AlreadyAllocated { .. }) => may_join(address),
+                    Err(_) => false,
+                }),
+            None => {
+                let gives = |pool| pools.check_any(self.family, by, Some(pool)).is_ok();
+                self.from.iter().any(gives) || ledger.joinable(by, self.family, &self.from).is_some()
+            }
+        }
+    }
+
+    /// Whether it was to leave what it has, and may stay by now.
+    fn may_stay(&self, ledger: &Ledger, by: &ServiceKey) -> bool {
+        let left = self.leaves;
+        left.is_some_and(|address| ledger.crowds_out(by, address).is_none())
+    }
+
+    /// Whether there is another for what it is to leave, or one for what it lacks.
+    fn is_better_off(&self, ledger: &Ledger, by: &ServiceKey) -> bool {
+        let stays_put = self.leaves.is_some() && self.leaves == self.address;
+        !stays_put && self.can_be_met(ledger, by)
+    }
+}
 
 impl Need {
-    /// Whether the pools could give something of it now.
-    fn can_be_met(&self, pools: &Pools, by: &ServiceKey) -> bool {
-        let possible = |(family, address): &Wanted| match address {
-            Some(address) => pools.check_this(*address, by, self.pool.as_ref()).is_ok(),
-            None => pools.check_any(*family, by, self.pool.as_ref()).is_ok(),
-        };
+    pub(super) fn is_empty(&self) -> bool {
+        self.lacking.is_empty() && self.improvable.is_empty()
+    }
+
+    /// Whether a turn would be of use now.
+    fn can_be_met(&self, ledger: &Ledger, by: &ServiceKey) -> bool {
+        let mut all = self.lacking.iter().chain(&self.improvable);
+        if all.clone().any(|wanted| wanted.may_stay(ledger, by)) {
+            return true;
+        }
+        let possible = |wanted: &Wanted| wanted.is_better_off(ledger, by);
         if self.all && !self.lacking.is_empty() {
             self.lacking.iter().all(possible)
         } else {
-            self.lacking.iter().chain(&self.improvable).any(possible)
+            all.any(possible)
         }
     }
 }
@@ -75,12 +122,12 @@ impl Waiting {
     }
 
     /// The one that came first among those that could be helped now.
-    pub(super) fn first_helped(&self, pools: &Pools) -> Option<ServiceKey> {
+    pub(super) fn first_helped(&self, ledger: &Ledger) -> Option<ServiceKey> {
         self.by_need
             .iter()
             .filter_map(|(need, queue)| {
                 // Quotas and reservations tell those apart who lack the same.
-                queue.iter().find(|(_, key)| need.can_be_met(pools, key))
+                queue.iter().find(|(_, key)| need.can_be_met(ledger, key))
             })
             .min()
             .map(|(_, key)| key.clone())
@@ -98,6 +145,7 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
     use berth_allocator::{PoolDefinition, Request};
@@ -113,22 +161,27 @@ mod tests {
         let mut definition = PoolDefinition::of(PoolName::new("p"), [range].into_iter().collect());
         definition.quota.groups.insert("lab".to_owned(), 0);
         definition.reservations.push((reserved, named.clone()));
-        let mut pools = Pools::new(Duration::ZERO);
-        pools.set_definitions(vec![definition]);
+        let mut ledger = Ledger::new(Duration::ZERO);
+        ledger.set_definitions(vec![definition], BTreeSet::new());
         let need = Need {
-            lacking: vec![(IpFamily::V4, None)],
+            lacking: vec![Wanted {
+                family: IpFamily::V4,
+                address: None,
+                from: vec![PoolName::new("p")],
+                leaves: None,
+            }],
             improvable: Vec::new(),
-            pool: None,
             all: false,
         };
         let mut waiting = Waiting::default();
         for key in [&greedy, &modest, &named] {
             waiting.set(key, Some(need.clone()));
         }
-        assert_eq!(waiting.first_helped(&pools), Some(modest.clone()));
-        pools
-            .allocate_any(IpFamily::V4, &Request::for_good(&modest, Duration::ZERO), None)
+        assert_eq!(waiting.first_helped(&ledger), Some(modest.clone()));
+        let request = Request::for_good(&modest, Duration::ZERO);
+        ledger
+            .allocate_any(IpFamily::V4, &request, &PoolName::new("p"))
             .unwrap();
-        assert_eq!(waiting.first_helped(&pools), Some(named));
+        assert_eq!(waiting.first_helped(&ledger), Some(named));
     }
 }

@@ -28,6 +28,13 @@ pub const ADDRESS_POOL_ANNOTATIONS: [&str; 3] = [
     "metallb.universe.tf/address-pool",
 ];
 
+/// Annotations that name a sharing key: Services with one key may have one address. The first one present counts.
+pub const SHARING_KEY_ANNOTATIONS: [&str; 3] = [
+    "berth.dev/sharing-key",
+    "metallb.io/allow-shared-ip",
+    "metallb.universe.tf/allow-shared-ip",
+];
+
 /// The `spec.ipFamilyPolicy` under which one address without the other is none.
 pub const DUAL_STACK_REQUIRED: &str = "RequireDualStack";
 
@@ -44,6 +51,8 @@ pub(super) struct Wish {
     pub(super) requested: Result<Vec<(IpAddr, Asked)>, Reason>,
     /// A certain pool.
     pub(super) pool: Option<(PoolName, Asked)>,
+    /// Whether it may have an address together with others.
+    pub(super) shares: bool,
 }
 
 impl Wish {
@@ -78,6 +87,7 @@ pub(super) fn read(service: &Service, settings: &Settings) -> Result<Wish, NotOu
         requested,
         pool: annotation(service, &ADDRESS_POOL_ANNOTATIONS)
             .map(|asked| (PoolName::new(asked.value.trim()), asked)),
+        shares: annotation(service, &SHARING_KEY_ANNOTATIONS).is_some(),
         families,
     })
 }
@@ -146,7 +156,7 @@ fn families(service: &Service) -> Vec<IpFamily> {
 }
 
 /// The first of these annotations that is present and says something.
-fn annotation(service: &Service, names: &[&str]) -> Option<Asked> {
+pub(super) fn annotation(service: &Service, names: &[&str]) -> Option<Asked> {
     let annotations = service.metadata.annotations.as_ref()?;
     names.iter().find_map(|name| {
         let value = annotations.get(*name).filter(|value| !value.trim().is_empty())?;

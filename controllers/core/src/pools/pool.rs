@@ -144,7 +144,7 @@ impl fmt::Display for Standing {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Range {
     Addresses(IpRange),
     Ports(PortRange),
@@ -169,7 +169,7 @@ impl Range {
 }
 
 /// A pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
     name: PoolRef,
     ranges: Vec<Range>,

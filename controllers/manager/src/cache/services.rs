@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use berth_controllers_core::load_balancer::{ADDRESS_POOL_ANNOTATIONS, LOAD_BALANCER_IPS_ANNOTATIONS};
+use berth_controllers_core::load_balancer::{
+    ADDRESS_POOL_ANNOTATIONS, LOAD_BALANCER_IPS_ANNOTATIONS, SHARING_KEY_ANNOTATIONS,
+};
 use berth_controllers_core::{names, selector_of};
 use berth_model::ServiceKey;
 use berth_runtime::watch::ObjectKey;
@@ -20,6 +22,7 @@ fn is_read(annotation: &str) -> bool {
     [names::TOPOLOGY_MODE, names::TOPOLOGY_HINTS].contains(&annotation)
         || LOAD_BALANCER_IPS_ANNOTATIONS.contains(&annotation)
         || ADDRESS_POOL_ANNOTATIONS.contains(&annotation)
+        || SHARING_KEY_ANNOTATIONS.contains(&annotation)
 }
 
 impl Cache {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! LoadBalancer addresses of a Service.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_controllers_core::Labels;
 use berth_controllers_core::load_balancer::{LbEvent, StatusWrite};
 use berth_crds::AddressPool;
 use berth_model::ServiceKey;
@@ -34,9 +36,10 @@ pub(crate) async fn adopt(context: &Context) -> Result<(), kube::Error> {
 
 /// Takes over what these Services list: all of type LoadBalancer.
 pub(super) fn take_over(context: &Context, services: &[Service]) {
-    let pools: Vec<Arc<AddressPool>> = context.cache().pools.values().cloned().collect();
+    let (pools, namespaces) = seen(context);
     let (adopted, changed) = {
         let mut book = context.book();
+        book.set_namespaces(&namespaces);
         book.set_pools(pools.iter().map(|pool| &**pool));
         (book.adopt(services), book.take_changed_pools())
     };
@@ -140,12 +143,21 @@ fn note(context: &Context, service: &Service, event: LbEvent) {
     });
 }
 
-/// Takes in a changed set of pools.
+/// What the cache has of pools, and of what they select by.
+fn seen(context: &Context) -> (Vec<Arc<AddressPool>>, Arc<BTreeMap<String, Labels>>) {
+    let cache = context.cache();
+    let pools = cache.pools.values().cloned().collect();
+    (pools, Arc::clone(&cache.namespaces))
+}
+
+/// Takes in a changed set of pools, or changed labels of namespaces.
 pub(super) fn pools_turn(context: &Context) -> Turn {
-    let pools: Vec<Arc<AddressPool>> = context.cache().pools.values().cloned().collect();
+    let (pools, namespaces) = seen(context);
     let (change, changed) = {
         let mut book = context.book();
-        let change = book.set_pools(pools.iter().map(|pool| &**pool));
+        let relabelled = book.set_namespaces(&namespaces);
+        let mut change = book.set_pools(pools.iter().map(|pool| &**pool));
+        change.wake.extend(relabelled);
         (change, book.take_changed_pools())
     };
     for (address, owner) in &change.edit.uncovered {

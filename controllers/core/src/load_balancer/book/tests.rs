@@ -18,6 +18,8 @@ mod history;
 mod leaving;
 mod pools;
 mod requests;
+mod selection;
+mod sharing;
 mod status;
 mod waking;
 

@@ -4,6 +4,9 @@
 
 use std::collections::VecDeque;
 
+use berth_crds::PoolSelector;
+use k8s_openapi::api::core::v1::ServicePort;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use proptest::prelude::*;
 
 use super::*;
@@ -21,7 +24,9 @@ enum Step {
     Delete(u8),
     Wipe(u8),
     Overwrite(u8),
-    Pools(Vec<(u8, u8, u8, bool)>),
+    Pools(Vec<(u8, u8, u8, bool, For)>),
+    /// The namespace of all gets or loses the label.
+    Namespace(bool),
     Deliver(u8),
     Turn,
     /// The successor lists the Services anew; what it watches may lag behind that list.
@@ -31,9 +36,15 @@ enum Step {
     Rest,
 }
 
+/// Whom a pool is for, and its priority.
+type For = (u8, i64);
+
 /// What a user writes.
 #[derive(Clone, Debug)]
 struct Shape {
+    gold: bool,
+    /// Key and port.
+    sharing: Option<(u8, u8)>,
     load_balancer: bool,
     ours: bool,
     families: u8,
@@ -44,6 +55,8 @@ struct Shape {
 
 fn shape() -> impl Strategy<Value = Shape> {
     (
+        any::<bool>(),
+        prop::option::weighted(0.5, (0u8..2, 0u8..3)),
         prop::bool::weighted(0.85),
         prop::bool::weighted(0.9),
         0u8..4,
@@ -51,14 +64,18 @@ fn shape() -> impl Strategy<Value = Shape> {
         prop::option::weighted(0.3, 0u8..24),
         prop::option::weighted(0.2, 0u8..4),
     )
-        .prop_map(|(load_balancer, ours, families, policy, address, pool)| Shape {
-            load_balancer,
-            ours,
-            families,
-            policy,
-            address,
-            pool,
-        })
+        .prop_map(
+            |(gold, sharing, load_balancer, ours, families, policy, address, pool)| Shape {
+                gold,
+                sharing,
+                load_balancer,
+                ours,
+                families,
+                policy,
+                address,
+                pool,
+            },
+        )
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -68,7 +85,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => service.clone().prop_map(Step::Delete),
         1 => service.clone().prop_map(Step::Wipe),
         1 => service.clone().prop_map(Step::Overwrite),
-        1 => prop::collection::vec((0u8..4, 0u8..16, 0u8..8, prop::bool::weighted(0.9)), 1..4).prop_map(Step::Pools),
+        1 => prop::collection::vec(
+            (0u8..4, 0u8..16, 0u8..8, prop::bool::weighted(0.9), (0u8..5, 0i64..3)), 1..4).prop_map(Step::Pools),
+        1 => any::<bool>().prop_map(Step::Namespace),
         8 => service.prop_map(Step::Deliver),
         8 => Just(Step::Turn),
         2 => any::<bool>().prop_map(|lagging| Step::Kill { lagging }),
@@ -79,6 +98,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// The API server, the watch and the controller's queue.
 struct World {
     pools: Vec<AddressPool>,
+    namespaces: Arc<BTreeMap<String, Labels>>,
     stored: BTreeMap<ServiceKey, Service>,
     version: u64,
     /// Events on their way, per Service.
@@ -88,6 +108,7 @@ struct World {
     queue: VecDeque<ServiceKey>,
     book: LoadBalancers,
     now: i64,
+    has_shared: BTreeSet<ServiceKey>,
 }
 
 impl World {
@@ -95,6 +116,7 @@ impl World {
         let pools = vec![mk_pool("a", 1, &["10.0.0.0-10.0.0.4", "fd00::-fd00::3"])];
         let mut world = Self {
             pools: Vec::new(),
+            namespaces: Arc::default(),
             stored: BTreeMap::new(),
             version: 0,
             events: BTreeMap::new(),
@@ -105,6 +127,7 @@ impl World {
                 ..Settings::default()
             }),
             now: 1_000,
+            has_shared: BTreeSet::new(),
         };
         world.set_pools(pools);
         world
@@ -113,6 +136,13 @@ impl World {
     fn set_pools(&mut self, pools: Vec<AddressPool>) {
         self.pools = pools;
         for key in self.book.set_pools(&self.pools).wake {
+            self.enqueue(key);
+        }
+    }
+
+    fn label_namespace(&mut self, gold: bool) {
+        self.namespaces = Arc::new([("shop".to_owned(), tier(gold))].into());
+        for key in self.book.set_namespaces(&self.namespaces) {
             self.enqueue(key);
         }
     }
@@ -145,6 +175,9 @@ impl World {
     }
 
     fn apply_shape(&mut self, key: &ServiceKey, shape: &Shape) {
+        if shape.sharing.is_some() {
+            self.has_shared.insert(key.clone());
+        }
         let families: &[&str] =
             [&["IPv4"][..], &["IPv6"], &["IPv4", "IPv6"], &["IPv6", "IPv4"]][usize::from(shape.families)];
         let policy = match (families.len(), shape.policy) {
@@ -160,6 +193,7 @@ impl World {
                 spec.load_balancer_class = shape.load_balancer.then(|| "example.com/lb".to_owned());
             }
         });
+        service.metadata.labels = Some(tier(shape.gold));
         if let Some(address) = shape.address {
             let address = if address % 3 == 0 {
                 format!("fd00::{:x}", address / 3)
@@ -167,6 +201,11 @@ impl World {
                 format!("10.0.0.{address}")
             };
             service = service.annotated("berth.dev/load-balancer-ips", &address);
+        }
+        if let Some((key, port)) = shape.sharing {
+            service = service
+                .annotated(KEY, &format!("key-{key}"))
+                .spec(|spec| spec.ports = Some(vec![mk_port(port)]));
         }
         if let Some(pool) = shape.pool {
             service = service.annotated("berth.dev/address-pool", &pool_letter(pool));
@@ -195,6 +234,9 @@ impl World {
     fn turn(&mut self) -> Option<LbPlan> {
         let key = self.queue.pop_front()?;
         let plan = self.book.reconcile(&key, self.seen.get(&key), &at(self.now));
+        for allocation in &plan.taken {
+            assert!(self.may_have(&key, allocation.pool.as_ref()), "{plan}");
+        }
         if let Some(write) = &plan.write {
             let current = self.stored.get(&key);
             let version = current.and_then(|service| service.metadata.resource_version.clone());
@@ -210,6 +252,19 @@ impl World {
         Some(plan)
     }
 
+    /// Whether the pool is for the Service, as far as the controller has seen.
+    fn may_have(&self, key: &ServiceKey, pool: Option<&PoolName>) -> bool {
+        let name = pool.map(PoolName::as_str);
+        let named = |pool: &&AddressPool| pool.metadata.name.as_deref() == name;
+        let selector = self.pools.iter().find(named).unwrap().spec.selector.clone();
+        let selector = selector.unwrap_or_default();
+        let of_service = self.seen[key].metadata.labels.clone().unwrap();
+        let of_namespace = self.namespaces.get("shop").cloned().unwrap_or_default();
+        let gold = |labels: Labels| labels == tier(true);
+        (selector.service_selector.is_none() || gold(of_service))
+            && (selector.namespace_selector.is_none() || gold(of_namespace))
+    }
+
     fn kill(&mut self, lagging: bool) {
         self.queue.clear();
         if !lagging {
@@ -220,6 +275,7 @@ impl World {
             cool_down: Duration::from_secs(20),
             ..Settings::default()
         });
+        book.set_namespaces(&self.namespaces);
         book.set_pools(&self.pools);
         let adopted = book.adopt(self.stored.values());
         self.book = book;
@@ -256,14 +312,36 @@ impl World {
             .collect()
     }
 
-    /// At every moment: no address in two statuses.
+    /// At every moment: no address in two statuses, but of those that share or once did.
     fn check(&self) -> Result<(), TestCaseError> {
-        let mut by_address: BTreeMap<String, &ServiceKey> = BTreeMap::new();
+        self.of_two(|one, other| self.has_shared.contains(one) && self.has_shared.contains(other))
+    }
+
+    /// At rest: of those that have an address together all but those that say that they should not share it.
+    fn check_shared(&self) -> Result<(), TestCaseError> {
+        let says_so = |key: &ServiceKey| {
+            let (_, reason, _) = condition(&self.stored[key]);
+            reason == "NoLongerShared"
+        };
+        self.of_two(|one, other| {
+            let (terms, others) = (terms(&self.stored[one]), terms(&self.stored[other]));
+            let alike = terms.is_some() && terms.map(|terms| terms.0) == others.map(|terms| terms.0);
+            (alike && terms.map(|terms| terms.1) != others.map(|terms| terms.1))
+                || says_so(one)
+                || says_so(other)
+        })
+    }
+
+    /// Whether it may be of any two Services that list one address.
+    fn of_two(&self, may: impl Fn(&ServiceKey, &ServiceKey) -> bool) -> Result<(), TestCaseError> {
+        let mut by_address: BTreeMap<String, Vec<&ServiceKey>> = BTreeMap::new();
         for (key, service) in &self.stored {
             for address in listed(service).into_iter().filter(|address| *address != STRANGER) {
-                if let Some(other) = by_address.insert(address.clone(), key) {
+                let others = by_address.entry(address.clone()).or_default();
+                if let Some(other) = others.iter().find(|other| !may(key, other)) {
                     return Err(TestCaseError::fail(format!("{address}: {other} and {key}")));
                 }
+                others.push(key);
             }
         }
         Ok(())
@@ -272,17 +350,19 @@ impl World {
     /// At rest: what is held is listed, nobody waits for what is free, another round writes nothing.
     fn check_rest(&mut self) -> Result<(), TestCaseError> {
         for (key, service) in &self.stored {
-            let held: BTreeSet<String> = self.book.pools().held_by(key).map(|ip| ip.to_string()).collect();
+            let held = self.book.ledger.held_by(key);
+            let held: BTreeSet<String> = held.iter().map(ToString::to_string).collect();
             let listed: BTreeSet<String> = listed(service)
                 .into_iter()
                 .filter(|address| *address != STRANGER)
                 .collect();
             prop_assert_eq!(held, listed, "{}", key);
         }
-        for owner in self.book.pools().owners() {
+        for owner in self.book.ledger.owners() {
             prop_assert!(self.stored.contains_key(owner), "{} is gone but holds", owner);
         }
-        prop_assert_eq!(self.book.waiting.first_helped(&self.book.pools), None);
+        prop_assert_eq!(self.book.waiting.first_helped(&self.book.ledger), None);
+        self.check_shared()?;
         for (key, service) in &self.stored.clone() {
             let plan = self.book.reconcile(key, Some(service), &at(self.now));
             prop_assert!(plan.taken.is_empty() && plan.released.is_empty(), "{}", plan);
@@ -306,6 +386,47 @@ impl World {
 
 /// What another writer puts into a status.
 const STRANGER: &str = "203.0.113.9";
+
+fn tier(gold: bool) -> Labels {
+    [("tier".to_owned(), if gold { "gold" } else { "tin" }.to_owned())].into()
+}
+
+/// All, or those of the tier, or all of namespaces of the tier.
+fn selector(selects: u8) -> Option<PoolSelector> {
+    let gold = || {
+        Some(LabelSelector {
+            match_labels: Some(tier(true)),
+            ..LabelSelector::default()
+        })
+    };
+    match selects {
+        0 => Some(PoolSelector {
+            service_selector: gold(),
+            ..PoolSelector::default()
+        }),
+        1 => Some(PoolSelector {
+            namespace_selector: gold(),
+            ..PoolSelector::default()
+        }),
+        _ => None,
+    }
+}
+
+const KEY: &str = "berth.dev/sharing-key";
+
+fn mk_port(number: u8) -> ServicePort {
+    ServicePort {
+        port: i32::from(number) + 1,
+        ..ServicePort::default()
+    }
+}
+
+/// Key and port.
+fn terms(service: &Service) -> Option<(&str, i32)> {
+    let key = service.metadata.annotations.as_ref()?.get(KEY)?;
+    let port = service.spec.as_ref()?.ports.as_ref()?.first()?.port;
+    Some((key, port))
+}
 
 fn pool_letter(index: u8) -> String {
     char::from(b'a' + index).to_string()
@@ -337,16 +458,20 @@ fn play(world: &mut World, step: Step) -> Result<(), TestCaseError> {
         Step::Pools(list) => {
             let pools = list
                 .into_iter()
-                .map(|(name, from, length, good)| {
+                .map(|(name, from, length, good, (selects, priority))| {
                     let v4 = format!("10.0.0.{from}-10.0.0.{}", from + length);
                     let v6 = format!("fd00::{:x}-fd00::{:x}", from / 2, (from + length) / 2);
                     let addresses = [v4.as_str(), &v6, "nonsense"];
                     let used = if good { &addresses[..2] } else { &addresses };
-                    (name, mk_pool(&pool_letter(name), i64::from(name), used))
+                    let mut pool = mk_pool(&pool_letter(name), i64::from(name), used);
+                    pool.spec.selector = selector(selects);
+                    pool.spec.priority = priority;
+                    (name, pool)
                 })
                 .collect::<BTreeMap<_, _>>();
             world.set_pools(pools.into_values().collect());
         }
+        Step::Namespace(gold) => world.label_namespace(gold),
         Step::Deliver(service) => world.deliver(&key(service)),
         Step::Turn => {
             world.turn();
@@ -377,4 +502,36 @@ proptest! {
         }
         play(&mut world, Step::Rest)?;
     }
+}
+
+#[test]
+fn of_two_that_changed_their_minds_the_later_one_leaves_after_a_restart_too() {
+    let shape = |sharing, families, pool| Shape {
+        gold: false,
+        sharing,
+        load_balancer: true,
+        ours: true,
+        families,
+        policy: 0,
+        address: None,
+        pool,
+    };
+    let shared = [
+        (0, shape(Some((1, 0)), 2, None)),
+        (5, shape(Some((1, 1)), 2, None)),
+    ];
+    let changed = [
+        (0, shape(None, 0, None)),
+        (0, shape(None, 2, None)),
+        (5, shape(None, 0, Some(1))),
+    ];
+    let mut world = World::new();
+    for (service, shape) in shared {
+        play(&mut world, Step::Apply { service, shape }).unwrap();
+    }
+    play(&mut world, Step::Rest).unwrap();
+    for (service, shape) in changed {
+        play(&mut world, Step::Apply { service, shape }).unwrap();
+    }
+    play(&mut world, Step::Rest).unwrap();
 }
