@@ -5,3 +5,4 @@ pub(crate) mod crds;
 pub(crate) mod daemon;
 pub(crate) mod plan;
 pub(crate) mod pools;
+pub(crate) mod uninstall;

@@ -7,6 +7,7 @@
 mod commands;
 mod plan;
 mod pools;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -17,7 +18,8 @@ use clap::{Parser, Subcommand};
 ///
 /// Three daemons make it up. `controllers` runs once per cluster (several replicas, one leads), `proxy` and
 /// `announcer` run on each node. `plan` shows what they would do with some YAML, without a cluster;
-/// `pools` shows who has which address or node port of a cluster.
+/// `pools` shows who has which address or node port of a cluster;
+/// `uninstall` takes out of a cluster what the controllers wrote there.
 ///
 /// Exit codes: 0 done; 1 failure; 2 wrong usage; 3 a privilege is missing; 4 the API server cannot be reached or
 /// does not accept us; 5 the Lease is lost, or another announcer runs for this node.
@@ -35,6 +37,7 @@ enum Command {
     Announcer(Box<commands::daemon::Announcer>),
     Plan(commands::plan::PlanArgs),
     Pools(commands::pools::PoolsArgs),
+    Uninstall(commands::uninstall::UninstallArgs),
     Crds(commands::crds::CrdsArgs),
 }
 
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Announcer(daemon) => daemon.run(),
         Command::Plan(args) => said(commands::plan::run(&args)),
         Command::Pools(args) => told(commands::pools::run(&args)),
+        Command::Uninstall(args) => told(commands::uninstall::run(&args)),
         Command::Crds(args) => said(commands::crds::run(&args)),
     }
 }

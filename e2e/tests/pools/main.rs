@@ -11,6 +11,7 @@ mod faults;
 mod kubectl;
 mod leaks;
 mod load_balancer;
+mod uninstall;
 mod upkeep;
 
 use std::collections::BTreeSet;
