@@ -43,7 +43,7 @@ impl What {
         }
     }
 
-    pub(super) fn is_family_of(self, item: Item) -> bool {
+    pub(crate) fn is_family_of(self, item: Item) -> bool {
         match (self, item) {
             (Self::LoadBalancer(family) | Self::ClusterIp(family), Item::Address(address)) => {
                 IpFamily::of(address) == family

@@ -271,7 +271,6 @@ fn what_is_reserved_or_claimed_for_a_service_comes_before_any_other() {
         claim: format!("claim-of-{service}"),
         service: service.to_owned(),
         what: CLUSTER_IP,
-        pool: "a".to_owned(),
         item: address(text),
     };
     let (reserved, plain) = (
