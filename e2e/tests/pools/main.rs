@@ -6,9 +6,12 @@
     reason = "a test fails by a panic, on a value that is not there too"
 )]
 
+mod breath;
 mod cluster;
+mod edits;
 mod faults;
 mod kubectl;
+mod meddling;
 mod upkeep;
 
 use std::collections::BTreeSet;

@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use super::cluster::Cluster;
 use super::{PATIENCE, octet, prepare};
 
-async fn get(cluster: &Cluster, arguments: &[&str]) -> Result<Value> {
+pub(crate) async fn get(cluster: &Cluster, arguments: &[&str]) -> Result<Value> {
     let arguments: Vec<&str> = ["get", "-o", "json"].iter().chain(arguments).copied().collect();
     Ok(serde_json::from_str(&cluster.kubectl(&arguments).await?)?)
 }
 
 /// `True InUse`.
-fn condition(object: &Value, kind: &str) -> String {
+pub(crate) fn condition(object: &Value, kind: &str) -> String {
     let conditions = object["status"]["conditions"]
         .as_array()
         .cloned()
