@@ -40,7 +40,7 @@ use crate::{Fault, PoolUse};
     ),
     printcolumn(name = "Expires", type_ = "date", json_path = ".status.expires"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Pool", type_ = "string", json_path = ".status.pool", priority = 1),
+    printcolumn(name = "Pools", type_ = "string", json_path = ".status.pools", priority = 1),
     crates(
         kube_core = "::kube_core",
         k8s_openapi = "::k8s_openapi",
@@ -54,10 +54,10 @@ use crate::{Fault, PoolUse};
     .message("address is not of family; ask for an address of that family, or for family: Both").field_path(".address"))]
 #[serde(rename_all = "camelCase")]
 pub struct AddressClaimSpec {
-    /// The Service of this namespace that the address is for. As long as there is no
-    /// such Service, the labels of the claim count as its labels. Of two claims for
-    /// one Service the older one is served. Cannot be changed later; make another
-    /// claim instead.
+    /// The Service of this namespace that the address is for. As long as there is
+    /// none, the labels of the claim count as its labels. Of two claims for one
+    /// Service the older one is served. Cannot be changed later; make another claim
+    /// instead.
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("serviceName cannot be changed; create another claim"))]
     pub service_name: String,
@@ -126,9 +126,9 @@ pub struct AddressClaimStatus {
     /// The addresses that are kept, IPv4 first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
-    /// The pool that they are of; of two pools, that of the first address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pool: Option<String>,
+    /// The pools that they were given of, one for each of them in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<String>,
     /// Since when they are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_since: Option<Time>,

@@ -52,7 +52,7 @@ fn cluster() -> Listed {
         "reservations": [{"address": "192.0.2.9", "namespace": "a", "name": "edge"}]});
     let ports = json!({"ports": ["30000-30007"], "selector": {"namespaces": ["a"]}});
     let claim = json!({"apiVersion": "berth.dev/v1alpha1", "kind": "AddressClaim", "metadata": {"namespace": "a", "name": "sticky"},
-        "spec": {"serviceName": "later", "use": "ClusterIP"}, "status": {"addresses": ["10.96.8.9"], "pool": "team-a"}});
+        "spec": {"serviceName": "later", "use": "ClusterIP"}, "status": {"addresses": ["10.96.8.9"], "pools": ["team-a"]}});
     let node_port = json!({"type": "NodePort", "clusterIP": "10.96.8.3", "clusterIPs": ["10.96.8.3", "fd00:10:96::803"],
         "ports": [{"port": 80, "nodePort": 30004}]});
     let balanced = |address: &str, port: u16| json!({"type": "LoadBalancer", "clusterIP": address, "clusterIPs": [address], "ports": [{"port": 80, "nodePort": port}]});

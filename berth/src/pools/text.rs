@@ -9,8 +9,8 @@ use super::{Conflict, PoolReport, Report};
 const RANGES: usize = 3;
 const CONFLICTS: usize = 10;
 /// Where promises are counted.
-const HOLDS: &str = "HELD is what the pool's status says: what is promised to Services that are being created is known to \
-    Berth's replicas alone.";
+const HOLDS: &str = "HELD is what the pool's status says: values that are promised to Services on their way. For whom, only Berth's \
+    replicas know: each is ALLOCATED within moments, or FREE again after 65 seconds where its create has failed.";
 
 impl Report {
     /// All pools, a line for each family, and what is not as it should be.

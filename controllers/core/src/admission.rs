@@ -14,10 +14,14 @@
 //!   Service, stored Service --> Draft --> copy --> families --> addresses, ports, health check --> Needs
 //!                                 \---------\----------\------------\--> Invalid        Needs + Chosen --> Patch
 //! ```
+//!
+//! A Service that another webhook has changed after this one is reviewed once more: [`unclaimed`] says which of its values may
+//! be from the review before, and the Service [`without`] them is the one that is looked at.
 
 mod addresses;
 mod copy;
 mod draft;
+mod earlier;
 mod exempt;
 mod families;
 mod invalid;
@@ -35,6 +39,7 @@ use k8s_openapi::api::core::v1::Service;
 
 use draft::Draft;
 pub use draft::FamilyPolicy;
+pub use earlier::{over, unclaimed, without};
 pub use exempt::{Exempt, Exemptions};
 pub use invalid::Invalid;
 pub use needs::{AddressNeed, ClusterIp, ClusterIps, Need, Needs, PortNeed, Released, Slot};

@@ -65,8 +65,6 @@ pub struct Claimed {
     pub service: String,
     /// What the address is to be.
     pub what: What,
-    /// The pool that it is of.
-    pub pool: String,
     /// The address.
     pub item: Item,
 }
@@ -109,6 +107,12 @@ impl Pools {
     pub fn oldest(&self) -> Option<&Pool> {
         let pools = self.iter().map(|(pool, _)| pool);
         pools.min_by_key(|pool| (pool.created, pool.name()))
+    }
+
+    /// Whether any of them goes by the labels of namespaces.
+    pub fn go_by_namespace_labels(&self) -> bool {
+        let mut selectors = self.iter().filter_map(|(pool, _)| pool.selector.as_ref());
+        selectors.any(|selector| selector.namespace_selector.is_some())
     }
 
     /// Whether the pool was made in this second since 1970, or before. API servers note no parts of seconds: of a pool and a

@@ -24,6 +24,7 @@ mod astray;
 mod choose;
 mod claiming;
 mod definitions;
+mod earlier;
 mod holds;
 mod listed;
 mod random;
@@ -49,6 +50,7 @@ use crate::enforcement::Observed;
 use crate::holder::{AskId, Book, HOLD, Hold};
 use crate::pools::{self, Item};
 use crate::service::Labels;
+pub use earlier::NamespaceLabels;
 use holds::Holds;
 use random::Random;
 pub use shown::ServiceView;
@@ -88,7 +90,8 @@ pub struct Shown {
 struct Claim {
     created: i64,
     service: ServiceKey,
-    pool: String,
+    /// That the addresses were given of.
+    pools: BTreeSet<String>,
     addresses: BTreeSet<IpAddr>,
 }
 
@@ -176,8 +179,15 @@ impl Values {
     pub fn observed(&self) -> Observed {
         let mut claims: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for ((namespace, _), claim) in &self.claims {
-            let of_pool = claims.entry(claim.pool.clone()).or_default();
-            of_pool.insert(namespace.clone());
+            // Of another pool now, where pools were edited.
+            let now = claim
+                .addresses
+                .iter()
+                .filter_map(|address| self.pool_of(*address));
+            for pool in claim.pools.iter().map(String::as_str).chain(now) {
+                let of_pool = claims.entry(pool.to_owned()).or_default();
+                of_pool.insert(namespace.clone());
+            }
         }
         let address_pools = self.address_pools.iter().map(|(name, pool)| {
             let pool = AddressPool {

@@ -103,9 +103,10 @@ impl Allocation {
         let ground = Ground::unknown();
         let (families, has_pools) = (ground.families.subscribe(), ground.has_pools.subscribe());
         let enforcer = enforcer(args, &client, &exemptions, &ground);
+        let chooser = PoolChooser::new(client.clone(), handout.clone(), &ground);
         let feed = relisting.feed(handout.clone(), ground);
         let leads = Some((enforcer, feed.auditor(audit), feed.upkeep()));
-        let chooser = Arc::new(PoolChooser::new(handout.clone(), families.clone()));
+        let chooser = Arc::new(chooser);
         let webhook = Webhook::new(chooser, settings(args, exemptions), metrics);
         let listener = bound("--admission-address", args.admission.admission_address)?;
         tracing::info!(

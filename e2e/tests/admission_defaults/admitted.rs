@@ -101,7 +101,10 @@ pub(crate) fn patched(object: &Value, patch: &Patch) -> Result<Value> {
         let parent = object
             .pointer_mut(parent)
             .with_context(|| format!("nothing at {parent}"))?;
-        parent[name] = operation.value.clone();
+        match (&operation.value, parent.as_object_mut()) {
+            (None, Some(parent)) => drop(parent.remove(name)),
+            (value, _) => parent[name] = json!(value),
+        }
     }
     Ok(object)
 }

@@ -104,8 +104,13 @@ impl Cluster {
     }
 
     pub(crate) async fn namespace(&self, name: &str) -> Result<()> {
+        self.namespace_with(name, &json!({})).await
+    }
+
+    /// With these labels.
+    pub(crate) async fn namespace_with(&self, name: &str, labels: &Value) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.control_plane.client());
-        let namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
+        let namespace = serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}}))?;
         namespaces.create(&PostParams::default(), &namespace).await?;
         Ok(())
     }
@@ -172,7 +177,12 @@ impl Cluster {
     }
 
     async fn post(&self, namespace: &str, name: &str, spec: Value, dry_run: bool) -> Result<Made> {
-        let mut object = json!({"metadata": {"name": name}, "spec": spec});
+        let object = json!({"metadata": {"name": name}, "spec": spec});
+        self.send(namespace, object, dry_run).await
+    }
+
+    /// Creates a Service that is given whole but for its port.
+    pub(crate) async fn send(&self, namespace: &str, mut object: Value, dry_run: bool) -> Result<Made> {
         if object["spec"]["ports"].is_null() {
             object["spec"]["ports"] = json!([{"port": 80}]);
         }

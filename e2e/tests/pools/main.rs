@@ -6,11 +6,14 @@
     reason = "a test fails by a panic, on a value that is not there too"
 )]
 
+mod breath;
 mod cluster;
+mod edits;
 mod faults;
 mod kubectl;
 mod leaks;
 mod load_balancer;
+mod meddling;
 mod uninstall;
 mod upkeep;
 

@@ -22,13 +22,14 @@ pub struct Chosen {
     pub health_check: Option<Port>,
 }
 
-/// Sets one field, whether it is there or not: `add` of RFC 6902, which replaces what an object has.
+/// Sets one field, whether it is there or not (`add` of RFC 6902, which replaces what an object has), or takes one out that is
+/// there (`remove`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Operation {
     /// Where, as RFC 6901 has it.
     pub path: String,
-    /// To what.
-    pub value: Value,
+    /// To what; taken out where there is nothing.
+    pub value: Option<Value>,
 }
 
 /// A JSON patch of a Service. Empty where nothing changes.
@@ -48,13 +49,26 @@ impl Patch {
 
     /// As an admission response carries it (RFC 6902), before base64.
     pub fn to_json(&self) -> Value {
-        let operation =
-            |operation: &Operation| json!({"op": "add", "path": operation.path, "value": operation.value});
+        let operation = |Operation { path, value }: &Operation| match value {
+            Some(value) => json!({"op": "add", "path": path, "value": value}),
+            None => json!({"op": "remove", "path": path}),
+        };
         self.0.iter().map(operation).collect()
     }
 
+    pub(super) fn into_operations(self) -> Vec<Operation> {
+        self.0
+    }
+
     fn set(&mut self, path: String, value: Value) {
+        let value = Some(value);
         self.0.push(Operation { path, value });
+    }
+}
+
+impl From<Vec<Operation>> for Patch {
+    fn from(operations: Vec<Operation>) -> Self {
+        Self(operations)
     }
 }
 
@@ -62,7 +76,10 @@ impl fmt::Display for Patch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, operation) in self.0.iter().enumerate() {
             let comma = if index == 0 { "" } else { ", " };
-            write!(f, "{comma}{}={}", operation.path, operation.value)?;
+            match &operation.value {
+                Some(value) => write!(f, "{comma}{}={value}", operation.path)?,
+                None => write!(f, "{comma}no {}", operation.path)?,
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 mod creates;
 mod patches;
+mod reviews;
 mod updates;
 
 use berth_model::IpFamily;

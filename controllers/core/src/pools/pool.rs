@@ -43,7 +43,7 @@ impl What {
         }
     }
 
-    pub(super) fn is_family_of(self, item: Item) -> bool {
+    pub(crate) fn is_family_of(self, item: Item) -> bool {
         match (self, item) {
             (Self::LoadBalancer(family) | Self::ClusterIp(family), Item::Address(address)) => {
                 IpFamily::of(address) == family
@@ -269,15 +269,18 @@ impl Pool {
         self.excluded.iter().any(|range| range.contains(item))
     }
 
+    /// Nobody knows what one without a single range that can be read was meant to have: it stands for any, at rest.
     pub(super) fn has_family(&self, what: What) -> bool {
-        self.ranges.iter().any(|range| match (range, what) {
+        let mut ranges = self.ranges.iter();
+        let has = ranges.any(|range| match (range, what) {
             (Range::Addresses(range), What::LoadBalancer(family) | What::ClusterIp(family)) => {
                 range.family() == family
             }
             (Range::Ports(_), What::NodePort) => true,
             (Range::Addresses(_), What::NodePort)
             | (Range::Ports(_), What::LoadBalancer(_) | What::ClusterIp(_)) => false,
-        })
+        });
+        has || (self.ranges.is_empty() && !self.is_well_formed)
     }
 
     pub(super) fn overlaps(&self, other: &Self) -> bool {

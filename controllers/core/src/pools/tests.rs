@@ -203,6 +203,15 @@ fn what_only_pools_at_rest_are_for_is_refused_and_not_served_from_elsewhere() {
         chosen(&pools, What::LoadBalancer(IpFamily::V4), None, &[]),
         "any outside every pool"
     );
+    // What it was meant to have nobody can tell.
+    let inverted = json!({"addresses": ["10.9.0.9-10.9.0.1"]});
+    let pools = Pools::new([mk_addresses("a", 0, &inverted)]);
+    for family in IpFamily::ALL {
+        assert_eq!(
+            chosen(&pools, What::ClusterIp(family), None, &[]),
+            "refused: every pool for it gives nothing new (AddressPool a has faults in its spec): put one of them right, or add one"
+        );
+    }
 }
 
 #[test]
@@ -271,7 +280,6 @@ fn what_is_reserved_or_claimed_for_a_service_comes_before_any_other() {
         claim: format!("claim-of-{service}"),
         service: service.to_owned(),
         what: CLUSTER_IP,
-        pool: "a".to_owned(),
         item: address(text),
     };
     let (reserved, plain) = (

@@ -10,6 +10,7 @@
 //! Soft where it can be: a claim whose spec is edited keeps what it has until it is given what it asks for now, a pool that
 //! is edited away or drained takes nothing back, and what somebody else has against the claim is said and left.
 
+mod keeps;
 mod status;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use crate::pools::Item;
 use crate::service::Labels;
 use crate::values::{ClaimId, Grant, Reason, Refused, ServiceView, Values, Wish};
+use keeps::Keeps;
 
 /// What is to be done about a claim.
 #[derive(Clone, Debug)]
@@ -116,14 +118,6 @@ fn written(write: Option<ClaimWrite>) -> Step {
     write.map_or(Step::Nothing, |write| Step::Write(Box::new(write)))
 }
 
-/// What a claim keeps.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Keeps {
-    addresses: BTreeMap<IpFamily, IpAddr>,
-    pool: Option<String>,
-    since: Option<Timestamp>,
-}
-
 /// What the status is to say.
 struct Said {
     keeps: Keeps,
@@ -147,16 +141,7 @@ impl<'a> Case<'a> {
     fn of(values: &'a Values, id: &ClaimId, now: &Time) -> Option<Self> {
         let claim = values.claim(id)?;
         let key = ServiceKey::new(id.0.as_str(), claim.spec.service_name.as_str());
-        let status = claim.status.as_ref();
-        let addresses = status.into_iter().flat_map(|status| &status.addresses);
-        let addresses = addresses.filter_map(|text| text.parse::<IpAddr>().ok());
-        let keeps = Keeps {
-            addresses: addresses
-                .map(|address| (IpFamily::of(address), address))
-                .collect(),
-            pool: status.and_then(|status| status.pool.clone()),
-            since: status.and_then(|status| Some(status.held_since.as_ref()?.0)),
-        };
+        let keeps = Keeps::of(claim.status.as_ref(), values);
         Some(Self {
             service: values.service(&key),
             values,
@@ -206,13 +191,14 @@ impl<'a> Case<'a> {
     fn missing(&self) -> BTreeMap<IpFamily, Option<IpAddr>> {
         let spec = &self.claim.spec;
         let wish: Option<IpAddr> = spec.address.as_ref().and_then(|text| text.parse().ok());
-        let of_pool = spec.pool.is_none() || spec.pool == self.keeps.pool;
+        let of_pool =
+            |family: &IpFamily| spec.pool.is_none() || spec.pool.as_ref() == self.keeps.pools.get(family);
         let families = spec.family.families().iter().copied();
         families
             .map(|family| (family, wish.filter(|wish| IpFamily::of(*wish) == family)))
             .filter(|(family, wish)| {
                 let kept = self.keeps.addresses.get(family);
-                !(of_pool && kept.is_some_and(|kept| wish.is_none_or(|wish| wish == *kept)))
+                !(of_pool(family) && kept.is_some_and(|kept| wish.is_none_or(|wish| wish == *kept)))
             })
             .collect()
     }
@@ -221,7 +207,11 @@ impl<'a> Case<'a> {
     fn wishes(&self, missing: &BTreeMap<IpFamily, Option<IpAddr>>) -> Vec<Wish> {
         let labels = self.labels();
         let pool = self.claim.spec.pool.as_deref();
-        let wish = |asks| Wish::of_claim(&self.key, &labels, asks, pool);
+        let namespace_labels = self.values.namespace_labels(self.key.namespace()).known();
+        let wish = |asks| Wish {
+            namespace_labels: namespace_labels.clone(),
+            ..Wish::of_claim(&self.key, &labels, asks, pool)
+        };
         let adopting: BTreeMap<IpFamily, Option<IpAddr>> = missing
             .iter()
             .map(|(family, wish)| (*family, wish.or_else(|| self.own(*family, pool))))
@@ -287,11 +277,9 @@ impl<'a> Case<'a> {
     /// When addresses that have been unused since then go back to the pool.
     fn expires(&self, keeps: &Keeps, unused_since: Timestamp) -> Option<Timestamp> {
         let own = self.claim.spec.retention.as_deref().and_then(parse_retention);
-        let pool = keeps
-            .pool
-            .as_deref()
-            .and_then(|pool| self.values.address_pool(pool));
-        let most = pool.and_then(|pool| parse_retention(pool.spec.max_retention.as_deref()?));
+        let pools = keeps.pools.values();
+        let pools = pools.filter_map(|pool| self.values.address_pool(pool));
+        let most = pools.filter_map(|pool| parse_retention(pool.spec.max_retention.as_deref()?));
         let limit = own.into_iter().chain(most).min()?;
         let since = keeps.since.map_or(unused_since, |since| since.max(unused_since));
         since.checked_add(SignedDuration::try_from(limit).ok()?).ok()
@@ -299,26 +287,22 @@ impl<'a> Case<'a> {
 
     /// The answer in the form of what it keeps from now on; nothing where a family is missing of it.
     fn given(&self, grant: &Grant) -> Option<Said> {
-        let granted = grant
-            .cluster_ips
-            .iter()
-            .map(|address| (IpFamily::of(*address), *address));
-        let mut addresses: BTreeMap<IpFamily, IpAddr> = self.keeps.addresses.clone();
         let families = self.claim.spec.family.families();
-        addresses.retain(|family, _| families.contains(family));
-        addresses.extend(granted);
-        if !families.iter().all(|family| addresses.contains_key(family)) {
+        let mut keeps = self.keeps.clone().only(families);
+        for address in &grant.cluster_ips {
+            let family = IpFamily::of(*address);
+            let pool = self.claim.spec.pool.as_deref();
+            // A pool that this replica is yet to see is seen in the next round, and the answer is held till then.
+            let pool = pool.or_else(|| self.values.pool_of(*address))?;
+            keeps.addresses.insert(family, *address);
+            keeps.pools.insert(family, pool.to_owned());
+        }
+        if !families.iter().all(|family| keeps.addresses.contains_key(family)) {
             return None;
         }
-        let first = addresses.values().next().copied();
-        let of_first = first.and_then(|first| self.values.pool_of(first));
-        let pool = self.claim.spec.pool.clone();
+        keeps.since = Some(self.now);
         Some(Said {
-            keeps: Keeps {
-                pool: pool.or_else(|| of_first.map(ToOwned::to_owned)),
-                addresses,
-                since: Some(self.now),
-            },
+            keeps,
             is_ready: true,
             reason: ClaimReason::Kept,
             message: String::new(),
@@ -328,8 +312,7 @@ impl<'a> Case<'a> {
     /// It has all that it asks for, unless somebody else has it.
     fn keeps_all(&self) -> Said {
         let families = self.claim.spec.family.families();
-        let mut keeps = self.keeps.clone();
-        keeps.addresses.retain(|family, _| families.contains(family));
+        let keeps = self.keeps.clone().only(families);
         let mut taken = keeps.addresses.values().filter(|address| {
             let user = self.values.user_of(**address);
             user.is_some_and(|user| *user != self.key)

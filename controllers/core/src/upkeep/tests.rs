@@ -2,7 +2,10 @@
 //! What is written for pools and claims, step by step, with a watch that shows every write.
 
 mod claims;
+mod lives;
+mod lives_world;
 mod pools;
+mod retention;
 mod service_cidrs;
 
 use std::time::Duration;

@@ -63,6 +63,9 @@ impl Values {
                 Ok(Some(item)) => {
                     search.taken.insert(item);
                     grant.put(asked.slot, item);
+                    if asked.wish.is_some() {
+                        grant.wished.insert(item);
+                    }
                 }
                 Ok(None) => {}
                 Err(refused) => {
@@ -85,12 +88,13 @@ impl Values {
         }
         let claims = self.claims_for(search.key.as_ref(), asked.wish);
         let unlabelled = Labels::new();
+        let said = search.wish.namespace_labels.as_ref().unwrap_or(&unlabelled);
         let mut taken = search.taken.clone();
         loop {
             let namespace = &search.wish.namespace;
             let request = Request {
                 namespace,
-                namespace_labels: self.namespaces.get(namespace).unwrap_or(&unlabelled),
+                namespace_labels: self.namespaces.get(namespace).unwrap_or(said),
                 name: search.wish.name.as_deref(),
                 labels: &search.wish.labels,
             };
@@ -216,9 +220,17 @@ impl Values {
 
     /// What an earlier question of the same Service holds for the slot: asking again does not take another.
     fn again(&mut self, search: &Search<'_>, slot: Slot, pools: &[PoolName]) -> Option<Item> {
-        let key = search.key.as_ref()?;
-        let earlier = self.holds.of(key).filter(|(_, hold)| hold.stands);
-        let earlier: BTreeSet<Item> = earlier.filter_map(|(_, hold)| hold.grant.at(slot)).collect();
+        let earlier: BTreeSet<Item> = match &search.key {
+            Some(key) => {
+                let earlier = self.holds.of(key).filter(|(_, hold)| hold.stands);
+                earlier.filter_map(|(_, hold)| hold.grant.at(slot)).collect()
+            }
+            // Nothing but the values themselves tells one without a name from another.
+            None => {
+                let had = search.wish.had.iter().copied();
+                had.filter(|item| what(slot).is_family_of(*item)).collect()
+            }
+        };
         let mut fitting = earlier.difference(&search.taken).copied();
         fitting.find(|item| match item {
             Item::Address(address) => share(&mut self.addresses, search, *address, pools),
@@ -273,13 +285,23 @@ enum Stand {
     Gone,
 }
 
+/// Whether the one may be the other. Of Services without a name nobody can say: where they are two, the API server has the last
+/// word on a value that both ask for.
+fn may_be(one: &Holder, other: &Holder) -> bool {
+    match (one, other) {
+        (Holder::Unnamed { namespace: one, .. }, Holder::Unnamed { namespace: other, .. }) => one == other,
+        (Holder::Service(_) | Holder::Reserved(_) | Holder::Unnamed { .. }, _) => one == other,
+    }
+}
+
 fn stand<I: Value>(stock: &Stock<I>, search: &Search<'_>, item: I) -> Stand {
     if !stock.is_usable(item) {
         return Stand::Gone;
     }
     let holder = search.lease.holder;
     match stock.state(item) {
-        State::Allocated(by) | State::Held(by, _) if by == holder => Stand::Own,
+        State::Allocated(by) if by == holder => Stand::Own,
+        State::Held(by, _) if may_be(by, holder) => Stand::Own,
         State::Held(..) => Stand::BeingGiven,
         State::Free | State::Resting(_) => Stand::Free,
         State::Reserved(Holder::Reserved(of)) if Some(of) == search.key.as_ref() => Stand::ReservedForIt,
@@ -331,7 +353,7 @@ fn certain_of<I: Value>(stock: &mut Stock<I>, search: &Search<'_>, item: I) -> R
 /// Keeps what is held for the same Service for this question too, if it is of one of the pools and not kept for one of
 /// its ports.
 fn share<I: Value>(stock: &mut Stock<I>, search: &Search<'_>, item: I, pools: &[PoolName]) -> bool {
-    let held = matches!(stock.state(item), State::Held(by, _) if by == search.lease.holder);
+    let held = matches!(stock.state(item), State::Held(by, _) if may_be(by, search.lease.holder));
     let pool = stock.pool_of(item).filter(|pool| pools.contains(pool));
     let reserved = |pool: &PoolName| {
         let mut reservations = stock.pool(pool).into_iter().flat_map(|pool| pool.reservations());

@@ -6,7 +6,7 @@ use super::Values;
 use super::refuse::because;
 use super::wish::{Claiming, Reason, Refused, Wish};
 use crate::admission::{Exempt, Slot};
-use crate::pools::{Choice, Considered, Item, PoolRef, Selection};
+use crate::pools::{Choice, Considered, Item, PoolRef, Refusal, Selection};
 
 /// A choice, as far as it is one for a claim.
 pub(super) enum Narrowed {
@@ -58,6 +58,12 @@ impl Values {
                     return Err(no_pool(slot, wish, named, &selection.considered));
                 }
                 Narrowed::To(Choice::AnyOf(pools))
+            }
+            Choice::Refused(Refusal::PoolsAtRest(at_rest))
+                if named.is_some() && !at_rest.iter().any(|considered| is_named(&considered.pool)) =>
+            {
+                // Others are at rest, and the one that it names is not for it at all.
+                return Err(no_pool(slot, wish, named, &selection.considered));
             }
             Choice::OutsideEveryPool => return Err(no_pool(slot, wish, named, &selection.considered)),
             choice @ (Choice::Wished { .. }

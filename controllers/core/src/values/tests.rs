@@ -2,6 +2,7 @@
 //! The book, by behaviour, and beside a naive one.
 
 mod cases;
+mod earlier;
 mod following;
 mod history;
 mod limits;
@@ -68,7 +69,7 @@ pub(super) fn mk_claim(
     let claim = json!({"apiVersion": "berth.dev/v1alpha1", "kind": "AddressClaim",
         "metadata": {"namespace": namespace, "name": name,
             "creationTimestamp": format!("2026-01-02T03:04:{second:02}Z")},
-        "spec": {"serviceName": service, "use": "ClusterIP"}, "status": {"addresses": addresses, "pool": "p"}});
+        "spec": {"serviceName": service, "use": "ClusterIP"}, "status": {"addresses": addresses, "pools": ["p"]}});
     serde_json::from_value(claim).unwrap()
 }
 

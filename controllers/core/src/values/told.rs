@@ -101,7 +101,10 @@ impl Values {
         let new = Claim {
             created: created(&claim.metadata),
             service: ServiceKey::new(namespace, claim.spec.service_name.as_str()),
-            pool: status.and_then(|status| status.pool.clone()).unwrap_or_default(),
+            pools: status
+                .into_iter()
+                .flat_map(|status| status.pools.clone())
+                .collect(),
             addresses: addresses.filter_map(|text| text.parse().ok()).collect(),
         };
         let id = (namespace.to_owned(), name.to_owned());
@@ -228,7 +231,7 @@ impl Values {
     }
 
     /// The questions without a name that this value is held for.
-    fn unnamed(&self, item: Item, namespace: &str) -> Vec<AskId> {
+    pub(super) fn unnamed(&self, item: Item, namespace: &str) -> Vec<AskId> {
         let grounds = match item {
             Item::Address(address) => self.addresses.grounds(address),
             Item::Port(port) => self.ports.grounds(port),
@@ -291,7 +294,6 @@ impl Values {
                 claim: name.clone(),
                 service: claim.service.name().to_owned(),
                 what: pools::What::ClusterIp(IpFamily::of(*address)),
-                pool: claim.pool.clone(),
                 item: address.item(),
             })
         });

@@ -31,6 +31,12 @@ pub struct Wish {
     /// Where it is an AddressClaim that asks.
     #[serde(default)]
     pub claim: Option<Claiming>,
+    /// The labels of the namespace, as far as whoever asks knows them: for a holder whose watch has not shown the namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_labels: Option<Labels>,
+    /// What an earlier question about the same write was given, where another webhook has changed the Service since.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub had: BTreeSet<Item>,
 }
 
 /// What an AddressClaim asks for besides: it is served by pools, or not at all.
@@ -81,6 +87,8 @@ impl Wish {
             asks: needs.slots().into_iter().map(asked).collect(),
             taken: values(needs),
             claim: None,
+            namespace_labels: None,
+            had: BTreeSet::new(),
         }
     }
 
@@ -108,6 +116,8 @@ impl Wish {
             claim: Some(Claiming {
                 pool: pool.map(ToOwned::to_owned),
             }),
+            namespace_labels: None,
+            had: BTreeSet::new(),
         }
     }
 
@@ -184,6 +194,9 @@ pub struct Grant {
     pub node_ports: BTreeMap<usize, Port>,
     /// The health-check node port.
     pub health_check: Option<Port>,
+    /// Those among these values that whoever wrote the Service asked for.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub wished: BTreeSet<Item>,
 }
 
 impl Grant {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The seam between the webhook and whoever hands out values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use berth_controllers_core::admission::{Chosen, ClusterFamilies, Needs};
+use berth_controllers_core::pools::Item;
 use tokio::time::Instant;
 
 /// What a review is about.
@@ -35,6 +36,8 @@ pub struct Ask<'a> {
     pub ports: &'a [String],
     /// Of the stored Service. None on a create: the API server gives it after admission.
     pub old_uid: Option<&'a str>,
+    /// What was chosen for it before, where it is reviewed once more: to be chosen again where it fits.
+    pub had: &'a BTreeSet<Item>,
     /// Nothing may be held for it: there will be no Service.
     pub dry_run: bool,
     /// When an answer comes too late to be sent.
@@ -111,6 +114,18 @@ pub enum Choice {
 pub trait Chooser: Send + Sync + 'static {
     /// The families of the cluster's Service ranges; none as long as they are not known, and nothing is asked then.
     fn cluster(&self) -> Option<ClusterFamilies>;
+
+    /// Which of these values were chosen for a Service of this name a moment ago, and not wished for; without a name, for any of
+    /// the namespace that is yet to have one.
+    fn chosen_before(
+        &self,
+        namespace: &str,
+        name: Option<&str>,
+        among: BTreeSet<Item>,
+    ) -> impl Future<Output = BTreeSet<Item>> + Send {
+        let _ = (namespace, name, among);
+        std::future::ready(BTreeSet::new())
+    }
 
     /// Chooses. May be dropped at `ask.deadline`, and has to be right then too: what it held lapses.
     fn choose(&self, ask: Ask<'_>) -> impl Future<Output = Choice> + Send;

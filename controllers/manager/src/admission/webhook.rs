@@ -13,10 +13,14 @@ mod review;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_controllers_core::admission::{Decision, Exemptions, Needs, Request, decide, patch};
+use berth_controllers_core::admission::{
+    Decision, Exemptions, Needs, Patch, Request, decide, over, patch, unclaimed, without,
+};
+use berth_controllers_core::pools::Item;
 use k8s_openapi::api::core::v1::Service;
 use tokio::time::Instant;
 
@@ -124,54 +128,89 @@ impl<C: Chooser> Webhook<C> {
                 message: "the cluster's Service ranges are not known yet".to_owned(),
             });
         };
+        let had = self.had(review, service, deadline).await;
+        let bare = without(service, &had);
         let request = Request {
             namespace: &review.namespace,
-            service,
+            service: &bare,
             old: review.old.as_ref(),
         };
         match decide(&request, cluster, &self.shared.settings.exemptions) {
             Decision::Exempt(_) => (Outcome::Exempt, Answer::allow()),
             Decision::LeaveToServer(invalid) => {
                 tracing::debug!(namespace = review.namespace, reason = %invalid, "left to the API server");
-                (Outcome::LeftToServer, Answer::allow())
+                let patch = over(service, &bare, Patch::default());
+                (Outcome::LeftToServer, Answer::with(&patch))
             }
-            Decision::Nothing(_) => (Outcome::Nothing, Answer::allow()),
-            Decision::Serve(needs) => self.serve(review, operation, service, &needs, deadline).await,
+            Decision::Nothing(_) => {
+                let patch = over(service, &bare, Patch::default());
+                let outcome = if patch.is_empty() {
+                    Outcome::Nothing
+                } else {
+                    Outcome::Patched
+                };
+                (outcome, Answer::with(&patch))
+            }
+            Decision::Serve(needs) => {
+                let reviewed = Reviewed {
+                    service,
+                    bare: &bare,
+                    had: &had,
+                };
+                self.serve(review, operation, &reviewed, &needs, deadline).await
+            }
         }
+    }
+
+    /// What an earlier review of the same write put there, if another webhook has changed the Service since.
+    async fn had(&self, review: &Review, service: &Service, deadline: Instant) -> BTreeSet<Item> {
+        let may_be = unclaimed(service, review.old.as_ref());
+        if may_be.is_empty() || review.dry_run {
+            return BTreeSet::new();
+        }
+        let chosen = self
+            .shared
+            .chooser
+            .chosen_before(&review.namespace, name_of(service), may_be);
+        let chosen = tokio::time::timeout_at(deadline, chosen).await;
+        chosen.unwrap_or_default()
     }
 
     async fn serve(
         &self,
         review: &Review,
         operation: Operation,
-        service: &Service,
+        reviewed: &Reviewed<'_>,
         needs: &Needs,
         deadline: Instant,
     ) -> (Outcome, Answer) {
+        let Reviewed { service, bare, had } = *reviewed;
         let metadata = &service.metadata;
         let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
         let ports: Vec<String> = ports.map(|port| port.name.clone().unwrap_or_default()).collect();
         let ask = Ask {
             operation,
             namespace: &review.namespace,
-            name: metadata.name.as_deref().filter(|name| !name.is_empty()),
+            name: name_of(service),
             labels: &metadata.labels.clone().unwrap_or_default(),
             annotations: &metadata.annotations.clone().unwrap_or_default(),
             needs,
             ports: &ports,
             old_uid: review.old.as_ref().and_then(|old| old.metadata.uid.as_deref()),
+            had,
             dry_run: review.dry_run,
             deadline,
         };
         let choice = tokio::time::timeout_at(deadline, self.shared.chooser.choose(ask)).await;
         match choice {
             Ok(Choice::Chosen(chosen)) => {
-                let patch = patch(service, needs, &chosen);
-                if patch.is_empty() {
-                    (Outcome::Allowed, Answer::allow())
+                let patch = over(service, bare, patch(bare, needs, &chosen));
+                let outcome = if patch.is_empty() {
+                    Outcome::Allowed
                 } else {
-                    (Outcome::Patched, Answer::patch(&patch))
-                }
+                    Outcome::Patched
+                };
+                (outcome, Answer::with(&patch))
             }
             Ok(Choice::Refused(refusal)) => (Outcome::Refused, refused(&refusal, metadata.name.as_deref())),
             Ok(Choice::Unavailable(why)) => self.unavailable(why),
@@ -198,6 +237,19 @@ impl<C: Chooser> Webhook<C> {
             }
         }
     }
+}
+
+/// A Service, and what it is without what an earlier review put there.
+struct Reviewed<'a> {
+    service: &'a Service,
+    bare: &'a Service,
+    had: &'a BTreeSet<Item>,
+}
+
+/// None where the API server makes it up later.
+fn name_of(service: &Service) -> Option<&str> {
+    let name = service.metadata.name.as_deref();
+    name.filter(|name| !name.is_empty())
 }
 
 fn refused(refusal: &Refusal, name: Option<&str>) -> Answer {

@@ -34,6 +34,8 @@ pub(super) struct Ground {
     pub(super) families: watch::Sender<Option<ClusterFamilies>>,
     /// Whether there is anything to choose: as long as there is, the webhook is registered.
     pub(super) has_pools: watch::Sender<Option<bool>>,
+    /// Whether any pool goes by the labels of namespaces.
+    pub(super) goes_by_labels: watch::Sender<bool>,
     /// What API servers are to enforce follows from it.
     pub(super) observed: watch::Sender<Option<Observed>>,
 }
@@ -43,6 +45,7 @@ impl Ground {
         Self {
             families: watch::Sender::new(None),
             has_pools: watch::Sender::new(None),
+            goes_by_labels: watch::Sender::new(false),
             observed: watch::Sender::new(None),
         }
     }
@@ -171,10 +174,12 @@ impl BookFeed {
     }
 
     async fn show_ground(&self) {
-        let seen = self
-            .handout
-            .look(|replica, _| (replica.book().families(), replica.book().has_pools()));
-        if let Some((families, has_pools)) = seen.await {
+        let seen = self.handout.look(|replica, _| {
+            let book = replica.book();
+            (book.families(), book.has_pools(), book.goes_by_namespace_labels())
+        });
+        if let Some((families, has_pools, goes_by_labels)) = seen.await {
+            show(&self.ground.goes_by_labels, goes_by_labels);
             show(&self.ground.families, families);
             show(&self.ground.has_pools, Some(has_pools));
         }

@@ -1,15 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From what the webhook asks for to a question for the replicas' book, and back.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use berth_controllers_core::Labels;
 use berth_controllers_core::admission::ClusterFamilies;
 use berth_controllers_core::holder::Outcome;
-use berth_controllers_core::values::{Reason, Refused, Values, Wish};
+use berth_controllers_core::pools::Item;
+use berth_controllers_core::values::{NamespaceLabels, Reason, Refused, Values, Wish};
 use berth_model::{IpFamily, ServiceKey};
+use berth_runtime::client::explain;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Api, PartialObjectMeta};
+use kube::{Client, Error};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::book::Ground;
 use crate::admission::{Ask, Choice, Chooser, Operation, Refusal, RefusalKind, Unavailable};
 use crate::handout::Handout;
 
@@ -20,11 +28,52 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct PoolChooser {
     handout: Handout<Values>,
     families: watch::Receiver<Option<ClusterFamilies>>,
+    goes_by_labels: watch::Receiver<bool>,
+    namespaces: Api<Namespace>,
 }
 
 impl PoolChooser {
-    pub(super) fn new(handout: Handout<Values>, families: watch::Receiver<Option<ClusterFamilies>>) -> Self {
-        Self { handout, families }
+    pub(super) fn new(client: Client, handout: Handout<Values>, ground: &Ground) -> Self {
+        Self {
+            handout,
+            families: ground.families.subscribe(),
+            goes_by_labels: ground.goes_by_labels.subscribe(),
+            namespaces: Api::all(client),
+        }
+    }
+
+    /// The labels of a namespace, where a pool goes by them. One that no watch has shown yet was made a moment ago, mostly
+    /// together with the Service: the API server is asked.
+    async fn labels_of(&self, namespace: &str) -> Result<Option<Labels>, Unavailable> {
+        if !*self.goes_by_labels.borrow() {
+            return Ok(None);
+        }
+        let name = namespace.to_owned();
+        let known = self
+            .handout
+            .look(move |replica, _| replica.book().namespace_labels(&name));
+        match known.await {
+            None | Some(NamespaceLabels::NotAskedFor) => Ok(None),
+            Some(NamespaceLabels::Known(labels)) => Ok(Some(labels)),
+            Some(NamespaceLabels::Unknown) => self.asked_for(namespace).await.map(Some),
+        }
+    }
+
+    async fn asked_for(&self, namespace: &str) -> Result<Labels, Unavailable> {
+        match self.namespaces.get_metadata(namespace).await {
+            Ok(PartialObjectMeta { metadata, .. }) => Ok(metadata.labels.unwrap_or_default()),
+            // Gone again, and the Service with it.
+            Err(Error::Api(status)) if status.code == 404 => Ok(Labels::new()),
+            Err(error) => {
+                let (fault, error) = explain(&error);
+                Err(Unavailable {
+                    reason: "NamespaceUnknown",
+                    message: format!(
+                        "pools go by the labels of namespaces, and those of {namespace} can't be read: {fault}: {error}"
+                    ),
+                })
+            }
+        }
     }
 
     /// What would be given. On a dry run the API server checks an address against one of its allocators only, and refuses one
@@ -54,8 +103,29 @@ impl Chooser for PoolChooser {
         *self.families.borrow()
     }
 
+    async fn chosen_before(
+        &self,
+        namespace: &str,
+        name: Option<&str>,
+        among: BTreeSet<Item>,
+    ) -> BTreeSet<Item> {
+        let (namespace, name) = (namespace.to_owned(), name.map(ToOwned::to_owned));
+        let seen = self
+            .handout
+            .look(move |replica, _| replica.book().chosen_before(&namespace, name.as_deref(), &among));
+        seen.await.unwrap_or_default()
+    }
+
     async fn choose(&self, ask: Ask<'_>) -> Choice {
-        let wish = wish(&ask);
+        let namespace_labels = match self.labels_of(ask.namespace).await {
+            Ok(labels) => labels,
+            Err(unavailable) => return Choice::Unavailable(unavailable),
+        };
+        let wish = Wish {
+            namespace_labels,
+            had: ask.had.clone(),
+            ..wish(&ask)
+        };
         if ask.dry_run {
             return self.foresee(wish).await;
         }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn chosen() -> Chosen {
+pub(super) fn chosen() -> Chosen {
     Chosen {
         cluster_ips: BTreeMap::from([
             (IpFamily::V4, "10.96.1.1".parse().unwrap()),
@@ -137,20 +137,28 @@ fn a_patch_is_json_as_admission_wants_it() {
     assert_eq!(Patch::default().to_json(), json!([]));
 }
 
-fn applied(new: &Value, patch: &Patch) -> Value {
+pub(super) fn applied(new: &Value, patch: &Patch) -> Value {
     let mut object = json!({"spec": new});
     for operation in patch.operations() {
         let (parent, name) = operation.path.rsplit_once('/').unwrap();
-        object.pointer_mut(parent).unwrap()[name] = operation.value.clone();
+        let parent = object.pointer_mut(parent).unwrap();
+        match &operation.value {
+            Some(value) => parent[name] = value.clone(),
+            None => assert!(
+                parent.as_object_mut().unwrap().remove(name).is_some(),
+                "{}",
+                operation.path
+            ),
+        }
     }
     object["spec"].clone()
 }
 
-fn any_of(values: &'static [&'static str]) -> impl Strategy<Value = Value> {
+pub(super) fn any_of(values: &'static [&'static str]) -> impl Strategy<Value = Value> {
     proptest::sample::select(values).prop_map(|text| serde_json::from_str(text).unwrap())
 }
 
-fn any_spec() -> impl Strategy<Value = Value> {
+pub(super) fn any_spec() -> impl Strategy<Value = Value> {
     let ports = proptest::collection::vec((0..3i32, 0..3i32, 0..4i32), 0..4).prop_map(|ports| {
         let port = |(index, (number, protocol, node_port)): (usize, (i32, i32, i32))| {
             let protocol = ["TCP", "UDP", "SCTP"][usize::try_from(protocol).unwrap()];
@@ -196,7 +204,7 @@ fn any_spec() -> impl Strategy<Value = Value> {
 }
 
 /// What the API server keeps: addresses in both fields, and the families that they are of.
-fn stored(mut spec: Value) -> Value {
+pub(super) fn stored(mut spec: Value) -> Value {
     let addresses = match (&spec["clusterIPs"], &spec["clusterIP"]) {
         (Value::Array(addresses), _) => addresses.clone(),
         (_, Value::String(address)) => vec![json!(address)],

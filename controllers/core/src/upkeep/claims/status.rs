@@ -41,7 +41,10 @@ impl Case<'_> {
         let is_unused = self.service.is_none() && !keeps.addresses.is_empty();
         let unused_since = is_unused.then(|| self.unused_since().unwrap_or(self.now));
         after.addresses = keeps.addresses.values().map(ToString::to_string).collect();
-        after.pool.clone_from(&keeps.pool);
+        let families = keeps.addresses.keys();
+        after.pools = families
+            .map_while(|family| keeps.pools.get(family).cloned())
+            .collect();
         after.held_since = keeps.since.map(Time);
         after.unused_since = unused_since.map(Time);
         after.expires = unused_since

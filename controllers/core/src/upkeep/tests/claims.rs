@@ -6,13 +6,13 @@ use crate::upkeep::claims::{Step, answered, plan};
 use crate::values::{ClaimId, Wish};
 
 /// A book, whoever hands out of it, and an API server that shows every write at once.
-struct World {
-    values: Values,
+pub(super) struct World {
+    pub(super) values: Values,
     asked: u64,
 }
 
 impl World {
-    fn new(pools: &[AddressPool]) -> Self {
+    pub(super) fn new(pools: &[AddressPool]) -> Self {
         let mut values = cluster();
         for pool in pools {
             values.apply_address_pool(pool);
@@ -20,16 +20,16 @@ impl World {
         Self { values, asked: 0 }
     }
 
-    fn claim(&mut self, claim: &AddressClaim) {
+    pub(super) fn claim(&mut self, claim: &AddressClaim) {
         self.values.apply_claim(claim, Duration::ZERO);
     }
 
-    fn service(&mut self, name: &str, addresses: &[&str]) {
+    pub(super) fn service(&mut self, name: &str, addresses: &[&str]) {
         let service = mk_service(&key(name), addresses, &[]);
         self.values.apply_service(Shown::of(&service), Duration::ZERO);
     }
 
-    fn gone(&mut self, name: &str) {
+    pub(super) fn gone(&mut self, name: &str) {
         self.values.remove_service(&key(name), Duration::ZERO);
     }
 
@@ -39,7 +39,7 @@ impl World {
     }
 
     /// A create of a Service that has no wish: what it is given.
-    fn create(&mut self, name: &str) -> String {
+    pub(super) fn create(&mut self, name: &str) -> String {
         let mut wish = Wish::of_claim(
             &key(name),
             &crate::service::Labels::new(),
@@ -54,7 +54,7 @@ impl World {
     }
 
     /// Turns until nothing is to be done; what the status says then.
-    fn settle(&mut self, name: &str, second: i64) -> String {
+    pub(super) fn settle(&mut self, name: &str, second: i64) -> String {
         let id: ClaimId = ("a".to_owned(), name.to_owned());
         for _ in 0..5 {
             let write = match plan(&mut self.values, &id, &at(second)) {
@@ -84,14 +84,14 @@ impl World {
         format!(
             "[{}] {} {}, {}, {expires:?}",
             status.addresses.join(" "),
-            status.pool.unwrap_or_default(),
+            status.pools.join(" "),
             reason("Ready"),
             reason("Bound")
         )
     }
 }
 
-fn pool_of_two(more: &Json) -> AddressPool {
+pub(super) fn pool_of_two(more: &Json) -> AddressPool {
     let mut spec = json!({"addresses": ["10.0.0.4-10.0.0.5"], "strategy": "LowestFirst"});
     for (field, value) in more.as_object().unwrap() {
         spec[field] = value.clone();

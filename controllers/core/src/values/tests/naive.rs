@@ -51,6 +51,14 @@ impl Question<'_> {
         holder_of(self.ask, &self.wish.namespace, self.wish.name.as_deref())
     }
 
+    /// Neither has a name.
+    fn may_be(&self, owner: &Holder) -> bool {
+        let Holder::Unnamed { namespace, .. } = owner else {
+            return false;
+        };
+        self.wish.name.is_none() && **namespace == *self.wish.namespace
+    }
+
     fn taken(&self) -> BTreeSet<Item> {
         self.wish.taken.union(&self.given).copied().collect()
     }
@@ -213,6 +221,7 @@ impl Naive {
         }
         match self.owned(item, question) {
             Some((owner, _)) if owner == question.holder() => Verdict::Given([item].into()),
+            Some((owner, true)) if question.may_be(&owner) => Verdict::Given([item].into()),
             Some((_, true)) => Verdict::Refused(Reason::WishBeingGiven),
             Some((_, false)) => Verdict::Left,
             None => match self.pool_of(item) {
@@ -317,11 +326,7 @@ impl Naive {
     }
 
     fn again(&self, question: &Question<'_>, slot: Slot, serving: &[&NaivePool]) -> Option<Item> {
-        let (key, taken) = (question.wish.key()?, question.taken());
-        let holds = self
-            .holds
-            .values()
-            .filter(|hold| hold.grant.key().as_ref() == Some(&key));
+        let (key, taken) = (question.wish.key(), question.taken());
         let fits = |item: &Item| {
             let place = match self.pool_of(*item) {
                 Some(pool) => serving
@@ -329,14 +334,25 @@ impl Naive {
                     .any(|one| self.is_of(one, *item) && one.name == pool.name),
                 None => serving.is_empty(),
             };
-            let is_held = self.owner(*item) == Some((Holder::Service(key.clone()), true));
+            let is_held = match (&key, self.owner(*item)) {
+                (Some(key), owner) => owner == Some((Holder::Service(key.clone()), true)),
+                (None, Some((owner, true))) => question.may_be(&owner),
+                (None, _) => false,
+            };
             place
                 && is_held
                 && !taken.contains(item)
                 && self.usable.contains(item)
                 && self.reservation(*item).is_none()
         };
-        let items: BTreeSet<Item> = holds.filter_map(|hold| hold.grant.at(slot)).collect();
+        let items: BTreeSet<Item> = if key.is_some() {
+            let holds = self.holds.values().filter(|hold| hold.grant.key() == key);
+            holds.filter_map(|hold| hold.grant.at(slot)).collect()
+        } else {
+            let what = super::super::wish::what(slot);
+            let had = question.wish.had.iter().copied();
+            had.filter(|item| what.is_family_of(*item)).collect()
+        };
         items.into_iter().find(fits)
     }
 

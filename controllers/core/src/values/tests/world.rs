@@ -161,6 +161,18 @@ impl World {
             .apply_service_cidr("more", &[MORE.to_owned()], self.more);
     }
 
+    /// Of one without a name, what an earlier question about it may have been given.
+    fn had(&mut self, key: &ServiceKey, is_named: bool) -> BTreeSet<Item> {
+        if is_named || self.percent(50) {
+            return BTreeSet::new();
+        }
+        let index = self.below(self.naive.holds.len().max(1) as u64);
+        let hold = self.naive.holds.values().nth(usize::try_from(index).unwrap());
+        let grant = hold.map(|hold| &hold.grant);
+        let grant = grant.filter(|grant| grant.name.is_none() && grant.namespace == key.namespace());
+        grant.map(Grant::items).unwrap_or_default()
+    }
+
     pub(super) fn wish(&mut self) -> Wish {
         let key = self.service();
         let is_named = self.percent(80);
@@ -169,6 +181,7 @@ impl World {
         if is_update {
             taken.extend(self.naive.services[&key].1.clone());
         }
+        let had = self.had(&key, is_named);
         let mut asks = Vec::new();
         for (slot, percent) in [
             (Slot::ClusterIp(IpFamily::V4), 70),
@@ -194,6 +207,8 @@ impl World {
             is_update,
             asks,
             taken,
+            namespace_labels: None,
+            had,
         }
     }
 

@@ -159,8 +159,11 @@ impl Answer {
         }
     }
 
-    /// Lets it through, patched.
-    pub(super) fn patch(patch: &Patch) -> Self {
+    /// Lets it through with a patch, if there is anything in it.
+    pub(super) fn with(patch: &Patch) -> Self {
+        if patch.is_empty() {
+            return Self::allow();
+        }
         Self {
             patch_type: Some("JSONPatch"),
             patch: Some(ByteString(patch.to_json().to_string().into_bytes())),

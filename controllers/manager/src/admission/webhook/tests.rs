@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+mod again;
+
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Mutex;
