@@ -135,7 +135,8 @@ impl Values {
         match wished {
             Ok(Certain::Held) => Ok(Some(item)),
             Ok(Certain::Passed) if search.wish.claim.is_some() => {
-                Err(claiming::taken(slot, search.wish, item, self.is_given(item)))
+                let by = self.taker(item);
+                Err(claiming::taken(slot, search.wish, item, by))
             }
             // The API server refuses what is taken or not its own, and says it best.
             Ok(Certain::Passed) => Ok(None),
@@ -231,6 +232,7 @@ impl Values {
             pool: pool.clone(),
             quota,
             counts: self.counts(name, what),
+            foreign: self.foreign_in(name, what),
         }
     }
 
