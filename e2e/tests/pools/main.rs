@@ -8,7 +8,9 @@
 
 mod cluster;
 mod faults;
+mod ip_addresses;
 mod kubectl;
+mod node_port_range;
 mod upkeep;
 
 use std::collections::BTreeSet;
