@@ -20,7 +20,7 @@ use berth_controllers_core::admission::Exemptions;
 use berth_crds::{AddressClaim, AddressPool, NodePortPool};
 use berth_model::PortRange;
 use k8s_openapi::api::core::v1::{Namespace, Service};
-use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use serde::Serialize;
 
 pub(crate) use report::report;
@@ -31,6 +31,8 @@ pub(crate) struct Listed {
     pub(crate) services: Vec<Service>,
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) service_cidrs: Option<Vec<ServiceCIDR>>,
+    /// Those that the API server's allocator manages say nothing that Services don't.
+    pub(crate) ip_addresses: Option<Vec<IPAddress>>,
     pub(crate) address_pools: Option<Vec<AddressPool>>,
     pub(crate) port_pools: Option<Vec<NodePortPool>>,
     pub(crate) claims: Option<Vec<AddressClaim>>,
@@ -108,9 +110,9 @@ pub(crate) struct NamespaceReport {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ValueReport {
     pub(crate) value: String,
-    /// Namespace and name of a Service, which need not exist.
+    /// Namespace and name of a Service, which need not exist; `-` where it is none's.
     pub(crate) service: String,
-    /// `InUse`, `Claimed`, `Reserved` or `Requested`.
+    /// `InUse`, `Claimed`, `Reserved`, `Requested` or `ManagedByOthers`.
     pub(crate) ground: &'static str,
     pub(crate) claim: Option<String>,
 }

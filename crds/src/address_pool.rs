@@ -284,8 +284,8 @@ pub struct FamilyUse {
     /// How many are promised to Services that are being created right now.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub held: i64,
-    /// How many Services have that the pool did not give them: exempt ones, and
-    /// those that came past Berth.
+    /// How many the pool did not give to who has them: Services that are exempt or
+    /// came past Berth, and IPAddresses that the API server does not manage.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub encroached: i64,
     /// How many could still be given, in decimal.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_controllers_core::admission::Exemptions;
+use berth_controllers_core::values::{ALLOCATOR, MANAGED_BY};
 use berth_model::PortRange;
 use berth_runtime::client::{ApiArgs, Connection, explain};
 use berth_runtime::exit::{Code, ExitError};
@@ -22,7 +23,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// Shows the pools of a cluster: how full they are, who has which address or node port and why, and what conflicts.
 ///
-/// Lists AddressPools, NodePortPools, AddressClaims, Services, Namespaces and ServiceCIDRs, once each, and reckons as the controllers do.
+/// Lists AddressPools, NodePortPools, AddressClaims, Services, Namespaces, ServiceCIDRs and the IPAddresses that the API server's
+/// allocator does not manage, once each, and reckons as the controllers do.
 /// With a NAME it says everything about the pools called so.
 #[derive(clap::Args, Debug)]
 pub(crate) struct PoolsArgs {
@@ -136,18 +138,27 @@ async fn list(server: &ServerArgs) -> Result<Listed, ExitError> {
     // For its words about a server that can't be reached, or does not know us.
     connection.check().await?;
     let client = connection.client();
-    let (services, namespaces, service_cidrs, address_pools, port_pools, claims) = tokio::try_join!(
-        all(&client, &connection, "services"),
-        all(&client, &connection, "namespaces"),
-        all(&client, &connection, "servicecidrs.networking.k8s.io"),
-        all(&client, &connection, "addresspools.berth.dev"),
-        all(&client, &connection, "nodeportpools.berth.dev"),
-        all(&client, &connection, "addressclaims.berth.dev"),
+    let everything = ListParams::default();
+    let foreign = ListParams::default().labels(&format!("{MANAGED_BY}!={ALLOCATOR}"));
+    let (services, namespaces, service_cidrs, ip_addresses, address_pools, port_pools, claims) = tokio::try_join!(
+        all(&client, &connection, "services", &everything),
+        all(&client, &connection, "namespaces", &everything),
+        all(
+            &client,
+            &connection,
+            "servicecidrs.networking.k8s.io",
+            &everything
+        ),
+        all(&client, &connection, "ipaddresses.networking.k8s.io", &foreign),
+        all(&client, &connection, "addresspools.berth.dev", &everything),
+        all(&client, &connection, "nodeportpools.berth.dev", &everything),
+        all(&client, &connection, "addressclaims.berth.dev", &everything),
     )?;
     Ok(Listed {
         services: services.unwrap_or_default(),
         namespaces: namespaces.unwrap_or_default(),
         service_cidrs,
+        ip_addresses,
         address_pools,
         port_pools,
         claims,
@@ -155,14 +166,19 @@ async fn list(server: &ServerArgs) -> Result<Listed, ExitError> {
 }
 
 /// All objects of a kind; none where the cluster does not have the kind.
-async fn all<K>(client: &Client, connection: &Connection, plural: &str) -> Result<Option<Vec<K>>, ExitError>
+async fn all<K>(
+    client: &Client,
+    connection: &Connection,
+    plural: &str,
+    params: &ListParams,
+) -> Result<Option<Vec<K>>, ExitError>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
     let api = Api::<K>::all(client.clone());
     let mut tries = 1;
     let listed = loop {
-        match api.list(&ListParams::default()).await {
+        match api.list(params).await {
             // Busy, or with a kind that was installed just now.
             Err(Error::Api(status)) if status.code == 429 && tries < TRIES => {
                 tries += 1;

@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use berth_allocator::Counts;
 use berth_controllers_core::pools::{Item, Pool, PoolRef, Standing, Supply, What};
-use berth_controllers_core::values::{Figures, Finding, Ground, Holder, Shown, Use, Values};
+use berth_controllers_core::values::{
+    ALLOCATOR, CidrState, Figures, Finding, Ground, Holder, MANAGED_BY, Shown, Subject, Use, Values,
+};
 use berth_crds::{AddressPool, AddressPoolSpec, NodePortPool, NodePortPoolSpec, PoolQuota, PoolSelector};
 use berth_model::{IpFamily, ServiceKey};
-use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{
     Conflict, CountReport, Flags, Listed, NamespaceReport, PoolReport, Report, ValueReport, addresses,
 };
+
+/// Where no Service has something.
+const NO_SERVICE: &str = "-";
 
 /// Says everything about the pools of a cluster.
 pub(crate) fn report(listed: &Listed, flags: &Flags) -> Report {
@@ -53,7 +57,7 @@ fn book(listed: &Listed, flags: &Flags) -> Values {
         let name = object.metadata.name.clone().unwrap_or_default();
         let spec = object.spec.as_ref();
         let cidrs = spec.and_then(|spec| spec.cidrs.clone()).unwrap_or_default();
-        book.apply_service_cidr(&name, &cidrs, gives(object));
+        book.apply_service_cidr(&name, &cidrs, CidrState::of(object));
     }
     for namespace in &listed.namespaces {
         let name = namespace.metadata.name.clone().unwrap_or_default();
@@ -69,18 +73,18 @@ fn book(listed: &Listed, flags: &Flags) -> Values {
     for claim in listed.claims.iter().flatten() {
         book.apply_claim(claim, now);
     }
+    for object in listed.ip_addresses.iter().flatten() {
+        let meta = &object.metadata;
+        let manager = meta.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY));
+        let address = meta.name.as_deref().and_then(|name| name.parse().ok());
+        if let Some(address) = address.filter(|_| manager.is_none_or(|manager| manager != ALLOCATOR)) {
+            book.apply_foreign_address(address, manager.map(String::as_str), now);
+        }
+    }
     for service in &listed.services {
         book.apply_service(Shown::of(service), now);
     }
     book
-}
-
-/// As long as it is not being deleted, and not said to be unready.
-fn gives(object: &ServiceCIDR) -> bool {
-    let status = object.status.iter();
-    let mut conditions = status.flat_map(|status| status.conditions.iter().flatten());
-    let unready = conditions.any(|condition| condition.type_ == "Ready" && condition.status == "False");
-    object.metadata.deletion_timestamp.is_none() && !unready
 }
 
 /// The object that a pool of the book comes from.
@@ -280,10 +284,12 @@ fn value(one: &Use) -> ValueReport {
         Ground::InUse => ("InUse", None),
         Ground::Claimed(claim) => ("Claimed", Some(claim.clone())),
         Ground::Held(_) => ("Held", None),
+        Ground::Foreign => ("ManagedByOthers", None),
     };
     let service = match &one.holder {
         Holder::Service(key) | Holder::Reserved(key) => key.to_string(),
         Holder::Unnamed { namespace, .. } => namespace.to_string(),
+        Holder::Foreign => NO_SERVICE.to_owned(),
     };
     ValueReport {
         value: one.item.to_string(),
@@ -294,10 +300,11 @@ fn value(one: &Use) -> ValueReport {
 }
 
 fn conflict(finding: &Finding, pool_of: &BTreeMap<Item, String>) -> Conflict {
-    let (item, service) = (finding.item(), finding.service());
+    let item = finding.item();
     let message = match finding {
         Finding::Encroachment {
             pool,
+            service,
             exempt: Some(_),
             ..
         } => format!(
@@ -307,12 +314,18 @@ fn conflict(finding: &Finding, pool_of: &BTreeMap<Item, String>) -> Conflict {
         Finding::Encroachment { exempt: None, .. }
         | Finding::Duplicate { .. }
         | Finding::OutOfRange { .. }
-        | Finding::Astray { .. } => finding.to_string(),
+        | Finding::Terminating { .. }
+        | Finding::Astray { .. }
+        | Finding::Foreign { .. } => finding.to_string(),
+    };
+    let service = match finding.subject() {
+        Subject::Service(key) => key.to_string(),
+        Subject::IpAddress(_) => NO_SERVICE.to_owned(),
     };
     Conflict {
         reason: finding.as_str(),
         value: item.to_string(),
-        service: service.to_string(),
+        service,
         pool: pool_of.get(&item).cloned(),
         message,
     }

@@ -26,6 +26,12 @@ fn service(key: &str, second: u32, spec: &Value, ingress: &[&str]) -> Value {
         "metadata": {"namespace": namespace, "name": name, "creationTimestamp": format!("2026-01-02T03:05:{second:02}Z")}})
 }
 
+fn ip_address(name: &str, manager: Option<&str>) -> Value {
+    let labels = manager.map(|manager| json!({"ipaddress.kubernetes.io/managed-by": manager}));
+    json!({"metadata": {"name": name, "labels": labels},
+        "spec": {"parentRef": {"resource": "things", "group": "example.dev", "name": "x"}}})
+}
+
 fn at(address: &str) -> Value {
     json!({"clusterIP": address, "clusterIPs": [address]})
 }
@@ -75,6 +81,11 @@ fn cluster() -> Listed {
             json!({"metadata": {"name": "b"}}),
         ]),
         service_cidrs: Some(read(&[cidr])),
+        ip_addresses: Some(read(&[
+            ip_address("10.96.8.6", Some("ipam.example")),
+            ip_address("10.96.8.2", Some("ipallocator.k8s.io")),
+            ip_address("10.96.50.1", None),
+        ])),
         address_pools: Some(read(&[
             pool("AddressPool", "team-a", 1, &team_a),
             pool("AddressPool", "old", 2, &old),
@@ -147,11 +158,14 @@ fn the_json_form_has_the_same_numbers_and_every_holder() {
     let of_ipv4 = values
         .iter()
         .filter(|value| value["value"].as_str().unwrap().starts_with("10."));
-    let held = of_ipv4.filter(|value| value["ground"] == "InUse" || value["ground"] == "Claimed");
+    let held = of_ipv4.filter(|value| value["ground"] != "Reserved");
     assert_eq!(allocated, u64::try_from(held.count()).unwrap());
     let reasons = json["conflicts"].as_array().unwrap().iter();
     let reasons: std::collections::BTreeSet<&str> = reasons
         .map(|conflict| conflict["reason"].as_str().unwrap())
         .collect();
-    assert_eq!(reasons, ["Duplicate", "Encroachment", "OutOfRange"].into());
+    assert_eq!(
+        reasons,
+        ["Duplicate", "Encroachment", "Foreign", "OutOfRange"].into()
+    );
 }

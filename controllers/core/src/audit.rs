@@ -1,24 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is said about values that are not as they should be, and how often.
 //!
-//! In: the findings of each look at the book; the time. Out: those that are to be told now, and counts of all. Touches: nothing.
+//! In: the findings of each look at the book, or at the API server's IPAddresses; the time. Out: those that are to be told
+//! now, and counts of all. Touches: nothing.
 //!
 //! Nothing is repaired here: a cluster IP can't be changed, and another node port would break whoever uses the one that
-//! there is. Whoever owns the Service is told, and creates it anew when it suits.
+//! there is. Whoever owns the Service is told, and creates it anew when it suits. What can be repaired, API servers repair
+//! themselves ([`addresses`]).
+
+pub mod addresses;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use crate::pools::Item;
-use crate::values::Finding;
+use crate::values::{Finding, Subject};
 
 /// How long a finding has to stand before it is told: two Services that swap a value are shown one after the other.
 pub const SETTLED: Duration = Duration::from_secs(2);
 /// After how long it is told again: API servers forget events after an hour (`--event-ttl`).
 pub const AGAIN: Duration = Duration::from_secs(30 * 60);
 
-/// What is wrong, in a word: the reason of events and the label of metrics. The first four are those of kube-apiserver's repair loops
-/// (`ipallocator-repair-controller`, `portallocator-repair-controller`).
+/// What is wrong, in a word: the reason of events and the label of metrics. The first seven are those of kube-apiserver's repair
+/// loops (`ipallocator-repair-controller`, `portallocator-repair-controller`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// Two Services have an address.
@@ -29,6 +34,14 @@ pub enum Reason {
     ClusterIpOutOfRange,
     /// A node port is outside the API server's range.
     PortOutOfRange,
+    /// A Service has an address without an IPAddress of the API server's allocator.
+    ClusterIpNotAllocated,
+    /// An IPAddress of that allocator has an address that no Service has.
+    IpAddressNotAllocated,
+    /// An IPAddress of that allocator names another parent than the Service that has the address.
+    IpAddressWrongReference,
+    /// Every ServiceCIDR of an address is being deleted.
+    ServiceCidrTerminating,
     /// An address is of a pool that is for others.
     ClusterIpOfOtherPool,
     /// A node port is of a pool that is for others.
@@ -37,35 +50,11 @@ pub enum Reason {
     ClusterIpOutsidePool,
     /// A node port is of no pool, though pools are for the Service.
     PortOutsidePool,
+    /// An address of a pool is taken by an IPAddress that others than the API server's allocator manage.
+    IpAddressManagedByOthers,
 }
 
 impl Reason {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::ClusterIpAlreadyAllocated,
-        Self::PortAlreadyAllocated,
-        Self::ClusterIpOutOfRange,
-        Self::PortOutOfRange,
-        Self::ClusterIpOfOtherPool,
-        Self::PortOfOtherPool,
-        Self::ClusterIpOutsidePool,
-        Self::PortOutsidePool,
-    ];
-
-    /// Of a finding.
-    pub fn of(finding: &Finding) -> Self {
-        let of = |address: Self, port: Self| match finding.item() {
-            Item::Address(_) => address,
-            Item::Port(_) => port,
-        };
-        match finding {
-            Finding::Duplicate { .. } => of(Self::ClusterIpAlreadyAllocated, Self::PortAlreadyAllocated),
-            Finding::OutOfRange { .. } => of(Self::ClusterIpOutOfRange, Self::PortOutOfRange),
-            Finding::Encroachment { .. } => of(Self::ClusterIpOfOtherPool, Self::PortOfOtherPool),
-            Finding::Astray { .. } => of(Self::ClusterIpOutsidePool, Self::PortOutsidePool),
-        }
-    }
-
     /// The stable text form.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -73,17 +62,71 @@ impl Reason {
             Self::PortAlreadyAllocated => "PortAlreadyAllocated",
             Self::ClusterIpOutOfRange => "ClusterIPOutOfRange",
             Self::PortOutOfRange => "PortOutOfRange",
+            Self::ClusterIpNotAllocated => "ClusterIPNotAllocated",
+            Self::IpAddressNotAllocated => "IPAddressNotAllocated",
+            Self::IpAddressWrongReference => "IPAddressWrongReference",
+            Self::ServiceCidrTerminating => "ServiceCIDRTerminating",
             Self::ClusterIpOfOtherPool => "ClusterIPOfOtherPool",
             Self::PortOfOtherPool => "PortOfOtherPool",
             Self::ClusterIpOutsidePool => "ClusterIPOutsidePool",
             Self::PortOutsidePool => "PortOutsidePool",
+            Self::IpAddressManagedByOthers => "IPAddressManagedByOthers",
         }
     }
 }
 
-/// Whether somebody is to be told: what is exempt is where it is on purpose.
-fn is_told(finding: &Finding) -> bool {
-    !matches!(finding, Finding::Encroachment { exempt: Some(_), .. })
+/// What an audit finds.
+pub trait Found: Clone + Ord + fmt::Display {
+    /// All reasons that it may have.
+    const REASONS: &'static [Reason];
+
+    /// What is wrong.
+    fn reason(&self) -> Reason;
+
+    /// What it is about.
+    fn subject(&self) -> Subject;
+
+    /// Whether somebody is to be told.
+    fn is_told(&self) -> bool;
+}
+
+impl Found for Finding {
+    const REASONS: &'static [Reason] = &[
+        Reason::ClusterIpAlreadyAllocated,
+        Reason::PortAlreadyAllocated,
+        Reason::ClusterIpOutOfRange,
+        Reason::PortOutOfRange,
+        Reason::ServiceCidrTerminating,
+        Reason::ClusterIpOfOtherPool,
+        Reason::PortOfOtherPool,
+        Reason::ClusterIpOutsidePool,
+        Reason::PortOutsidePool,
+        Reason::IpAddressManagedByOthers,
+    ];
+
+    fn reason(&self) -> Reason {
+        let of = |address: Reason, port: Reason| match self.item() {
+            Item::Address(_) => address,
+            Item::Port(_) => port,
+        };
+        match self {
+            Self::Duplicate { .. } => of(Reason::ClusterIpAlreadyAllocated, Reason::PortAlreadyAllocated),
+            Self::OutOfRange { .. } => of(Reason::ClusterIpOutOfRange, Reason::PortOutOfRange),
+            Self::Terminating { .. } => Reason::ServiceCidrTerminating,
+            Self::Encroachment { .. } => of(Reason::ClusterIpOfOtherPool, Reason::PortOfOtherPool),
+            Self::Astray { .. } => of(Reason::ClusterIpOutsidePool, Reason::PortOutsidePool),
+            Self::Foreign { .. } => Reason::IpAddressManagedByOthers,
+        }
+    }
+
+    fn subject(&self) -> Subject {
+        Self::subject(self)
+    }
+
+    /// What is exempt is where it is on purpose.
+    fn is_told(&self) -> bool {
+        !matches!(self, Self::Encroachment { exempt: Some(_), .. })
+    }
 }
 
 /// A finding that stands.
@@ -94,14 +137,22 @@ struct Standing {
 }
 
 /// What stands, and what was told of it.
-#[derive(Clone, Debug, Default)]
-pub struct Audit {
-    standing: BTreeMap<Finding, Standing>,
+#[derive(Clone, Debug)]
+pub struct Audit<F> {
+    standing: BTreeMap<F, Standing>,
 }
 
-impl Audit {
-    /// Takes in all that is found now; yields what is to be told.
-    pub fn look(&mut self, findings: Vec<Finding>, now: Duration) -> Vec<Finding> {
+impl<F> Default for Audit<F> {
+    fn default() -> Self {
+        Self {
+            standing: BTreeMap::new(),
+        }
+    }
+}
+
+impl<F: Found> Audit<F> {
+    /// Takes in all that is found now; yields what is to be told: nothing that was not found before.
+    pub fn look(&mut self, findings: Vec<F>, now: Duration) -> Vec<F> {
         let before = std::mem::take(&mut self.standing);
         for finding in findings {
             let new = Standing {
@@ -117,7 +168,7 @@ impl Audit {
         };
         let mut news = Vec::new();
         for (finding, standing) in &mut self.standing {
-            if is_told(finding) && due(standing) {
+            if finding.is_told() && due(standing) {
                 standing.told = Some(now);
                 news.push(finding.clone());
             }
@@ -127,7 +178,7 @@ impl Audit {
 
     /// When something is due that was found already, if nothing changes.
     pub fn due(&self) -> Option<Duration> {
-        let told = self.standing.iter().filter(|(finding, _)| is_told(finding));
+        let told = self.standing.iter().filter(|(finding, _)| finding.is_told());
         told.map(|(_, standing)| {
             standing
                 .told
@@ -138,9 +189,9 @@ impl Audit {
 
     /// How many stand, of each reason.
     pub fn counts(&self) -> BTreeMap<Reason, u64> {
-        let mut counts: BTreeMap<Reason, u64> = Reason::ALL.iter().map(|reason| (*reason, 0)).collect();
+        let mut counts: BTreeMap<Reason, u64> = F::REASONS.iter().map(|reason| (*reason, 0)).collect();
         for finding in self.standing.keys() {
-            *counts.entry(Reason::of(finding)).or_default() += 1;
+            *counts.entry(finding.reason()).or_default() += 1;
         }
         counts
     }
@@ -216,6 +267,6 @@ mod tests {
         assert_eq!(counts[&Reason::ClusterIpOfOtherPool], 1);
         assert_eq!(counts[&Reason::ClusterIpOutOfRange], 1);
         assert_eq!(counts[&Reason::PortOutsidePool], 0);
-        assert_eq!(counts.len(), Reason::ALL.len());
+        assert_eq!(counts.len(), Finding::REASONS.len());
     }
 }

@@ -13,6 +13,7 @@
 //!
 //!  a write of a Service --> admission: needs --> values, by way of the holder --> Patch
 //!  pools --> enforcement: policies by which API servers hold themselves what was decided
+//!  what is there --> audit: what is told of it
 //! ```
 #![forbid(unsafe_code)]
 
@@ -33,6 +34,7 @@ pub mod holder;
 pub mod load_balancer;
 pub mod mirror;
 pub mod names;
+pub mod node_port_range;
 pub mod plan;
 pub mod pools;
 pub mod selector;

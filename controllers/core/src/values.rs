@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The book that the one replica hands out of: cluster IPs and node ports, whose they are, and why one is refused.
 //!
-//! In: ServiceCIDRs, the range of node ports, namespaces, pools, claims and Services as watches show them; wishes; the
-//! time. Out: [`Grant`]s, [`Refused`], the questions that a watch has settled, figures and [`Finding`]s. Touches: nothing.
+//! In: ServiceCIDRs, the range of node ports, namespaces, pools, claims, Services and IPAddresses of other managers as
+//! watches show them; wishes; the time. Out: [`Grant`]s, [`Refused`], the questions that a watch has settled, figures and [`Finding`]s. Touches: nothing.
 //!
 //! ```text
-//!   watches --> grounds: used by a Service | kept by a claim | held for a question
+//!   watches --> grounds: used by a Service | barred by an IPAddress of others | kept by a claim | held for a question
 //!                  \--> allocator: pools, and what is outside every pool
 //!   Wish --> pools::select --> allocator --> Grant, and one ground more
 //! ```
@@ -25,6 +25,8 @@ mod choose;
 mod claiming;
 mod definitions;
 mod earlier;
+mod finding;
+mod foreign;
 mod holds;
 mod listed;
 mod random;
@@ -44,6 +46,7 @@ use std::time::Duration;
 
 use berth_crds::{AddressClaim, AddressPool, NodePortPool, PoolUse};
 use berth_model::{IpFamily, IpRange, Port, PortRange, ServiceKey};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 
 use crate::admission::{ClusterFamilies, Exemptions};
 use crate::enforcement::Observed;
@@ -51,22 +54,50 @@ use crate::holder::{AskId, Book, HOLD, Hold};
 use crate::pools::{self, Item};
 use crate::service::Labels;
 pub use earlier::NamespaceLabels;
+pub use finding::{Finding, Subject};
+pub use foreign::{ALLOCATOR, MANAGED_BY};
 use holds::Holds;
 use random::Random;
 pub use shown::ServiceView;
 pub use stock::Holder;
 use stock::{Lease, Stock};
-pub use view::{Figures, Finding, Ground, Use};
+pub use view::{Figures, Ground, Use};
 pub use wish::{Asked, Claiming, Grant, Reason, Refused, Wish};
 
 /// The ServiceCIDR of the API server's own flags (`--service-cluster-ip-range`; kubernetes, `DefaultServiceCIDRName`).
 const DEFAULT_SERVICE_CIDR: &str = "kubernetes";
 
+/// Whether the API server gives addresses of a ServiceCIDR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CidrState {
+    /// It does: nothing says that it would not.
+    Gives,
+    /// Its condition Ready is False.
+    Unready,
+    /// It is being deleted.
+    Terminating,
+}
+
+impl CidrState {
+    /// Of the object. A condition that is not there yet stands against nothing.
+    pub fn of(object: &ServiceCIDR) -> Self {
+        let status = object.status.iter();
+        let mut conditions = status.flat_map(|status| status.conditions.iter().flatten());
+        let unready = conditions.find(|condition| condition.type_ == "Ready" && condition.status == "False");
+        match (&object.metadata.deletion_timestamp, unready) {
+            (Some(_), _) => Self::Terminating,
+            (None, Some(condition)) if condition.reason == "Terminating" => Self::Terminating,
+            (None, Some(_)) => Self::Unready,
+            (None, None) => Self::Gives,
+        }
+    }
+}
+
 /// A ServiceCIDR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Cidrs {
     ranges: Vec<IpRange>,
-    ready: bool,
+    state: CidrState,
 }
 
 /// A Service, as far as its values go.
@@ -115,6 +146,8 @@ pub struct Values {
     claims: BTreeMap<(String, String), Claim>,
     claims_of: BTreeMap<ServiceKey, BTreeSet<(String, String)>>,
     services: BTreeMap<ServiceKey, Known>,
+    /// IPAddresses that others manage, and who.
+    foreign: BTreeMap<IpAddr, Option<String>>,
     ranked: pools::Pools,
     addresses: Stock<IpAddr>,
     ports: Stock<Port>,
@@ -143,6 +176,7 @@ impl Values {
             claims: BTreeMap::new(),
             claims_of: BTreeMap::new(),
             services: BTreeMap::new(),
+            foreign: BTreeMap::new(),
             ranked: pools::Pools::default(),
             addresses: Stock::new(),
             ports: Stock::new(),

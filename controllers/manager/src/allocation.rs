@@ -38,9 +38,10 @@ use crate::ControllersArgs;
 use crate::admission::{
     AdmissionMetrics, Credentials, Keeper, Names, READ_PERIOD, Registrar, Settings, Webhook, serve,
 };
-use crate::audit::{AuditMetrics, Auditor};
+use crate::audit::{AddressAuditor, AuditMetrics, Auditor};
 use crate::enforcement::{Enforcer, action};
 use crate::handout::{Handout, LeaseStore, Shell, Sites};
+use crate::node_port_range::{RangeCheck, RangeMetrics};
 use crate::upkeep::Upkeep;
 pub use args::AllocationArgs;
 pub(crate) use book::{BookFeed, KINDS};
@@ -49,7 +50,9 @@ use chooser::PoolChooser;
 use secure::ReplicaTls;
 pub(crate) use told::Tell;
 pub(crate) mod tell {
-    pub(crate) use super::told::{address_pools, claims, namespaces, port_pools, service_cidrs, services};
+    pub(crate) use super::told::{
+        address_pools, claims, ip_addresses, namespaces, port_pools, service_cidrs, services,
+    };
 }
 
 /// The Lease that says who hands out values; the shipped RBAC names it.
@@ -63,7 +66,58 @@ pub(crate) struct Allocation {
     /// No review is taken any more.
     stop: CancellationToken,
     /// For whoever leads.
-    leads: Option<(Enforcer, Auditor, Upkeep)>,
+    leads: Option<Leads>,
+}
+
+/// What whoever leads runs.
+pub(crate) struct Leads {
+    /// Keeps the API servers' own rules.
+    pub(crate) enforcer: Enforcer,
+    /// Looks for values that are not as they should be.
+    pub(crate) auditor: Auditor,
+    /// Compares Services with IPAddresses.
+    pub(crate) addresses: AddressAuditor,
+    /// Asks for the API server's range of node ports.
+    pub(crate) node_ports: RangeCheck,
+    /// Writes statuses.
+    pub(crate) upkeep: Upkeep,
+}
+
+impl Leads {
+    fn new(
+        args: &ControllersArgs,
+        client: &Client,
+        exemptions: &Exemptions,
+        feed: &BookFeed,
+        metrics: &AllocationMetrics,
+    ) -> Self {
+        let action = action(
+            args.admission.admission_failure_policy,
+            args.admission.unavailable(),
+        );
+        let (namespace, flags) = (args.lease.namespace(client), &args.allocation);
+        let believed = flags.service_node_port_range;
+        Self {
+            enforcer: Enforcer::new(client.clone(), exemptions.clone(), action, feed.observed()),
+            auditor: feed.auditor(metrics.audit.clone()),
+            addresses: feed.address_auditor(client, flags.address_audit_period, metrics.audit.clone()),
+            node_ports: RangeCheck::new(
+                client.clone(),
+                &namespace,
+                believed,
+                feed.observed(),
+                metrics.node_ports.clone(),
+            ),
+            upkeep: feed.upkeep(),
+        }
+    }
+}
+
+/// What is counted.
+pub(crate) struct AllocationMetrics {
+    pub(crate) admission: AdmissionMetrics,
+    pub(crate) audit: AuditMetrics,
+    pub(crate) node_ports: RangeMetrics,
 }
 
 impl Allocation {
@@ -75,13 +129,13 @@ impl Allocation {
         args: &ControllersArgs,
         connection: &Connection,
         ready: Condition,
-        (metrics, audit): (AdmissionMetrics, AuditMetrics),
+        metrics: AllocationMetrics,
     ) -> Result<(Self, BookFeed), ExitError> {
         let client = connection.client();
         let namespace = args.lease.namespace(&client);
         let registration = args.admission.registration(&namespace).map_err(usage)?;
         let names = args.admission.names(&namespace).map_err(usage)?;
-        let keeper = keeper(&client, &namespace, names, metrics.clone())?;
+        let keeper = keeper(&client, &namespace, names, metrics.admission.clone())?;
         let credentials = keeper.credentials();
 
         let exemptions = Exemptions::with(args.admission.exempt_namespaces(&namespace));
@@ -102,12 +156,10 @@ impl Allocation {
 
         let ground = Ground::unknown();
         let (families, has_pools) = (ground.families.subscribe(), ground.has_pools.subscribe());
-        let enforcer = enforcer(args, &client, &exemptions, &ground);
-        let chooser = PoolChooser::new(client.clone(), handout.clone(), &ground);
+        let chooser = Arc::new(PoolChooser::new(client.clone(), handout.clone(), &ground));
         let feed = relisting.feed(handout.clone(), ground);
-        let leads = Some((enforcer, feed.auditor(audit), feed.upkeep()));
-        let chooser = Arc::new(chooser);
-        let webhook = Webhook::new(chooser, settings(args, exemptions), metrics);
+        let leads = Some(Leads::new(args, &client, &exemptions, &feed, &metrics));
+        let webhook = Webhook::new(chooser, settings(args, exemptions), metrics.admission);
         let listener = bound("--admission-address", args.admission.admission_address)?;
         tracing::info!(
             address = %args.admission.admission_address,
@@ -137,9 +189,8 @@ impl Allocation {
         Ok((this, feed))
     }
 
-    /// What keeps the API servers' own rules, what looks for values that are not as they should be, and what writes statuses: to
-    /// be run by whoever leads.
-    pub(crate) fn leads(&mut self) -> Option<(Enforcer, Auditor, Upkeep)> {
+    /// What is to be run by whoever leads; once.
+    pub(crate) fn leads(&mut self) -> Option<Leads> {
         self.leads.take()
     }
 
@@ -171,13 +222,6 @@ fn settings(args: &ControllersArgs, exemptions: Exemptions) -> Settings {
         unavailable: args.admission.unavailable(),
         timeout: args.admission.timeout(),
     }
-}
-
-fn enforcer(args: &ControllersArgs, client: &Client, exemptions: &Exemptions, ground: &Ground) -> Enforcer {
-    let failure = args.admission.admission_failure_policy;
-    let action = action(failure, args.admission.unavailable());
-    let observed = ground.observed.subscribe();
-    Enforcer::new(client.clone(), exemptions.clone(), action, observed)
 }
 
 /// When reviews can be answered for the first time: what there is was listed, there is a certificate to show, and somebody

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Looks at every value in use when the book has changed, on the replica that leads, and says what is not as it should be.
+//! Looks at every value in use when the book has changed, and at the API server's IPAddresses now and then, on the replica that
+//! leads, and says what is not as it should be.
 //!
-//! In: the book. Out: events on Services, counts. Touches: nothing. `berth_controllers_core::audit` decides what is told.
+//! In: the book, IPAddresses. Out: events on Services and IPAddresses, counts. Touches: the API server. `berth_controllers_core::audit` decides what is told.
+
+mod addresses;
 
 use std::time::Duration;
 
-use berth_controllers_core::audit::{Audit, Reason};
-use berth_controllers_core::values::{Finding, Values};
+pub(crate) use addresses::AddressAuditor;
+use berth_controllers_core::audit::{Audit, Found};
+use berth_controllers_core::values::{Finding, Subject, Values};
 use berth_model::ServiceKey;
 use k8s_openapi::api::core::v1::ObjectReference;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -30,10 +35,16 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
 /// Clones count into the same place.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AuditMetrics {
     findings: Family<ReasonLabel, Gauge>,
+    looks: Family<ResultLabel, Counter>,
 }
 
 impl AuditMetrics {
@@ -45,10 +56,15 @@ impl AuditMetrics {
             "Cluster IPs and node ports in use that are not as they should be, by why; of the replica that leads",
             this.findings.clone(),
         );
+        registry.register(
+            "berth_address_audits",
+            "Comparisons of the API server's IPAddresses with Services, by how they ended",
+            this.looks.clone(),
+        );
         this
     }
 
-    fn show(&self, audit: &Audit) {
+    fn show<F: Found>(&self, audit: &Audit<F>) {
         for (reason, count) in audit.counts() {
             let reason = reason.as_str();
             let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -62,7 +78,7 @@ pub(crate) struct Auditor {
     handout: Handout<Values>,
     changes: watch::Receiver<u64>,
     metrics: AuditMetrics,
-    audit: Audit,
+    audit: Audit<Finding>,
     started: Instant,
 }
 
@@ -125,23 +141,8 @@ impl Auditor {
     }
 
     fn say(&mut self, findings: Vec<Finding>, events: &Events) {
-        for finding in self.audit.look(findings, self.started.elapsed()) {
-            let (reason, service) = (Reason::of(&finding).as_str(), finding.service());
-            tracing::warn!(%service, value = %finding.item(), reason, "{finding}");
-            events.note(Note {
-                reporter: Reporter::Audit,
-                about: ObjectReference {
-                    api_version: Some("v1".to_owned()),
-                    kind: Some("Service".to_owned()),
-                    namespace: Some(service.namespace().to_owned()),
-                    name: Some(service.name().to_owned()),
-                    ..ObjectReference::default()
-                },
-                warning: true,
-                reason,
-                text: finding.to_string(),
-            });
-        }
+        let news = self.audit.look(findings, self.started.elapsed());
+        say(news, events);
         self.metrics.show(&self.audit);
     }
 
@@ -158,5 +159,38 @@ impl Auditor {
             () = late => {}
             changed = self.changes.changed() => if changed.is_err() { std::future::pending().await },
         }
+    }
+}
+
+/// Tells whoever owns what the findings are about.
+fn say<F: Found>(news: Vec<F>, events: &Events) {
+    for finding in news {
+        let (reason, subject) = (finding.reason().as_str(), finding.subject());
+        tracing::warn!(about = %subject, reason, "{finding}");
+        events.note(Note {
+            reporter: Reporter::Audit,
+            about: reference(&subject),
+            warning: true,
+            reason,
+            text: finding.to_string(),
+        });
+    }
+}
+
+fn reference(subject: &Subject) -> ObjectReference {
+    match subject {
+        Subject::Service(key) => ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Service".to_owned()),
+            namespace: Some(key.namespace().to_owned()),
+            name: Some(key.name().to_owned()),
+            ..ObjectReference::default()
+        },
+        Subject::IpAddress(address) => ObjectReference {
+            api_version: Some("networking.k8s.io/v1".to_owned()),
+            kind: Some("IPAddress".to_owned()),
+            name: Some(address.to_string()),
+            ..ObjectReference::default()
+        },
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use berth_controllers_core::names;
 use berth_controllers_core::slices::NodeFacts;
+use berth_controllers_core::values::{ALLOCATOR, MANAGED_BY};
 use berth_crds::{AddressClaim, AddressPool, NodePortPool};
 use berth_runtime::ready::Condition;
 use berth_runtime::watch::{Selection, WatchEvent, watch_protobuf, watch_with};
@@ -17,7 +18,7 @@ use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -42,10 +43,11 @@ pub(crate) enum Kind {
     AddressClaims,
     Namespaces,
     ServiceCidrs,
+    IpAddresses,
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Services,
         Self::Pods,
         Self::Nodes,
@@ -56,6 +58,7 @@ impl Kind {
         Self::AddressClaims,
         Self::Namespaces,
         Self::ServiceCidrs,
+        Self::IpAddresses,
     ];
 
     fn as_str(self) -> &'static str {
@@ -70,6 +73,7 @@ impl Kind {
             Self::AddressClaims => "addressclaims",
             Self::Namespaces => "namespaces",
             Self::ServiceCidrs => "servicecidrs",
+            Self::IpAddresses => "ipaddresses",
         }
     }
 
@@ -86,6 +90,7 @@ impl Kind {
             Self::AddressClaims => "addressclaims-listed",
             Self::Namespaces => "namespaces-listed",
             Self::ServiceCidrs => "servicecidrs-listed",
+            Self::IpAddresses => "ipaddresses-listed",
         }
     }
 }
@@ -134,7 +139,7 @@ pub(crate) fn feeds(
 }
 
 fn start(feed: Feed, client: Client) -> BoxFuture<'static, ()> {
-    let everything = Selection::everything();
+    let (everything, every) = (Selection::everything(), watcher::Config::default());
     match feed.kind {
         Kind::Services => {
             Box::pin(feed.built_in::<Service>(client, everything, services, Some(tell::services)))
@@ -143,15 +148,27 @@ fn start(feed: Feed, client: Client) -> BoxFuture<'static, ()> {
         Kind::Nodes => Box::pin(feed.built_in::<Node>(client, everything, nodes, None)),
         Kind::EndpointSlices => Box::pin(feed.built_in::<EndpointSlice>(client, our_slices(), slices, None)),
         Kind::Endpoints => Box::pin(feed.built_in::<Endpoints>(client, everything, endpoints, None)),
-        Kind::AddressPools => Box::pin(feed.in_json::<AddressPool>(client, pools, Some(tell::address_pools))),
+        Kind::AddressPools => {
+            Box::pin(feed.in_json::<AddressPool>(client, every, pools, Some(tell::address_pools)))
+        }
         Kind::NodePortPools => {
-            Box::pin(feed.in_json::<NodePortPool>(client, not_cached, Some(tell::port_pools)))
+            Box::pin(feed.in_json::<NodePortPool>(client, every, not_cached, Some(tell::port_pools)))
         }
-        Kind::AddressClaims => Box::pin(feed.in_json::<AddressClaim>(client, not_cached, Some(tell::claims))),
-        Kind::Namespaces => Box::pin(feed.in_json::<Namespace>(client, namespaces, Some(tell::namespaces))),
+        Kind::AddressClaims => {
+            Box::pin(feed.in_json::<AddressClaim>(client, every, not_cached, Some(tell::claims)))
+        }
+        Kind::Namespaces => {
+            Box::pin(feed.in_json::<Namespace>(client, every, namespaces, Some(tell::namespaces)))
+        }
         Kind::ServiceCidrs => {
-            Box::pin(feed.in_json::<ServiceCIDR>(client, not_cached, Some(tell::service_cidrs)))
+            Box::pin(feed.in_json::<ServiceCIDR>(client, every, not_cached, Some(tell::service_cidrs)))
         }
+        Kind::IpAddresses => Box::pin(feed.in_json::<IPAddress>(
+            client,
+            foreign_addresses(),
+            not_cached,
+            Some(tell::ip_addresses),
+        )),
     }
 }
 
@@ -163,6 +180,12 @@ fn our_slices() -> Selection {
         names::SLICE_CONTROLLER,
         names::MIRROR_CONTROLLER
     ))
+}
+
+/// IPAddresses that the API server's allocator does not manage: the others, one for each address of a Service, say nothing that
+/// Services don't.
+fn foreign_addresses() -> watcher::Config {
+    watcher::Config::default().labels(&format!("{MANAGED_BY}!={ALLOCATOR}"))
 }
 
 /// How an event of a kind changes the cache, and what is to be done for it.
@@ -193,15 +216,20 @@ impl Feed {
     }
 
     /// Custom kinds are served in JSON only, and of some others there are few.
-    async fn in_json<K>(self, client: Client, accept: Accept<K>, tell: Option<Tell<K>>)
-    where
+    async fn in_json<K>(
+        self,
+        client: Client,
+        config: watcher::Config,
+        accept: Accept<K>,
+        tell: Option<Tell<K>>,
+    ) where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
     {
         let metrics = self.context.metrics.watches.clone();
         let what = self.kind.as_str();
         let open = || {
-            let config = watcher::Config::default();
-            watch_with(Api::<K>::all(client.clone()), config, what, metrics.clone())
+            let api = Api::<K>::all(client.clone());
+            watch_with(api, config.clone(), what, metrics.clone())
         };
         self.run(open, accept, tell).await;
     }

@@ -23,6 +23,7 @@ mod events;
 mod feed;
 pub mod handout;
 mod metrics;
+mod node_port_range;
 mod reconcile;
 mod run;
 mod task;

@@ -18,12 +18,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::AdmissionMetrics;
-use crate::allocation::{Allocation, BookFeed};
+use crate::allocation::{Allocation, AllocationMetrics, BookFeed};
 use crate::audit::AuditMetrics;
 use crate::context::Context;
 use crate::events::Events;
 use crate::feed::{self, Kind};
 use crate::metrics::Metrics;
+use crate::node_port_range::RangeMetrics;
 use crate::reconcile::{adopt, adoption_failed};
 use crate::work::{pool_status_worker, worker};
 use crate::write::Writer;
@@ -48,11 +49,10 @@ pub async fn run(args: ControllersArgs, api: ApiArgs, shutdown: Shutdown) -> Res
     let reachable = readiness.register("api-server-reached");
     let metrics = registry.register(Metrics::register);
     let serves = args.serves_admission();
-    let admission = serves.then(|| {
-        (
-            registry.register(AdmissionMetrics::register),
-            registry.register(AuditMetrics::register),
-        )
+    let admission = serves.then(|| AllocationMetrics {
+        admission: registry.register(AdmissionMetrics::register),
+        audit: registry.register(AuditMetrics::register),
+        node_ports: registry.register(RangeMetrics::register),
     });
     let stop = shutdown.token();
     let serving = tokio::spawn(admin.serve(readiness.clone(), registry, stop.child_token()));
@@ -133,14 +133,17 @@ impl Process {
             background.spawn(feed);
         }
         let mut workers = JoinSet::new();
-        if let Some((enforcer, auditor, upkeep)) = allocation.as_mut().and_then(Allocation::leads) {
+        if let Some(led) = allocation.as_mut().and_then(Allocation::leads) {
             let leads = || {
                 let mut lead = leadership.clone();
                 async move { lead.acquired().await }
             };
-            workers.spawn(enforcer.run(leads(), halt.clone()));
-            workers.spawn(auditor.run(context.events.clone(), leads(), halt.clone()));
-            workers.spawn(upkeep.run(Arc::clone(&context), leads(), halt.clone()));
+            let events = || context.events.clone();
+            workers.spawn(led.enforcer.run(leads(), halt.clone()));
+            workers.spawn(led.auditor.run(events(), leads(), halt.clone()));
+            workers.spawn(led.addresses.run(events(), leads(), halt.clone()));
+            workers.spawn(led.node_ports.run(events(), leads(), halt.clone()));
+            workers.spawn(led.upkeep.run(Arc::clone(&context), leads(), halt.clone()));
         }
         for controller in enabled {
             let gate = Gate {

@@ -13,6 +13,7 @@ use berth_e2e::stage;
 use berth_testkit::sandbox;
 use berth_testkit::wait::eventually;
 use k8s_openapi::api::core::v1::{Namespace, Service};
+use kube::Client;
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 
@@ -113,6 +114,10 @@ impl Cluster {
         let namespace = serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}}))?;
         namespaces.create(&PostParams::default(), &namespace).await?;
         Ok(())
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        self.control_plane.client()
     }
 
     pub(crate) fn kubectl_runner(&self) -> &Kubectl {

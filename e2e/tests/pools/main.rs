@@ -10,10 +10,12 @@ mod breath;
 mod cluster;
 mod edits;
 mod faults;
+mod ip_addresses;
 mod kubectl;
 mod leaks;
 mod load_balancer;
 mod meddling;
+mod node_port_range;
 mod uninstall;
 mod upkeep;
 

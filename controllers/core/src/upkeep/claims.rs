@@ -313,11 +313,16 @@ impl<'a> Case<'a> {
     fn keeps_all(&self) -> Said {
         let families = self.claim.spec.family.families();
         let keeps = self.keeps.clone().only(families);
-        let mut taken = keeps.addresses.values().filter(|address| {
-            let user = self.values.user_of(**address);
-            user.is_some_and(|user| *user != self.key)
+        let mut taken = keeps.addresses.values().filter_map(|address| {
+            let user = self.values.user_of(*address);
+            let foreign = self.values.is_foreign(Item::Address(*address));
+            let by = match user {
+                Some(user) => (*user != self.key).then_some("another Service"),
+                None => foreign.then_some("an IPAddress that others than the API server manage"),
+            };
+            Some((*address, by?))
         });
-        let Some(taken) = taken.next().copied() else {
+        let Some((taken, by)) = taken.next() else {
             return Said {
                 keeps,
                 is_ready: true,
@@ -330,8 +335,8 @@ impl<'a> Case<'a> {
             is_ready: false,
             reason: ClaimReason::AddressTaken,
             message: format!(
-                "another Service has {taken}, which was not given to it by the pool; it is the claim's again when that Service is \
-                 gone, or edit the claim to have another"
+                "{by} has {taken}, which was not given to it by the pool; it is the claim's again when that is gone, or edit the \
+                 claim to have another"
             ),
         }
     }

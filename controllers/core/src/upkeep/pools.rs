@@ -2,7 +2,7 @@
 //! The statuses of the pools of cluster IPs and node ports.
 //!
 //! Of the counts each value is in one: given to a Service by the pool (allocated), had by a Service that the pool did not
-//! give it to (encroached), kept for a Service that does not have it (reserved), promised to one that is being created
+//! give it to, or by an IPAddress that others manage (encroached), kept for a Service that does not have it (reserved), promised to one that is being created
 //! (held), free, or none of these where the API server does not take it (the rest up to the capacity).
 
 use std::cmp::Reverse;
@@ -26,7 +26,7 @@ use crate::values::{Figures, Finding, Values};
 /// (1.5 MiB).
 const NAMESPACES: usize = 50;
 
-/// The values of pools that Services have and that the pools did not give them.
+/// The values of pools that Services, or IPAddresses that others manage, have and that the pools did not give them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encroached {
     by_pool: BTreeMap<(Supply, String), BTreeSet<Item>>,
@@ -36,14 +36,16 @@ impl Encroached {
     /// Takes in what was found of some Services.
     pub fn count(&mut self, findings: &[Finding]) {
         for finding in findings {
-            if let Finding::Encroachment { item, pool, .. } = finding {
-                let supply = match item {
-                    Item::Address(_) => Supply::ClusterIp,
-                    Item::Port(_) => Supply::NodePort,
-                };
-                let of_pool = self.by_pool.entry((supply, pool.clone())).or_default();
-                of_pool.insert(*item);
-            }
+            let (Finding::Encroachment { pool, .. } | Finding::Foreign { pool, .. }) = finding else {
+                continue;
+            };
+            let item = finding.item();
+            let supply = match item {
+                Item::Address(_) => Supply::ClusterIp,
+                Item::Port(_) => Supply::NodePort,
+            };
+            let of_pool = self.by_pool.entry((supply, pool.clone())).or_default();
+            of_pool.insert(item);
         }
     }
 

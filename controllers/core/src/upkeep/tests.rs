@@ -19,7 +19,7 @@ use serde_json::{Value as Json, json};
 
 use crate::admission::Exemptions;
 use crate::holder::{AskId, Book, ReplicaId};
-use crate::values::{Shown, Values};
+use crate::values::{CidrState, Shown, Values};
 
 fn at(second: i64) -> Time {
     Time(Timestamp::from_second(1_800_000_000 + second).unwrap())
@@ -39,7 +39,7 @@ fn ask(number: u64) -> AskId {
 /// A cluster with addresses 10.0.0.1 to 10.0.0.14 and ports 30000 to 30009.
 fn cluster() -> Values {
     let mut values = Values::new("30000-30009".parse().unwrap(), Exemptions::with([]), 1);
-    values.apply_service_cidr("kubernetes", &["10.0.0.0/28".to_owned()], true);
+    values.apply_service_cidr("kubernetes", &["10.0.0.0/28".to_owned()], CidrState::Gives);
     values
 }
 

@@ -139,7 +139,8 @@ impl Values {
         match wished {
             Ok(Certain::Held) => Ok(Some(item)),
             Ok(Certain::Passed) if search.wish.claim.is_some() => {
-                Err(claiming::taken(slot, search.wish, item, self.is_given(item)))
+                let by = self.taker(item);
+                Err(claiming::taken(slot, search.wish, item, by))
             }
             // The API server refuses what is taken or not its own, and says it best.
             Ok(Certain::Passed) => Ok(None),
@@ -243,6 +244,7 @@ impl Values {
             pool: pool.clone(),
             quota,
             counts: self.counts(name, what),
+            foreign: self.foreign_in(name, what),
         }
     }
 
@@ -290,7 +292,9 @@ enum Stand {
 fn may_be(one: &Holder, other: &Holder) -> bool {
     match (one, other) {
         (Holder::Unnamed { namespace: one, .. }, Holder::Unnamed { namespace: other, .. }) => one == other,
-        (Holder::Service(_) | Holder::Reserved(_) | Holder::Unnamed { .. }, _) => one == other,
+        (Holder::Service(_) | Holder::Reserved(_) | Holder::Unnamed { .. } | Holder::Foreign, _) => {
+            one == other
+        }
     }
 }
 

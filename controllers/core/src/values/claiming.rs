@@ -91,13 +91,39 @@ pub(super) fn exempt(slot: Slot, wish: &Wish, exempt: Exempt) -> Refused {
     because(slot, wish, Reason::NoPool, &text)
 }
 
-/// Somebody has the value, or the API server would not take it. Whose it is, is not for another tenant to know.
-pub(super) fn taken(slot: Slot, wish: &Wish, item: Item, is_usable: bool) -> Refused {
-    let other = "leave spec.address out to be given one, ask for another, or wait for it";
-    if is_usable {
-        let text = format!("another Service has {item}: {other}");
-        return because(slot, wish, Reason::WishTaken, &text);
+/// What stands against a value that a claim asks for.
+pub(super) enum Taker {
+    Service,
+    Foreign,
+    NoServiceCidr,
+}
+
+impl Values {
+    /// What stands against a value that can't be given.
+    pub(super) fn taker(&self, item: Item) -> Taker {
+        if !self.is_given(item) {
+            Taker::NoServiceCidr
+        } else if self.is_foreign(item) {
+            Taker::Foreign
+        } else {
+            Taker::Service
+        }
     }
-    let text = format!("{item} is in no ServiceCIDR that is ready: {other}");
-    because(slot, wish, Reason::NoServiceCidr, &text)
+}
+
+/// Somebody has the value, or the API server would not take it. Whose it is, is not for another tenant to know.
+pub(super) fn taken(slot: Slot, wish: &Wish, item: Item, by: Taker) -> Refused {
+    let other = "leave spec.address out to be given one, ask for another, or wait for it";
+    let (reason, text) = match by {
+        Taker::Service => (Reason::WishTaken, format!("another Service has {item}")),
+        Taker::Foreign => (
+            Reason::WishTaken,
+            format!("an IPAddress that others than the API server manage has {item}"),
+        ),
+        Taker::NoServiceCidr => (
+            Reason::NoServiceCidr,
+            format!("{item} is in no ServiceCIDR that is ready"),
+        ),
+    };
+    because(slot, wish, reason, &format!("{text}: {other}"))
 }

@@ -22,6 +22,8 @@ pub(super) struct Full {
     pub(super) pool: PoolRef,
     pub(super) quota: Option<Quota>,
     pub(super) counts: Counts,
+    /// How many of those given IPAddresses have that others manage.
+    pub(super) foreign: u64,
 }
 
 /// The quota, where that is why.
@@ -134,6 +136,13 @@ impl Full {
         let mut parts = vec![format!("{given} of {} {noun} given", counts.capacity)];
         if counts.held > 0 {
             parts.push(format!("{} of these on their way", counts.held));
+        }
+        if self.foreign > 0 {
+            let text = format!(
+                "{} of these to IPAddresses that others than the API server manage",
+                self.foreign
+            );
+            parts.push(text);
         }
         if counts.reserved > 0 {
             parts.push(format!("{} reserved for others", counts.reserved));

@@ -11,7 +11,7 @@ use berth_model::{IpFamily, IpRange, ServiceKey};
 
 use super::definitions::created;
 use super::stock::outside;
-use super::{ClaimId, Finding, Values};
+use super::{CidrState, ClaimId, Finding, Values};
 use crate::pools::{Item, Standing, Supply};
 use crate::service::Labels;
 
@@ -121,7 +121,8 @@ impl Values {
         })
     }
 
-    /// The findings of so many Services behind that one, and the last of these; none where there are no more.
+    /// The findings of so many Services behind that one, and the last of these; none where there are no more. With the
+    /// first of them come those that are about no Service.
     pub fn findings_after(
         &self,
         after: Option<&ServiceKey>,
@@ -130,7 +131,10 @@ impl Values {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let services = self.services.range::<ServiceKey, _>((from, Bound::Unbounded));
         let keys: Vec<&ServiceKey> = services.take(most).map(|(key, _)| key).collect();
-        let findings = keys.iter().flat_map(|key| self.findings_of(key)).collect();
+        let mut findings: Vec<Finding> = keys.iter().flat_map(|key| self.findings_of(key)).collect();
+        if after.is_none() {
+            findings.extend(self.foreign_findings());
+        }
         let last = keys.last().filter(|_| keys.len() == most);
         (findings, last.map(|key| (*key).clone()))
     }
@@ -162,12 +166,27 @@ impl Values {
         self.user(Item::Address(address))
     }
 
-    /// How many addresses of each pool claims keep that no Service has.
+    /// The Services that have an address, and when each was created, in seconds since 1970: the oldest first.
+    pub fn users_of(&self, address: IpAddr) -> impl Iterator<Item = (i64, &ServiceKey)> {
+        let grounds = self.addresses.grounds(address).into_iter();
+        grounds.flat_map(|grounds| grounds.used.iter().map(|(created, key)| (*created, key)))
+    }
+
+    /// So many addresses that Services have, behind that one, and the last that was looked at; none where there are no more.
+    pub fn used_after(&self, after: Option<IpAddr>, most: usize) -> (Vec<IpAddr>, Option<IpAddr>) {
+        let part: Vec<_> = self.addresses.behind(after).take(most).collect();
+        let last = part.last().filter(|_| part.len() == most);
+        let last = last.map(|(address, _)| *address);
+        let used = part.iter().filter(|(_, grounds)| !grounds.used.is_empty());
+        (used.map(|(address, _)| *address).collect(), last)
+    }
+
+    /// How many addresses of each pool claims keep that nobody has.
     pub fn kept_unused(&self) -> BTreeMap<(&str, IpFamily), u64> {
         let kept = self.claims.values().flat_map(|claim| &claim.addresses);
         let kept: BTreeSet<IpAddr> = kept
             .copied()
-            .filter(|kept| self.user_of(*kept).is_none())
+            .filter(|kept| self.user_of(*kept).is_none() && !self.is_foreign(Item::Address(*kept)))
             .collect();
         let mut counts = BTreeMap::new();
         for address in kept {
@@ -178,14 +197,17 @@ impl Values {
         counts
     }
 
-    /// Whether any address of a range is somebody's.
+    /// Whether any address of a range is a Service's, or may become one's.
     pub fn is_range_in_use(&self, range: &IpRange) -> bool {
         self.addresses.has_any(range.first(), range.last())
     }
 
     /// Whether a ServiceCIDR that is not ready has an address of the range.
     pub(crate) fn is_coming_or_going(&self, ranges: &[IpRange]) -> bool {
-        let mut unready = self.cidrs.values().filter(|cidrs| !cidrs.ready);
+        let mut unready = self
+            .cidrs
+            .values()
+            .filter(|cidrs| cidrs.state != CidrState::Gives);
         unready.any(|cidrs| {
             let mut theirs = cidrs.ranges.iter();
             theirs.any(|theirs| ranges.iter().any(|range| range.overlaps(theirs)))

@@ -2,11 +2,12 @@
 //! The addresses, or the ports: on which grounds each is whose, and the pools, which follow the grounds.
 //!
 //! Whose a value is follows from the grounds alone, in whatever order they came: the oldest Service that uses it, else the
-//! Service that a claim keeps it for, else whoever it is held for.
+//! IPAddress that bars it, else the Service that a claim keeps it for, else whoever it is held for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ use crate::pools;
 
 /// How long a value that was given back comes after all others: as long as caches of names and connections keep it in mind.
 const COOL_DOWN: Duration = Duration::from_secs(60);
+/// What is counted for nobody's quota: the name of no namespace.
+pub(super) const NO_NAMESPACE: &str = "";
 /// Holds end when their question does, and not by themselves.
 const FOREVER: Duration = Duration::MAX;
 
@@ -37,6 +40,8 @@ pub enum Holder {
     },
     /// A Service that the administrator keeps it for, and that does not have it.
     Reserved(ServiceKey),
+    /// Nobody that can be given it: an IPAddress has it that others than the API server's allocator manage.
+    Foreign,
 }
 
 impl fmt::Display for Holder {
@@ -46,6 +51,7 @@ impl fmt::Display for Holder {
             Self::Unnamed { namespace, .. } => {
                 write!(f, "a Service of namespace {namespace} without a name yet")
             }
+            Self::Foreign => f.write_str("an IPAddress that the API server does not manage"),
         }
     }
 }
@@ -55,6 +61,7 @@ impl Owner for Holder {
         match self {
             Self::Service(key) | Self::Reserved(key) => key.namespace(),
             Self::Unnamed { namespace, .. } => namespace,
+            Self::Foreign => NO_NAMESPACE,
         }
     }
 }
@@ -72,18 +79,33 @@ pub(super) struct Kept {
 pub(super) struct Grounds {
     /// When the Service was created, and which it is.
     pub(super) used: BTreeSet<(i64, ServiceKey)>,
+    /// Whether an IPAddress that others manage has it.
+    pub(super) foreign: bool,
     pub(super) kept: BTreeSet<Kept>,
     pub(super) held: BTreeSet<(AskId, Holder)>,
 }
 
 impl Grounds {
     fn is_empty(&self) -> bool {
-        self.used.is_empty() && self.kept.is_empty() && self.held.is_empty()
+        self.is_spare() && self.held.is_empty()
+    }
+
+    /// Whether nothing but holds may stand on it.
+    fn is_spare(&self) -> bool {
+        self.used.is_empty() && !self.foreign && self.kept.is_empty()
+    }
+
+    /// Whether it is, was promised to or is kept for a Service.
+    fn is_of_service(&self) -> bool {
+        !(self.used.is_empty() && self.kept.is_empty() && self.held.is_empty())
     }
 
     /// Whose it is, and whether that is a hold.
     pub(super) fn due(&self) -> Option<(Holder, bool)> {
         let used = self.used.first().map(|(_, key)| key);
+        if used.is_none() && self.foreign {
+            return Some((Holder::Foreign, false));
+        }
         let kept = self.kept.first().map(|kept| &kept.service);
         match used.or(kept) {
             Some(key) => Some((Holder::Service(key.clone()), false)),
@@ -223,7 +245,7 @@ impl<I: Value> Stock<I> {
     /// As if it had never been asked.
     pub(super) fn withdraw(&mut self, item: I, ask: &AskId, now: Duration) {
         let holder = match self.grounds.get(&item) {
-            Some(grounds) if grounds.used.is_empty() && grounds.kept.is_empty() => {
+            Some(grounds) if grounds.is_spare() => {
                 let mut held = grounds.held.iter();
                 held.next()
                     .filter(|(only, _)| only == ask && held.next().is_none())
@@ -250,9 +272,17 @@ impl<I: Value> Stock<I> {
         self.grounds.iter().map(|(item, grounds)| (*item, grounds))
     }
 
-    /// Whether any value from the first to the last is somebody's.
+    /// Those behind a value, ascending.
+    pub(super) fn behind(&self, value: Option<I>) -> impl Iterator<Item = (I, &Grounds)> {
+        let from = value.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.grounds.range((from, Bound::Unbounded));
+        behind.map(|(item, grounds)| (*item, grounds))
+    }
+
+    /// Whether any value from the first to the last is a Service's, or may become one's.
     pub(super) fn has_any(&self, first: I, last: I) -> bool {
-        self.grounds.range(first..=last).next().is_some()
+        let mut grounds = self.grounds.range(first..=last);
+        grounds.any(|(_, grounds)| grounds.is_of_service())
     }
 
     pub(super) fn is_usable(&self, item: I) -> bool {

@@ -4,6 +4,7 @@
 mod cases;
 mod earlier;
 mod following;
+mod foreign;
 mod history;
 mod limits;
 mod naive;
@@ -94,7 +95,7 @@ pub(super) fn mk_service(key: &ServiceKey, second: i64, items: &BTreeSet<Item>) 
 /// A cluster with addresses 10.0.0.1 to 10.0.0.14 and ports 30000 to 30009.
 pub(super) fn cluster() -> Values {
     let mut values = Values::new("30000-30009".parse().unwrap(), Exemptions::with([]), 1);
-    values.apply_service_cidr("kubernetes", &["10.0.0.0/28".to_owned()], true);
+    values.apply_service_cidr("kubernetes", &["10.0.0.0/28".to_owned()], CidrState::Gives);
     values
 }
 

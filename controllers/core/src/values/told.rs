@@ -11,18 +11,17 @@ use k8s_openapi::api::core::v1::Service;
 
 use super::definitions::{self, created};
 use super::stock::{Kept, Value};
-use super::{Cidrs, Claim, ClaimId, Known, Shown, Values};
+use super::{CidrState, Cidrs, Claim, ClaimId, Known, Shown, Values};
 use crate::address;
 use crate::holder::AskId;
 use crate::pools::{self, Item};
 use crate::service::{Labels, key_of};
 
 impl Values {
-    /// A ServiceCIDR: what it has (what can't be read of it is left out), and whether the API server gives of it: `Ready` is
-    /// not false, and it is not being deleted.
-    pub fn apply_service_cidr(&mut self, name: &str, cidrs: &[String], ready: bool) {
+    /// A ServiceCIDR: what it has (what can't be read of it is left out), and whether the API server gives of it.
+    pub fn apply_service_cidr(&mut self, name: &str, cidrs: &[String], state: CidrState) {
         let ranges: Vec<IpRange> = cidrs.iter().filter_map(|text| text.parse().ok()).collect();
-        let cidrs = Cidrs { ranges, ready };
+        let cidrs = Cidrs { ranges, state };
         if self.cidrs.insert(name.to_owned(), cidrs.clone()) != Some(cidrs) {
             self.redefine();
         }
@@ -264,7 +263,10 @@ impl Values {
         let addresses = self.address_pools.values().map(pools::Pool::of_addresses);
         let ports = self.port_pools.values().map(pools::Pool::of_ports);
         self.ranked = pools::Pools::new(addresses.chain(ports));
-        let ready = self.cidrs.values().filter(|cidrs| cidrs.ready);
+        let ready = self
+            .cidrs
+            .values()
+            .filter(|cidrs| cidrs.state == CidrState::Gives);
         let (usable, kept) = definitions::usable_addresses(ready.flat_map(|cidrs| &cidrs.ranges));
         let of_addresses = definitions::of_addresses(&self.ranked, &self.address_pools, &usable, kept);
         self.addresses.define(of_addresses, usable, self.now);

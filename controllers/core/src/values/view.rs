@@ -2,15 +2,13 @@
 //! What `berth pools`, the status of pools, metrics and the audit ask.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use berth_allocator::{Counts, NodePorts, PoolName};
 use berth_model::{IpFamily, ServiceKey};
 
-use super::stock::{Grounds, Holder, Stock, Value, outside};
-use super::{Known, Values};
-use crate::admission::Exempt;
+use super::stock::{Grounds, Holder, NO_NAMESPACE, Stock, Value, outside};
+use super::{CidrState, Finding, Known, Values};
 use crate::pools::{Ask, Choice, Item, PoolRef, Request, Selection, Standing, Supply, What};
 use crate::service::Labels;
 
@@ -36,6 +34,8 @@ pub enum Ground {
     Claimed(String),
     /// It is on its way, until then.
     Held(Duration),
+    /// An IPAddress that others manage has it.
+    Foreign,
 }
 
 /// A value that is somebody's.
@@ -49,114 +49,6 @@ pub struct Use {
     pub holder: Holder,
     /// Why.
     pub ground: Ground,
-}
-
-/// What is not as it should be, and stops nothing.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Finding {
-    /// Two Services have a value; it counts as the older one's.
-    Duplicate {
-        /// The value.
-        item: Item,
-        /// Whose it is.
-        holder: ServiceKey,
-        /// Who has it too.
-        service: ServiceKey,
-    },
-    /// No ServiceCIDR has it, or the API server's range of node ports has not.
-    OutOfRange {
-        /// The value.
-        item: Item,
-        /// Who has it.
-        service: ServiceKey,
-    },
-    /// It is of a pool that is not for the Service.
-    Encroachment {
-        /// The value.
-        item: Item,
-        /// Who has it.
-        service: ServiceKey,
-        /// The pool.
-        pool: String,
-        /// Whether pools do not apply to the Service.
-        exempt: Option<Exempt>,
-    },
-    /// Pools that were there when the Service was made are for it, and it is of none of them: it was made past Berth, or
-    /// other pools were for it then.
-    Astray {
-        /// The value.
-        item: Item,
-        /// Who has it.
-        service: ServiceKey,
-        /// The pools.
-        pools: Vec<PoolRef>,
-    },
-}
-
-impl Finding {
-    /// The value.
-    pub fn item(&self) -> Item {
-        match self {
-            Self::Duplicate { item, .. }
-            | Self::OutOfRange { item, .. }
-            | Self::Encroachment { item, .. }
-            | Self::Astray { item, .. } => *item,
-        }
-    }
-
-    /// Who has it.
-    pub fn service(&self) -> &ServiceKey {
-        match self {
-            Self::Duplicate { service, .. }
-            | Self::OutOfRange { service, .. }
-            | Self::Encroachment { service, .. }
-            | Self::Astray { service, .. } => service,
-        }
-    }
-
-    /// The stable text form.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Duplicate { .. } => "Duplicate",
-            Self::OutOfRange { .. } => "OutOfRange",
-            Self::Encroachment { .. } => "Encroachment",
-            Self::Astray { .. } => "Astray",
-        }
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Duplicate {
-                item,
-                holder,
-                service,
-            } => write!(
-                f,
-                "{item} of Service {service} is Service {holder}'s, the older one: delete one of the two and create it anew"
-            ),
-            Self::OutOfRange { item, service } => write!(
-                f,
-                "{item} of Service {service} is in no range of the API server's: widen the range, or create the Service anew"
-            ),
-            Self::Encroachment {
-                item, service, pool, ..
-            } => write!(
-                f,
-                "{item} of Service {service} is of pool {pool}, which is not for it: create the Service anew, or have the pool \
-                 select it"
-            ),
-            Self::Astray { item, service, pools } => {
-                let pools: Vec<String> = pools.iter().map(ToString::to_string).collect();
-                write!(
-                    f,
-                    "{item} of Service {service} is not of {}, which is for it: create the Service anew to have one of its pool",
-                    pools.join(" nor of ")
-                )
-            }
-        }
-    }
 }
 
 impl Values {
@@ -221,6 +113,7 @@ impl Values {
             .services
             .keys()
             .flat_map(|key| self.findings_of(key))
+            .chain(self.foreign_findings())
             .collect();
         findings.sort();
         findings
@@ -240,12 +133,7 @@ impl Values {
                     service: key.clone(),
                 });
             }
-            if !self.is_in_range(*item) {
-                findings.push(Finding::OutOfRange {
-                    item: *item,
-                    service: key.clone(),
-                });
-            }
+            findings.extend(self.unranged(key, *item));
             if let Some(pool) = self.encroached(key, known, *item) {
                 findings.push(Finding::Encroachment {
                     item: *item,
@@ -279,7 +167,10 @@ impl Values {
         match what {
             What::ClusterIp(family) => {
                 let pool = self.addresses.pool(pool).into_iter();
-                pool.flat_map(|pool| pool.use_by_group(family).map(owned))
+                let by_group = pool.flat_map(|pool| pool.use_by_group(family));
+                by_group
+                    .filter(|(group, _)| *group != NO_NAMESPACE)
+                    .map(owned)
                     .collect()
             }
             What::NodePort => {
@@ -291,6 +182,18 @@ impl Values {
         }
     }
 
+    /// How many addresses of a pool IPAddresses have that others manage.
+    pub(super) fn foreign_in(&self, pool: &PoolName, what: What) -> u64 {
+        let What::ClusterIp(family) = what else {
+            return 0;
+        };
+        let pool = self.addresses.pool(pool).into_iter();
+        let mut by_group = pool.flat_map(|pool| pool.use_by_group(family));
+        by_group
+            .find(|(group, _)| *group == NO_NAMESPACE)
+            .map_or(0, |(_, count)| count)
+    }
+
     fn a_use(&self, item: Item, pool: Option<&PoolName>, supply: Supply, grounds: &Grounds) -> Option<Use> {
         let (holder, _) = grounds.due()?;
         let pool = pool.filter(|pool| **pool != outside()).map(|pool| PoolRef {
@@ -299,6 +202,7 @@ impl Values {
         });
         let ground = match (grounds.used.is_empty(), grounds.kept.first()) {
             (false, _) => Ground::InUse,
+            (true, _) if grounds.foreign => Ground::Foreign,
             (true, Some(kept)) => Ground::Claimed(kept.claim.clone()),
             (true, None) => {
                 let asks = grounds.held.iter();
@@ -323,14 +227,33 @@ impl Values {
         grounds?.used.first().map(|(_, key)| key)
     }
 
-    fn is_in_range(&self, item: Item) -> bool {
-        match item {
-            Item::Address(address) => {
-                let mut ranges = self.cidrs.values().flat_map(|cidrs| &cidrs.ranges);
-                ranges.any(|range| range.contains(address))
+    /// What there is to say of a value that is in no range, or only in ranges that are going.
+    fn unranged(&self, key: &ServiceKey, item: Item) -> Option<Finding> {
+        let out_of_range = || Finding::OutOfRange {
+            item,
+            service: key.clone(),
+        };
+        let address = match item {
+            Item::Address(address) => address,
+            Item::Port(port) => return (!self.node_ports.contains(port)).then(out_of_range),
+        };
+        let mut going = Vec::new();
+        for (name, cidrs) in &self.cidrs {
+            if cidrs.ranges.iter().any(|range| range.contains(address)) {
+                if cidrs.state != CidrState::Terminating {
+                    return None;
+                }
+                going.push(name.clone());
             }
-            Item::Port(port) => self.node_ports.contains(port),
         }
+        if going.is_empty() {
+            return Some(out_of_range());
+        }
+        Some(Finding::Terminating {
+            item,
+            service: key.clone(),
+            cidrs: going,
+        })
     }
 
     /// What would be said to the Service if it asked for the value now.

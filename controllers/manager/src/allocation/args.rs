@@ -2,8 +2,10 @@
 //! Flags of the replicas that hand out values together.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use berth_model::PortRange;
+use berth_runtime::duration::parse as duration;
 
 /// Where another replica finds this one, in a Pod.
 const POD_IP: &str = "POD_IP";
@@ -20,6 +22,16 @@ pub struct AllocationArgs {
         default_value = "30000-32767"
     )]
     pub service_node_port_range: PortRange,
+
+    /// How often the leader compares the API server's IPAddresses with Services: after between half and all of that
+    #[arg(
+        long,
+        env = "BERTH_ADDRESS_AUDIT_PERIOD",
+        value_name = "DURATION",
+        default_value = "5m",
+        value_parser = duration
+    )]
+    pub address_audit_period: Duration,
 
     /// Address on which other replicas ask this one, by mutual TLS; 0.0.0.0 means every address of both families
     #[arg(

@@ -5,21 +5,24 @@
 //! the watch still has to show, and a value that is in use would be free for a moment.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use berth_controllers_core::admission::ClusterFamilies;
 use berth_controllers_core::enforcement::Observed;
 use berth_controllers_core::values::Values;
 use futures::FutureExt;
+use kube::Client;
 use tokio::sync::watch;
 
-use crate::audit::{AuditMetrics, Auditor};
+use crate::audit::{AddressAuditor, AuditMetrics, Auditor};
 use crate::feed::Kind;
 use crate::handout::{Change, Handout, Refresh};
 use crate::upkeep::Upkeep;
 
 /// The kinds that the book is made of.
-pub(crate) const KINDS: [Kind; 6] = [
+pub(crate) const KINDS: [Kind; 7] = [
     Kind::ServiceCidrs,
+    Kind::IpAddresses,
     Kind::Namespaces,
     Kind::AddressPools,
     Kind::NodePortPools,
@@ -133,6 +136,22 @@ impl BookFeed {
     /// The book, for whoever looks at it when it has changed.
     pub(super) fn auditor(&self, metrics: AuditMetrics) -> Auditor {
         Auditor::new(self.handout.clone(), self.changes.subscribe(), metrics)
+    }
+
+    /// The same, for whoever compares it with IPAddresses.
+    pub(super) fn address_auditor(
+        &self,
+        client: &Client,
+        period: Duration,
+        metrics: AuditMetrics,
+    ) -> AddressAuditor {
+        let has_pools = self.ground.has_pools.subscribe();
+        AddressAuditor::new(client.clone(), self.handout.clone(), has_pools, period, metrics)
+    }
+
+    /// What API servers are to enforce.
+    pub(super) fn observed(&self) -> watch::Receiver<Option<Observed>> {
+        self.ground.observed.subscribe()
     }
 
     /// The same, for whoever writes down what follows from it.

@@ -2,13 +2,14 @@
 //! From what watches show to changes of the book.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use berth_controllers_core::values::{Shown, Values};
+use berth_controllers_core::values::{CidrState, MANAGED_BY, Shown, Values};
 use berth_crds::{AddressClaim, AddressPool, NodePortPool};
 use berth_runtime::watch::{ObjectKey, WatchEvent};
 use k8s_openapi::api::core::v1::{Namespace, Service};
-use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 
 use crate::cache::service_key;
 use crate::handout::Change;
@@ -47,8 +48,8 @@ pub(crate) fn service_cidrs(event: &WatchEvent<ServiceCIDR>) -> Change<Values> {
             let name = object.metadata.name.clone().unwrap_or_default();
             let spec = object.spec.as_ref();
             let cidrs = spec.and_then(|spec| spec.cidrs.clone()).unwrap_or_default();
-            let ready = gives(object);
-            change(move |book, _| book.apply_service_cidr(&name, &cidrs, ready))
+            let state = CidrState::of(object);
+            change(move |book, _| book.apply_service_cidr(&name, &cidrs, state))
         }
         WatchEvent::Deleted(key) => {
             let name = key.name.to_string();
@@ -61,16 +62,38 @@ pub(crate) fn service_cidrs(event: &WatchEvent<ServiceCIDR>) -> Change<Values> {
     }
 }
 
-/// Whether the API server gives addresses of it: as long as it is not being deleted, and not said to be unready.
-fn gives(object: &ServiceCIDR) -> bool {
-    let conditions = object
-        .status
-        .iter()
-        .flat_map(|status| status.conditions.iter().flatten());
-    let unready = conditions
-        .filter(|condition| condition.type_ == "Ready")
-        .any(|condition| condition.status == "False");
-    object.metadata.deletion_timestamp.is_none() && !unready
+/// Those that the API server's allocator does not manage: the watch selects them.
+pub(crate) fn ip_addresses(event: &WatchEvent<IPAddress>) -> Change<Values> {
+    match event {
+        WatchEvent::Applied(object) => {
+            let meta = &object.metadata;
+            let address = meta.name.as_deref().and_then(address_of);
+            let labels = meta.labels.as_ref();
+            let manager = labels.and_then(|labels| labels.get(MANAGED_BY)).cloned();
+            change(move |book, now| {
+                if let Some(address) = address {
+                    book.apply_foreign_address(address, manager.as_deref(), now);
+                }
+            })
+        }
+        WatchEvent::Deleted(key) => {
+            let address = address_of(&key.name);
+            change(move |book, now| {
+                if let Some(address) = address {
+                    book.remove_foreign_address(address, now);
+                }
+            })
+        }
+        WatchEvent::Listed(keys) => {
+            let addresses = keys.iter().filter_map(|key| address_of(&key.name)).collect();
+            change(move |book, now| book.retain_foreign_addresses(&addresses, now))
+        }
+    }
+}
+
+/// An IPAddress is named by its address.
+fn address_of(name: &str) -> Option<IpAddr> {
+    name.parse().ok()
 }
 
 pub(crate) fn namespaces(event: &WatchEvent<Namespace>) -> Change<Values> {
@@ -153,30 +176,4 @@ fn names(keys: &BTreeSet<ObjectKey>) -> BTreeSet<String> {
 fn namespaced(key: &ObjectKey) -> (String, String) {
     let namespace = key.namespace.as_deref().unwrap_or_default();
     (namespace.to_owned(), key.name.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_service_cidr_gives_unless_it_says_no_or_is_being_deleted() {
-        let condition = |status: &str| json!({"conditions": [{"type": "Ready", "status": status, "reason": "", "message": "", "lastTransitionTime": "2026-01-02T03:04:05Z"}]});
-        for (metadata, status, expected) in [
-            (json!({"name": "a"}), json!(null), true),
-            (json!({"name": "a"}), condition("True"), true),
-            (json!({"name": "a"}), condition("False"), false),
-            (
-                json!({"name": "a", "deletionTimestamp": "2026-01-02T03:04:05Z"}),
-                condition("True"),
-                false,
-            ),
-        ] {
-            let object = json!({"metadata": metadata, "spec": {"cidrs": ["10.0.0.0/24"]}, "status": status});
-            let object: ServiceCIDR = serde_json::from_value(object.clone()).unwrap();
-            assert_eq!(gives(&object), expected, "{object:?}");
-        }
-    }
 }

@@ -164,12 +164,14 @@ impl Reason {
     }
 }
 
-/// The object's name and the moment, as client-go names events; names have 253 characters at most.
+/// The object's name and the moment, as client-go names events; names have 253 characters at most, and no colon as those of
+/// IPAddresses have.
 fn event_name(object: &str, now: Timestamp) -> String {
     let moment = format!("{:x}", now.as_nanosecond());
     let room = 253 - 1 - moment.len();
     let object: String = object.chars().take(room).collect();
-    format!("{}.{moment}", object.trim_end_matches(['.', '-']))
+    let object = object.replace(':', "-");
+    format!("{}.{moment}", object.trim_matches(['.', '-']))
 }
 
 #[cfg(test)]
@@ -281,6 +283,8 @@ mod tests {
     #[test]
     fn names_of_events_are_valid() {
         assert_eq!(event_name("web", at(1)), "web.3b9aca00");
+        assert_eq!(event_name("fd00:10::a", at(1)), "fd00-10--a.3b9aca00");
+        assert_eq!(event_name("fd00::", at(1)), "fd00.3b9aca00");
         let long = event_name(&"a".repeat(253), at(1));
         assert_eq!(long.len(), 253);
     }

@@ -264,3 +264,31 @@ fn a_claim_for_a_load_balancer_is_told_that_it_is_not_served() {
         "[]  False UseNotServed, False ServiceHasNot, None"
     );
 }
+
+#[test]
+fn a_claim_whose_address_others_manage_says_so_and_its_service_gets_another() {
+    let mut world = World::new(&[pool_of_two(&json!({}))]);
+    world.claim(&mk_claim("c", 0, &json!({"serviceName": "web"})));
+    let kept = "[10.0.0.4] p True Kept, False ServiceHasNot, None";
+    assert_eq!(world.settle("c", 0), kept);
+    let address = "10.0.0.4".parse().unwrap();
+    world
+        .values
+        .apply_foreign_address(address, Some("ipam.example"), Duration::ZERO);
+    assert_eq!(
+        world.settle("c", 1),
+        "[10.0.0.4] p False AddressTaken, False ServiceHasNot, None"
+    );
+    world.claim(&mk_claim(
+        "d",
+        1,
+        &json!({"serviceName": "db", "address": "10.0.0.4"}),
+    ));
+    assert_eq!(
+        world.settle("d", 1),
+        "[]  False AddressTaken, False ServiceHasNot, None"
+    );
+    assert_eq!(world.create("a/web"), "{10.0.0.5}");
+    world.values.remove_foreign_address(address, Duration::ZERO);
+    assert_eq!(world.settle("c", 2), kept);
+}

@@ -9,7 +9,7 @@ use berth_model::IpFamily;
 use super::*;
 use crate::service::Labels;
 use crate::upkeep::claims::{ClaimWrite, Step, answered, plan};
-use crate::values::{ClaimId, Grant, Wish};
+use crate::values::{CidrState, ClaimId, Grant, Wish};
 
 /// A Service, or a claim, as the API server has it: `None` when it is gone.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ pub(super) const FOUR: [&str; 2] = ["p", "q"];
 impl World {
     pub(super) fn new() -> Self {
         let mut values = cluster();
-        values.apply_service_cidr("six", &["fd00::/120".to_owned()], true);
+        values.apply_service_cidr("six", &["fd00::/120".to_owned()], CidrState::Gives);
         Self {
             values,
             now: 0,

@@ -92,7 +92,7 @@ fn a_pool_of_ports_says_what_it_has_and_what_the_server_does_not_take() {
 #[test]
 fn the_fifty_namespaces_with_the_most_are_named_and_the_others_counted() {
     let mut values = cluster();
-    values.apply_service_cidr("wide", &["10.1.0.0/16".to_owned()], true);
+    values.apply_service_cidr("wide", &["10.1.0.0/16".to_owned()], CidrState::Gives);
     values.apply_address_pool(&mk_pool("p", 0, &json!({"addresses": ["10.1.0.0/16"]})));
     for number in 1..=60 {
         let service = mk_service(
@@ -113,4 +113,28 @@ fn the_fifty_namespaces_with_the_most_are_named_and_the_others_counted() {
         (status.namespaces[0].namespace.as_str(), status.namespaces[0].ipv4),
         ("n60", 2)
     );
+}
+
+#[test]
+fn what_others_manage_of_a_pool_is_counted_as_encroached_and_is_no_namespaces() {
+    let mut values = cluster();
+    values.apply_address_pool(&mk_pool("p", 0, &json!({"addresses": ["10.0.0.4-10.0.0.9"]})));
+    let mut claim = mk_claim("c", 0, &json!({"serviceName": "sticky"}));
+    claim.status = Some(berth_crds::AddressClaimStatus {
+        addresses: vec!["10.0.0.5".to_owned()],
+        ..Default::default()
+    });
+    values.apply_claim(&claim, Duration::ZERO);
+    for address in ["10.0.0.5", "10.0.0.8", "10.0.0.12"] {
+        values.apply_foreign_address(address.parse().unwrap(), None, Duration::ZERO);
+    }
+    let writes = plan(&values, &encroached(&values), &at(0));
+    let [StatusWrite::Addresses { status, .. }] = writes.as_slice() else {
+        panic!("{writes:?}");
+    };
+    assert_eq!(
+        serde_json::to_value(&status.ipv4).unwrap(),
+        json!({"capacity": "6", "allocated": 0, "encroached": 2, "free": "4"})
+    );
+    assert_eq!(status.namespaces, []);
 }

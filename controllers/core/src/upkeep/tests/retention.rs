@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::claims::{World, pool_of_two};
 use super::*;
+use crate::values::CidrState;
 
 const KEPT: &str = "[10.0.0.4] p True Kept, False ServiceHasNot, Some(60)";
 const EXPIRED: &str = "[]  False Expired, False ServiceHasNot, None";
@@ -72,7 +73,7 @@ fn a_claim_of_two_pools_names_both_and_both_trust_its_namespace_and_limit_it() {
     ]);
     world
         .values
-        .apply_service_cidr("six", &["fd00::/120".to_owned()], true);
+        .apply_service_cidr("six", &["fd00::/120".to_owned()], CidrState::Gives);
     world.claim(&mk_claim(
         "c",
         0,
@@ -108,7 +109,7 @@ fn a_claim_of_two_pools_that_names_one_of_them_later_asks_for_the_other_family_o
     let mut world = World::new(&[pool_of_two(&json!({})), mk_pool("both", 1, &both)]);
     world
         .values
-        .apply_service_cidr("six", &["fd00::/120".to_owned()], true);
+        .apply_service_cidr("six", &["fd00::/120".to_owned()], CidrState::Gives);
     let claim = mk_claim("c", 0, &json!({"serviceName": "web", "family": "Both"}));
     world.claim(&claim);
     assert_eq!(

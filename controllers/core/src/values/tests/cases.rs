@@ -71,8 +71,8 @@ fn what_no_pool_is_for_gets_a_value_outside_every_pool() {
 #[test]
 fn outside_every_pool_the_static_bands_come_last() {
     let mut values = Values::new("30000-32767".parse().unwrap(), Exemptions::with([]), 7);
-    values.apply_service_cidr("kubernetes", &["10.0.0.0/24".to_owned()], true);
-    values.apply_service_cidr("more", &["10.0.2.0/27".to_owned()], true);
+    values.apply_service_cidr("kubernetes", &["10.0.0.0/24".to_owned()], CidrState::Gives);
+    values.apply_service_cidr("more", &["10.0.2.0/27".to_owned()], CidrState::Gives);
     values.apply_address_pool(&pool_of_two());
     values.apply_port_pool(&mk_ports(
         "p",
@@ -114,12 +114,12 @@ fn what_lies_in_no_service_cidr_that_is_ready_is_skipped_and_told_of() {
          on their way, 2 in no ServiceCIDR that is ready; add a ServiceCIDR around those, or set spec.createServiceCIDR, or \
          delete a Service that holds one, or add addresses to it"
     );
-    values.apply_service_cidr("more", &["10.0.9.0/24".to_owned()], false);
+    values.apply_service_cidr("more", &["10.0.9.0/24".to_owned()], CidrState::Unready);
     assert!(
         given(&mut values, 1, &plain("a", "two"), 0).starts_with("NoServiceCidr"),
         "not ready"
     );
-    values.apply_service_cidr("more", &["10.0.9.0/24".to_owned()], true);
+    values.apply_service_cidr("more", &["10.0.9.0/24".to_owned()], CidrState::Gives);
     assert_eq!(
         given(&mut values, 1, &plain("a", "two"), 0),
         "10.0.9.1",

@@ -86,7 +86,7 @@ fn pools_are_for_namespaces_by_label_and_for_no_system_namespace() {
 fn ranges_that_nobody_could_count_through_are_as_any_other() {
     let mut values = cluster();
     let cidrs = ["10.64.0.0/10".to_owned(), "fd00::/64".to_owned()];
-    values.apply_service_cidr("wide", &cidrs, true);
+    values.apply_service_cidr("wide", &cidrs, CidrState::Gives);
     values.apply_address_pool(&mk_addresses(
         "p",
         0,

@@ -2,7 +2,7 @@
 //! Random histories of events and questions, step by step beside the naive book.
 
 use super::naive::{NaiveHold, Question, Verdict};
-use super::world::{MORE, World, tell_of};
+use super::world::{MORE, World, state, tell_of};
 use super::*;
 use crate::pools::Supply;
 
@@ -32,6 +32,7 @@ impl World {
             86..90 => self.claim(),
             90..92 => self.now += at(60),
             92..95 => self.succeed(),
+            95..98 => self.bar(),
             _ => {
                 let key = self.values.services.keys().next().cloned();
                 if let Some((key, (created, items))) =
@@ -200,6 +201,22 @@ impl World {
         self.naive.claims.insert(name, new);
     }
 
+    /// Somebody else makes an IPAddress, or takes it away.
+    fn bar(&mut self) {
+        let item = self.item(Supply::ClusterIp);
+        let Item::Address(address) = item else {
+            return;
+        };
+        if self.naive.foreign.remove(&item) {
+            self.tell(format!("{item} is barred no more"));
+            self.values.remove_foreign_address(address, self.now);
+        } else {
+            self.tell(format!("{item} is barred"));
+            self.naive.foreign.insert(item);
+            self.values.apply_foreign_address(address, None, self.now);
+        }
+    }
+
     /// Another replica, which has read everything anew in some other order, goes on.
     fn succeed(&mut self) {
         self.tell("another goes on".to_owned());
@@ -233,10 +250,15 @@ impl World {
                     .rev()
                     .for_each(|pool| tell_of(&mut next, pool)),
                 2 => {
-                    next.apply_service_cidr("kubernetes", &["10.0.0.0/28".to_owned()], true);
-                    next.apply_service_cidr("more", &[MORE.to_owned()], self.more);
+                    next.apply_service_cidr("kubernetes", &["10.0.0.0/28".to_owned()], CidrState::Gives);
+                    next.apply_service_cidr("more", &[MORE.to_owned()], state(self.more));
                 }
                 _ => {
+                    for item in &self.naive.foreign {
+                        if let Item::Address(address) = item {
+                            next.apply_foreign_address(*address, None, self.now);
+                        }
+                    }
                     for (name, (created, key, item)) in &self.naive.claims {
                         let claim = mk_claim(name, *created, "a", key.name(), &[&item.to_string()]);
                         next.apply_claim(&claim, self.now);

@@ -18,6 +18,8 @@ pub(super) struct Naive {
     pub(super) usable: BTreeSet<Item>,
     pub(super) services: BTreeMap<ServiceKey, (i64, BTreeSet<Item>)>,
     pub(super) holds: BTreeMap<AskId, NaiveHold>,
+    /// What IPAddresses of other managers have.
+    pub(super) foreign: BTreeSet<Item>,
     /// Name, age, for whom, what.
     pub(super) claims: BTreeMap<String, (i64, ServiceKey, Item)>,
 }
@@ -76,6 +78,9 @@ impl Naive {
             .iter()
             .filter(|(_, (_, items))| items.contains(&item));
         let user = users.min_by_key(|(key, (created, _))| (*created, (*key).clone()));
+        if user.is_none() && self.foreign.contains(&item) {
+            return Some((Holder::Foreign, false));
+        }
         let claims = self.claims.iter().filter(|(_, (.., kept))| *kept == item);
         let claim = claims.min_by_key(|(name, (created, ..))| (*created, (*name).clone()));
         let service = user.map(|(key, _)| key).or(claim.map(|(_, (_, key, _))| key));
@@ -161,9 +166,10 @@ impl Naive {
     fn has_quota_left(&self, pool: &NaivePool, question: &Question<'_>) -> bool {
         let mine = |item: &Item| {
             let owner = self.owned(*item, question).map(|(owner, _)| owner);
-            let namespace = owner.map(|owner| match owner {
-                Holder::Service(key) | Holder::Reserved(key) => key.namespace().to_owned(),
-                Holder::Unnamed { namespace, .. } => namespace.to_string(),
+            let namespace = owner.and_then(|owner| match owner {
+                Holder::Service(key) | Holder::Reserved(key) => Some(key.namespace().to_owned()),
+                Holder::Unnamed { namespace, .. } => Some(namespace.to_string()),
+                Holder::Foreign => None,
             });
             self.is_of(pool, *item) && namespace.as_ref() == Some(&question.wish.namespace)
         };

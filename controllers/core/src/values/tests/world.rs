@@ -39,6 +39,14 @@ pub(super) fn usable(more: bool) -> BTreeSet<Item> {
         .collect()
 }
 
+pub(super) fn state(gives: bool) -> CidrState {
+    if gives {
+        CidrState::Gives
+    } else {
+        CidrState::Unready
+    }
+}
+
 pub(super) fn universe() -> impl Iterator<Item = Item> {
     addresses(0..=30).chain((29_990..=30_020).map(port))
 }
@@ -46,7 +54,7 @@ pub(super) fn universe() -> impl Iterator<Item = Item> {
 impl World {
     pub(super) fn new(seed: u64) -> Self {
         let mut values = cluster();
-        values.apply_service_cidr("more", &[MORE.to_owned()], false);
+        values.apply_service_cidr("more", &[MORE.to_owned()], CidrState::Unready);
         Self {
             values,
             naive: Naive {
@@ -158,7 +166,7 @@ impl World {
         self.tell(format!("more {}", self.more));
         self.naive.usable = usable(self.more);
         self.values
-            .apply_service_cidr("more", &[MORE.to_owned()], self.more);
+            .apply_service_cidr("more", &[MORE.to_owned()], state(self.more));
     }
 
     /// Of one without a name, what an earlier question about it may have been given.
@@ -246,7 +254,12 @@ impl World {
             ];
             assert_eq!(found, self.naive.counts(pool), "{pool:?}{}", self.told());
             let used: u64 = figures.namespaces.values().map(|counts| counts[0]).sum();
-            assert_eq!(used, counts.allocated + counts.held);
+            let foreign = pool.items.iter().filter(|item| {
+                let of = self.naive.pool_of(**item).is_some_and(|of| of.name == pool.name);
+                let owner = self.naive.owner(**item);
+                of && !pool.excluded.contains(item) && owner == Some((Holder::Foreign, false))
+            });
+            assert_eq!(used + foreign.count() as u64, counts.allocated + counts.held);
         }
         for used in &uses {
             let pool = self.naive.pool_of(used.item);
