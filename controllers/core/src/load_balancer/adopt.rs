@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Taking over what the Services that exist hold already.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ impl LoadBalancers {
     /// first; then those that list one of ours without being ours; last, free addresses are set aside for
     /// those that ask for a certain one, so that nobody who takes any gets them.
     pub fn adopt<'a>(&mut self, services: impl IntoIterator<Item = &'a Service>) -> Adopted {
-        let mut ours: Vec<(ServiceKey, Option<&Time>, &Service, Wish)> = Vec::new();
+        let mut ours: Vec<Ours<'_>> = Vec::new();
         let mut others: Vec<(ServiceKey, &Service)> = Vec::new();
         for service in services {
             let key = key_of(&service.metadata);
@@ -43,17 +44,12 @@ impl LoadBalancers {
         ours.sort_by(|a, b| (a.1.map(|time| time.0), &a.0).cmp(&(b.1.map(|time| time.0), &b.0)));
         others.sort_by(|a, b| a.0.cmp(&b.0));
         let mut adopted = Adopted::default();
-        // Who was to leave an address that it shared still is.
-        let (leaving, staying): (Vec<_>, Vec<_>) = ours
-            .iter()
-            .partition(|(_, _, service, _)| plan::is_to_leave(service));
-        for (key, _, service, _) in &staying {
-            self.ledger.take_over(key, Terms::of(service), false);
+        let ordered = earlier_first(&ours);
+        for (key, service) in &ordered {
+            let leaves = !plan::to_be_left(service).is_empty();
+            self.ledger.take_over(key, Terms::of(service), leaves);
         }
-        for (key, _, service, _) in &leaving {
-            self.ledger.take_over(key, Terms::of(service), true);
-        }
-        for (key, _, service, _) in staying.into_iter().chain(leaving) {
+        for (key, service) in ordered {
             self.adopt_listed(
                 key,
                 &wish::listed(service),
@@ -128,4 +124,40 @@ impl LoadBalancers {
             }
         }
     }
+}
+
+/// A Service of ours: when it was created, and what it wants.
+type Ours<'a> = (ServiceKey, Option<&'a Time>, &'a Service, Wish);
+
+/// Those that are to leave an address after those that stay there, as they changed what they share it on later: that goes on.
+fn earlier_first<'a>(ours: &'a [Ours<'_>]) -> Vec<(&'a ServiceKey, &'a Service)> {
+    let all = ours.iter().map(|(key, _, service, _)| (key, *service));
+    let (mut leaving, mut ordered): (Vec<_>, Vec<_>) =
+        all.partition(|(_, service)| !plan::to_be_left(service).is_empty());
+    // How many of those that leave another address stay at one.
+    let mut staying: BTreeMap<IpAddr, usize> = BTreeMap::new();
+    let stays = |service: &Service| {
+        let left = plan::to_be_left(service);
+        let mut stays = plan::recorded(service);
+        stays.retain(|address| !left.contains(address));
+        stays
+    };
+    for address in leaving.iter().flat_map(|(_, service)| stays(service)) {
+        *staying.entry(address).or_default() += 1;
+    }
+    while !leaving.is_empty() {
+        let is_next = |(_, service): &(&ServiceKey, &Service)| {
+            let mut left = plan::to_be_left(service).into_iter();
+            left.all(|address| staying.get(&address).is_none_or(|count| *count == 0))
+        };
+        // Records that contradict each other were not written by one controller: any order is as good.
+        let next = leaving.remove(leaving.iter().position(is_next).unwrap_or(0));
+        for address in stays(next.1) {
+            staying
+                .entry(address)
+                .and_modify(|count| *count = count.saturating_sub(1));
+        }
+        ordered.push(next);
+    }
+    ordered
 }

@@ -337,20 +337,20 @@ impl LoadBalancers {
         (addresses, remarks)
     }
 
-    /// The Service's own addresses by family: those that its status lists before others.
+    /// The Service's own addresses by family: those that its status lists before others, and those that it is to leave last.
     fn current(&self, key: &ServiceKey, listed: &Listed) -> BTreeMap<IpFamily, IpAddr> {
         let mut current = BTreeMap::new();
+        let stays = |address: &IpAddr| self.ledger.crowds_out(key, *address).is_none();
         let of_status = listed
             .addresses
             .iter()
             .copied()
             .filter(|address| self.ledger.has(key, *address));
+        let (staying, leaving): (Vec<IpAddr>, Vec<IpAddr>) = of_status.partition(stays);
         let held = self.ledger.held_by(key).into_iter();
         // What nobody was told of yet is not kept from those that share it on other terms.
-        let not_listed = held.filter(|address| {
-            !self.set_aside.contains(address) && self.ledger.crowds_out(key, *address).is_none()
-        });
-        for address in of_status.chain(not_listed) {
+        let not_listed = held.filter(|address| !self.set_aside.contains(address) && stays(address));
+        for address in staying.into_iter().chain(not_listed).chain(leaving) {
             current.entry(IpFamily::of(address)).or_insert(address);
         }
         current

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
 
-use super::reason::{NO_LONGER_SHARED, NotOurs, Reason};
+use super::reason::{NotOurs, Reason};
 use super::wish::{self, CONDITION_ALLOCATED};
 
 /// What one turn found and what is to be written. Allocations are recorded already.
@@ -106,8 +106,7 @@ impl Outcome {
         match self {
             Self::Ours { remarks, .. } => remarks
                 .iter()
-                .find(|reason| reason.is_to_leave())
-                .or_else(|| remarks.iter().find(|reason| !reason.is_satisfied()))
+                .find(|reason| !reason.is_satisfied())
                 .or(remarks.first())
                 .map_or("Allocated", Reason::as_str),
             Self::Terminating => "Terminating",
@@ -156,7 +155,9 @@ impl fmt::Display for Outcome {
         })?;
         for (index, address) in addresses.iter().enumerate() {
             let before = if index == 0 { RECORD } else { ", " };
-            write!(f, "{before}{address}")?;
+            let is_left = remarks.iter().any(|reason| reason.leaves() == Some(*address));
+            let after = if is_left { TO_BE_LEFT } else { "" };
+            write!(f, "{before}{address}{after}")?;
         }
         Ok(())
     }
@@ -273,27 +274,32 @@ pub(super) fn unsay(service: &Service) -> Option<Vec<Condition>> {
 /// The addresses that our condition on the Service says it has: the only record that outlives both the
 /// controller and the pool that they came from.
 pub(super) fn recorded(service: &Service) -> Vec<IpAddr> {
-    conditions(service)
-        .iter()
-        .find(|condition| condition.type_ == CONDITION_ALLOCATED)
-        .and_then(|condition| condition.message.rsplit_once(RECORD))
-        .map(|(_, addresses)| {
-            addresses
-                .split(", ")
-                .filter_map(|text| text.parse().ok())
-                .collect()
-        })
-        .unwrap_or_default()
+    record(service).map(|(address, _)| address).collect()
 }
 
-/// Whether our condition says that it is to leave an address that it shares with others on other terms.
-pub(super) fn is_to_leave(service: &Service) -> bool {
-    let mut conditions = conditions(service).iter();
-    conditions.any(|condition| condition.type_ == CONDITION_ALLOCATED && condition.reason == NO_LONGER_SHARED)
+/// Those of them that it is to leave, because others have them on other terms.
+pub(super) fn to_be_left(service: &Service) -> Vec<IpAddr> {
+    let left = record(service).filter(|(_, is_left)| *is_left);
+    left.map(|(address, _)| address).collect()
+}
+
+fn record(service: &Service) -> impl Iterator<Item = (IpAddr, bool)> {
+    let mut ours = conditions(service).iter();
+    let said = ours
+        .find(|condition| condition.type_ == CONDITION_ALLOCATED)
+        .and_then(|condition| condition.message.rsplit_once(RECORD))
+        .map_or("", |(_, addresses)| addresses);
+    said.split(", ").filter_map(|text| {
+        let kept = text.strip_suffix(TO_BE_LEFT);
+        let address = kept.unwrap_or(text).parse().ok()?;
+        Some((address, kept.is_some()))
+    })
 }
 
 /// What the list of addresses at the end of a condition's message begins with. It is read back.
 const RECORD: &str = "addresses: ";
+/// What follows an address of it that others have on other terms. It is read back.
+const TO_BE_LEFT: &str = " (to be left)";
 
 fn conditions(service: &Service) -> &[Condition] {
     service

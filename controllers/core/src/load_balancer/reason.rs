@@ -55,9 +55,6 @@ impl fmt::Display for Asked {
 const SHOWN: usize = 120;
 const NAMED: usize = 4;
 
-/// The text of [`Reason::NoLongerShared`]. It is read back.
-pub(super) const NO_LONGER_SHARED: &str = "NoLongerShared";
-
 /// What there is to say about the addresses of a Service that is ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -164,7 +161,7 @@ impl Reason {
             Self::PoolForOthers { .. } => "PoolForOthers",
             Self::NoPoolForService { .. } => "NoPoolForService",
             Self::AddressNotShared { .. } => "AddressNotShared",
-            Self::NoLongerShared { .. } => NO_LONGER_SHARED,
+            Self::NoLongerShared { .. } => "NoLongerShared",
             Self::MalformedAddress { .. } => "MalformedAddress",
             Self::TwoOfOneFamily { .. } => "TwoOfOneFamily",
             Self::FamilyNotInService { .. } => "FamilyNotInService",
@@ -187,9 +184,13 @@ impl Reason {
         }
     }
 
-    /// Whether it keeps what it shares with others on other terms. A restart has to know of it, and reads the condition's reason.
-    pub(super) fn is_to_leave(&self) -> bool {
-        matches!(self, Self::NoLongerShared { .. })
+    /// What it keeps, and others have on other terms.
+    pub(super) fn leaves(&self) -> Option<IpAddr> {
+        if let Self::NoLongerShared { address, .. } = self {
+            Some(*address)
+        } else {
+            None
+        }
     }
 
     /// Whether the Service has what it must have all the same.

@@ -95,10 +95,13 @@ pub(super) fn need(
 
 /// What it has, and should leave to those that it shares it with.
 fn leaves(verdict: &Verdict) -> Option<IpAddr> {
-    if let Verdict::Keeps(address, Reason::NoLongerShared { .. }) = verdict {
-        Some(*address)
-    } else {
-        None
+    match verdict {
+        Verdict::Keeps(_, reason) => reason.leaves(),
+        Verdict::Has(_)
+        | Verdict::GetsThis(_)
+        | Verdict::Joins(_)
+        | Verdict::GetsAny(_)
+        | Verdict::Lacks(_) => None,
     }
 }
 
@@ -148,7 +151,10 @@ fn judge_this(
 ) -> Verdict {
     let has_it = current == Some(address);
     let asked = asked.clone();
-    let verdict = match ledger.pools().check_this(address, key, wish.pool_name()) {
+    // Where nobody is given anything, nobody joins.
+    let joined = ledger.pools().pool_of(address).filter(|_| wish.shares && !has_it);
+    let from = wish.pool_name().or(joined);
+    let verdict = match ledger.pools().check_this(address, key, from) {
         Ok(_) | Err(Refusal::AlreadyAllocated { .. }) if has_it => return has(key, address, (ledger, menu)),
         Err(Refusal::NotInAnyPool { .. }) if has_it => {
             return Verdict::Keeps(address, Reason::OutsidePools { address });

@@ -320,8 +320,8 @@ impl World {
     /// At rest: of those that have an address together all but those that say that they should not share it.
     fn check_shared(&self) -> Result<(), TestCaseError> {
         let says_so = |key: &ServiceKey| {
-            let (_, reason, _) = condition(&self.stored[key]);
-            reason == "NoLongerShared"
+            let (_, _, message) = condition(&self.stored[key]);
+            message.contains("(to be left)")
         };
         self.of_two(|one, other| {
             let (terms, others) = (terms(&self.stored[one]), terms(&self.stored[other]));
@@ -504,34 +504,73 @@ proptest! {
     }
 }
 
-#[test]
-fn of_two_that_changed_their_minds_the_later_one_leaves_after_a_restart_too() {
-    let shape = |sharing, families, pool| Shape {
+/// Of a Service of ours: key and port, families, the address and the pool that it asks for.
+fn applied(
+    service: u8,
+    sharing: Option<(u8, u8)>,
+    families: u8,
+    (address, pool): (Option<u8>, Option<u8>),
+) -> Step {
+    let shape = Shape {
         gold: false,
         sharing,
         load_balancer: true,
         ours: true,
         families,
         policy: 0,
-        address: None,
+        address,
         pool,
     };
-    let shared = [
-        (0, shape(Some((1, 0)), 2, None)),
-        (5, shape(Some((1, 1)), 2, None)),
-    ];
-    let changed = [
-        (0, shape(None, 0, None)),
-        (0, shape(None, 2, None)),
-        (5, shape(None, 0, Some(1))),
-    ];
+    Step::Apply { service, shape }
+}
+
+fn replay(steps: Vec<Step>) {
     let mut world = World::new();
-    for (service, shape) in shared {
-        play(&mut world, Step::Apply { service, shape }).unwrap();
+    for step in steps {
+        play(&mut world, step).unwrap();
     }
-    play(&mut world, Step::Rest).unwrap();
-    for (service, shape) in changed {
-        play(&mut world, Step::Apply { service, shape }).unwrap();
-    }
-    play(&mut world, Step::Rest).unwrap();
+}
+
+#[test]
+fn of_two_that_changed_their_minds_the_later_one_leaves_after_a_restart_too() {
+    replay(vec![
+        applied(0, Some((1, 0)), 2, (None, None)),
+        applied(5, Some((1, 1)), 2, (None, None)),
+        Step::Rest,
+        applied(0, None, 0, (None, None)),
+        applied(0, None, 2, (None, None)),
+        applied(5, None, 0, (None, Some(1))),
+        Step::Rest,
+    ]);
+}
+
+#[test]
+fn one_that_leaves_moves_to_what_it_took_when_its_first_write_was_refused() {
+    replay(vec![
+        applied(5, Some((1, 1)), 1, (Some(3), None)),
+        applied(1, None, 1, (Some(0), None)),
+        Step::Rest,
+        applied(5, None, 1, (Some(7), None)),
+        applied(2, Some((1, 0)), 1, (None, None)),
+        Step::Rest,
+        applied(5, None, 1, (None, None)),
+        applied(0, None, 1, (None, None)),
+        applied(5, None, 1, (None, None)),
+        Step::Kill { lagging: true },
+        Step::Turn,
+        Step::Rest,
+    ]);
+}
+
+#[test]
+fn who_leaves_one_address_and_stays_at_another_does_so_after_a_restart_too() {
+    replay(vec![
+        applied(0, Some((1, 0)), 2, (None, None)),
+        applied(6, Some((0, 2)), 1, (None, None)),
+        applied(4, Some((1, 1)), 2, (None, None)),
+        Step::Rest,
+        applied(6, None, 1, (None, Some(1))),
+        applied(4, Some((0, 0)), 2, (Some(5), None)),
+        Step::Rest,
+    ]);
 }
