@@ -3,6 +3,8 @@
 
 use k8s_openapi::api::core::v1::ServicePort;
 
+use berth_model::IpFamily;
+
 use super::*;
 
 const KEY: &str = "berth.dev/sharing-key";
